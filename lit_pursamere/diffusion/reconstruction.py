@@ -1,0 +1,42 @@
+"""The expected reconstruction error R: the one function that training and purification both minimise.
+
+Reference: PurSAMERE (Hoang et al., 2026), eqs. (6), (8), (9), (16).
+
+    R(x; sigma) = E || xi - xi_hat(x + sigma xi, sigma) ||^2 = E || x - denoise(x + sigma xi) ||^2 / sigma^2
+
+Training the score model minimises its mean over data with respect to the weights; PurSAMERE minimises it with
+respect to the image.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lit_pursamere.diffusion.score_model import ScoreModel, per_image
+
+__all__ = ["expected_reconstruction_error"]
+
+
+def expected_reconstruction_error(
+    score_model: ScoreModel, x: Tensor, sigma: float | Tensor, noise: Tensor
+) -> Tensor:
+    """Estimate R(x; sigma) from m noise draws; the draws share one forward pass.
+
+    Args:
+        score_model: Estimates the noise in noisy images.
+        x: Images (B, C, H, W) in [0, 1].
+        sigma: Noise level in pixel units, a scalar or one per image (B,).
+        noise: Standard normal draws, (m, 1, C, H, W) shared by all images or (m, B, C, H, W).
+
+    Returns:
+        Per-image estimate (B,): squared error summed over pixels, averaged over the draws (eq. 16). For data from
+        the model's own distribution its mean is at most d = C * H * W (eq. 11).
+    """
+    if noise.ndim != 5 or noise.shape[1] not in (1, len(x)) or noise.shape[2:] != x.shape[1:]:
+        raise ValueError(f"noise must be (m, 1 or {len(x)}, {tuple(x.shape[1:])}); got {tuple(noise.shape)}")
+    draws, batch = len(noise), len(x)
+    y = (x + per_image(sigma, x) * noise).flatten(0, 1)
+    if getattr(sigma, "ndim", 0):
+        sigma = sigma.repeat(draws)
+    residual = noise - score_model.predict_noise(y, sigma).unflatten(0, (draws, batch))
+    return residual.square().flatten(2).sum(2).mean(0)

@@ -1,0 +1,116 @@
+"""Score models: one interface, in [0, 1] pixel units, for every network that knows the noise in an image.
+
+A noisy image is y = x + sigma * xi with xi ~ N(0, I). From an estimate of xi the other two quantities follow:
+
+    score(y, sigma)   = -xi_hat / sigma            (methods: s = grad log p of the noisy images)
+    denoise(y, sigma) = y - sigma * xi_hat         (Tweedie: E[X | y], [PurSAMERE eq. 4])
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from lit_pursamere.networks import NCSNv2
+from lit_pursamere.weights import load_weights
+
+__all__ = ["GaussianMixtureScore", "NCSNv2Score", "ScoreModel"]
+
+
+def per_image(sigma: float | Tensor, y: Tensor) -> Tensor:
+    """Shape a noise level, scalar or (B,), so that it broadcasts over images (B, C, H, W)."""
+    sigma = torch.as_tensor(sigma, dtype=y.dtype, device=y.device)
+    return sigma.reshape(-1, *[1] * (y.ndim - 1)) if sigma.ndim else sigma
+
+
+class ScoreModel(nn.Module, ABC):
+    """Knows the noise in noisy images; subclasses implement `predict_noise`."""
+
+    @abstractmethod
+    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        """Estimate xi from y = x + sigma * xi.
+
+        Args:
+            y: Noisy images (B, C, H, W): [0, 1] pixels plus noise.
+            sigma: Standard deviation of the noise in the same units, a scalar or one per image (B,).
+
+        Returns:
+            Noise estimate (B, C, H, W), about N(0, I).
+        """
+
+    def score(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        """Gradient of the log density of the noisy images at y, (B, C, H, W)."""
+        return -self.predict_noise(y, sigma) / per_image(sigma, y)
+
+    def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        """Conditional mean of the clean image given y, (B, C, H, W)."""
+        return y - per_image(sigma, y) * self.predict_noise(y, sigma)
+
+
+class NCSNv2Score(ScoreModel):
+    """NCSNv2 as a score model: its body estimates minus the noise at any sigma, trained level or not.
+
+    Args:
+        ngf: Width of the network (CIFAR-10 checkpoint: 128).
+        channels: Image channels.
+        image_size: Height and width of the images in pixels.
+        checkpoint: Weight file to start from: an official NCSNv2 `checkpoint_*.pth`, a Lightning checkpoint of
+            `LitScoreModel`, a plain state dict, or safetensors. None: random weights.
+        weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
+
+    Reference: Song & Ermon (2020); methods: s(y; sigma) = body(y) / sigma.
+    """
+
+    def __init__(
+        self,
+        ngf: int = 128,
+        channels: int = 3,
+        image_size: int = 32,
+        checkpoint: str | None = None,
+        weights: str = "ema",
+    ) -> None:
+        super().__init__()
+        # Channels last: the layout that convolutions are fastest in, measured in benchmarks/purify.py.
+        self.network = NCSNv2(ngf, channels, image_size).to(memory_format=torch.channels_last)
+        if checkpoint is not None:
+            load_weights(self.network, checkpoint, weights)
+
+    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        return -self.network(y)
+
+
+class GaussianMixtureScore(ScoreModel):
+    """Exact score model of an isotropic Gaussian mixture: the closed-form world of tests and figures.
+
+    Args:
+        means: Component means, (K, C, H, W) or nested lists of that shape.
+        std: Standard deviation tau of the components, one for all or (K,). 0 puts all mass on the means.
+        weights: Mixture weights (K,), normalised here; None: equal.
+
+    Reference: X ~ sum_k w_k N(mu_k, tau_k^2 I), so Y_sigma has variances tau_k^2 + sigma^2 and a closed form score.
+    """
+
+    def __init__(self, means: Tensor | list, std: float | list[float] = 0.1, weights: list[float] | None = None):
+        super().__init__()
+        means = torch.as_tensor(means, dtype=torch.get_default_dtype())
+        if means.ndim != 4:
+            raise ValueError(f"GaussianMixtureScore needs means of shape (K, C, H, W); got {tuple(means.shape)}")
+        std = torch.as_tensor(std, dtype=means.dtype).expand(len(means))
+        weights = torch.ones(len(means)) if weights is None else torch.as_tensor(weights)
+        if (std < 0).any() or len(weights) != len(means) or (weights <= 0).any():
+            raise ValueError(f"GaussianMixtureScore needs std >= 0 and {len(means)} weights > 0; got {std}, {weights}")
+        self.register_buffer("means", means)
+        self.register_buffer("std", std.clone())
+        self.register_buffer("log_weights", (weights / weights.sum()).log().to(means.dtype))
+
+    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        sigma = per_image(sigma, y)
+        variance = self.std**2 + sigma.reshape(-1, 1) ** 2  # (B or 1, K)
+        offset = y.unsqueeze(1) - self.means  # (B, K, C, H, W)
+        distance = offset.flatten(2).square().sum(2)
+        dimension = self.means[0].numel()
+        log_posterior = self.log_weights - distance / (2 * variance) - dimension / 2 * variance.log()
+        pull = torch.softmax(log_posterior, dim=1) / variance
+        return sigma * (pull[:, :, None, None, None] * offset).sum(1)
