@@ -38,6 +38,10 @@ class Pixels(float):
     def __str__(self) -> str:
         return self.text
 
+    def plain(self) -> float | str:
+        """The number, or the text of a fraction: what a configuration file should hold."""
+        return self.text if "/" in self.text else float(self)
+
     def __reduce__(self):  # pickling by value would lose the text
         return type(self), (self.text,)
 

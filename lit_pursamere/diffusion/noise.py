@@ -21,7 +21,7 @@ STREAMS = ("level", "forward", "reverse", "guide")
 class NoiseSource(ABC):
     @abstractmethod
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
-        """Draw `count` standard normal images for step `k` of a stream, with dtype and device of `like` (B, C, H, W)."""
+        """Draw `count` standard normal images for step `k` of a stream; dtype and device of `like` (B, C, H, W)."""
 
 
 @dataclass(frozen=True)

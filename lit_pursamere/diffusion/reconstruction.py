@@ -17,9 +17,7 @@ from lit_pursamere.diffusion.score_model import ScoreModel, per_image
 __all__ = ["expected_reconstruction_error"]
 
 
-def expected_reconstruction_error(
-    score_model: ScoreModel, x: Tensor, sigma: float | Tensor, noise: Tensor
-) -> Tensor:
+def expected_reconstruction_error(score_model: ScoreModel, x: Tensor, sigma: float | Tensor, noise: Tensor) -> Tensor:
     """Estimate R(x; sigma) from m noise draws; the draws share one forward pass.
 
     Args:

@@ -67,7 +67,8 @@ class PurSAMERE(Purifier):
         sigmas: Noise levels, decreasing, one step each: a `NoiseLevels` or an explicit list.
         lr_max: Adam's learning rate at the first level.
         lr_min: Adam's learning rate at the last level.
-        seed: Seed of the draws, shared by all images: a deterministic purifier. None: fresh draws at every call.
+        seed: Seed of the draws, which all images share: a deterministic purifier. `fresh`: new draws for every image
+            at every call.
         projection: `ball_then_clamp`, or `exact` for the Euclidean projection on ball and box together.
         lr_schedule: `linear` falls from lr_max to lr_min as the paper's text says. `as_printed` is line 11 of
             Algorithm 1 taken literally (lr_max at the first level, then rising from lr_min); an ablation.
@@ -85,7 +86,7 @@ class PurSAMERE(Purifier):
         sigmas: NoiseLevels | list[float] = NoiseLevels(),  # noqa: B008 (an immutable value)
         lr_max: float = 0.1,
         lr_min: float = 0.001,
-        seed: int | None = 0,
+        seed: int | Literal["fresh"] = 0,
         projection: Literal["ball_then_clamp", "exact"] = "ball_then_clamp",
         lr_schedule: Literal["linear", "as_printed"] = "linear",
     ) -> None:
@@ -94,7 +95,7 @@ class PurSAMERE(Purifier):
         self.rho_pur, self.rho_sam, self.draws = rho_pur, rho_sam, draws
         self.sigmas = tuple(sigmas.values if isinstance(sigmas, NoiseLevels) else sigmas)
         self.lr_max, self.lr_min, self.lr_schedule = lr_max, lr_min, lr_schedule
-        self.noise = FreshNoise() if seed is None else SeededNoise(seed)
+        self.noise = FreshNoise() if seed == "fresh" else SeededNoise(seed)
         self.projection = projection
         self._check()
         self.lrs = learning_rates(len(self.sigmas), lr_max, lr_min, lr_schedule)
@@ -189,5 +190,3 @@ def learning_rates(levels: int, lr_max: float, lr_min: float, schedule: str) -> 
     if schedule == "as_printed":
         return (lr_max, *(lr_min + slope * k for k in range(levels - 1)))
     raise ValueError(f"lr_schedule must be 'linear' or 'as_printed'; got {schedule!r}")
-
-

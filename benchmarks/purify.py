@@ -1,0 +1,366 @@
+"""How fast PurSAMERE purifies: against a plain loop, and against the convolution throughput of the machine.
+
+    python benchmarks/purify.py                                    # about a minute on two CPU cores
+    python benchmarks/purify.py --device cuda --ngf 128 --batch 128 --dtype bfloat16 --layout both --compile
+
+Variants and convolutions take turns within every repeat, so that other load on the machine hits all of them alike.
+Weights are random: the time does not depend on them. GFLOP/s counts the work that purification needs, 2 m L forwards
+with their input gradients per image; the weight gradients of the plain loop are not credited.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lit_pursamere.diffusion import NCSNv2Score, NoiseLevels, SeededNoise
+from lit_pursamere.purifiers import PurSAMERE
+
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+PLAIN = "plain loop"
+TOLERANCE = 2e-2  # relative difference of float32 displacements: Adam's first step amplifies rounding
+PAPER_LEVELS, PAPER_DRAWS = 232, 4
+# Purifications with SAM behind the paper's numbers; one without SAM counts as a half.
+PAPER_JOBS = {
+    "Table 1: 3 radii x 10,000 images, clean and gPGD20": 3 * 2 * 10_000,
+    "Table 2: 3 radii x 10,000 images, BPDA20": 3 * 21 * 10_000,
+    "Table 3: 3 norms x 1,000 images, BPDA200, and clean": 3 * 201 * 1_000 + 1_000,
+    "Purified training set: 50,000 images, without SAM": 50_000 / 2,
+}
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    report = {"arguments": vars(args), "machine": describe_machine(device)}
+    purifier = build_purifier(args, args.levels).to(device)
+    x = torch.rand((args.batch, args.channels, args.image_size, args.image_size)).to(device)
+
+    report["flop"] = count_flop(args, purifier, x)
+    report["agreement"] = check_agreement(args, purifier, x)
+    report["variants"], report["convolutions"] = measure(args, purifier, x, report["flop"]["per_image"])
+    if (args.ngf, args.channels, args.image_size) == (128, 3, 32):
+        report["paper_hours"] = project_hours(args, report["variants"])
+    print_report(report)
+    if args.profile:
+        print_profile(args, purifier, x)
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
+    if not report["agreement"]["passed"]:
+        sys.exit("the two loops do not give the same images")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ngf", type=int, default=16, help="width of the NCSNv2 network (paper: 128)")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--channels", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--levels", type=int, default=4, help="noise levels from 50 to 0.01 (paper: 232)")
+    parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="bfloat16: autocast")
+    parser.add_argument("--tf32", action="store_true", help="allow TF32 convolutions on CUDA")
+    parser.add_argument("--layout", choices=[*LAYOUTS, "both"], default="channels_last")
+    parser.add_argument("--compile", action="store_true", help="also measure PurSAMERE with a compiled network")
+    parser.add_argument("--profile", action="store_true", help="also print where one purification spends its time")
+    parser.add_argument("--json", metavar="OUT", help="write every number to this file")
+    return parser.parse_args()
+
+
+def build_purifier(args: argparse.Namespace, levels: int) -> PurSAMERE:
+    score_model = NCSNv2Score(args.ngf, args.channels, args.image_size)
+    return PurSAMERE(score_model, draws=args.draws, sigmas=NoiseLevels(count=levels))
+
+
+def purify_plainly(network: nn.Module, purifier: PurSAMERE, x_adv: Tensor) -> Tensor:
+    """Do what `purifier` does as Algorithm 1 reads: one draw at a time, `backward` into image and weights, Adam."""
+    x = x_adv.clone().requires_grad_()
+    adam = torch.optim.Adam([x])
+
+    def gradient(at: Tensor, sigma: float, xi: Tensor) -> Tensor:
+        at = at.detach().requires_grad_()
+        network.zero_grad()
+        for draw in xi:
+            loss = (draw + network(at + sigma * draw)).square().sum() / len(xi)
+            loss.backward()
+        return at.grad
+
+    for k, (sigma, lr) in enumerate(zip(purifier.sigmas, purifier.lrs, strict=True), start=1):
+        xi = purifier.noise.draw("level", k, purifier.draws, x_adv)
+        g = gradient(x, sigma, xi)
+        length = g.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1) + 1e-12
+        x_max = (x + purifier.rho_sam * g / length).clamp(0, 1)
+        x.grad = gradient(x_max, sigma, xi)
+        adam.param_groups[0]["lr"] = lr
+        adam.step()
+        with torch.no_grad():
+            delta = x - x_adv
+            distance = delta.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+            x.copy_((x_adv + delta * (purifier.rho_pur / distance).clamp(max=1)).clamp(0, 1))
+    return x.detach()
+
+
+def build_variants(args: argparse.Namespace, purifier: PurSAMERE) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Everything that is timed, by name; each maps images to purified images."""
+    variants: dict[str, Callable[[Tensor], Tensor]] = {}
+    for layout in LAYOUTS if args.layout == "both" else [args.layout]:
+        eager = copy.deepcopy(purifier)
+        eager.score_model.network.to(memory_format=LAYOUTS[layout])
+        variants[f"lit_pursamere, {layout}"] = eager
+        if args.compile:
+            compiled = copy.deepcopy(eager)
+            compiled.score_model.network = torch.compile(compiled.score_model.network)
+            variants[f"lit_pursamere, {layout}, compiled"] = compiled
+    network = copy.deepcopy(purifier.score_model.network).to(memory_format=torch.contiguous_format)
+    network.requires_grad_(True)
+    variants[PLAIN] = lambda x: purify_plainly(network, purifier, x)
+    return variants
+
+
+def build_convolutions(args: argparse.Namespace, device: torch.device) -> dict[str, tuple[Callable[[], object], float]]:
+    """3x3 convolutions as the network has them, forward and input gradient: name -> (run, FLOP)."""
+    batch, size, half = args.batch * args.draws, args.image_size, args.image_size // 2
+    shapes = [
+        (args.ngf, args.ngf, size, 1),
+        (2 * args.ngf, 2 * args.ngf, half, 1),
+        (2 * args.ngf, 2 * args.ngf, half, 2),
+    ]
+    shapes += [(2 * args.ngf, args.ngf, half, 1)]
+    convolutions = {}
+    for inputs, outputs, pixels, dilation in shapes:
+        for layout, memory_format in LAYOUTS.items():
+            conv = nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, device=device)
+            conv.requires_grad_(False).to(memory_format=memory_format)
+            h = torch.randn((batch, inputs, pixels, pixels), device=device)
+            g = torch.randn((batch, outputs, pixels, pixels), device=device)
+            if args.dtype == "bfloat16":
+                conv, h, g = conv.bfloat16(), h.bfloat16(), g.bfloat16()
+            h = h.contiguous(memory_format=memory_format).requires_grad_()
+            g = g.contiguous(memory_format=memory_format)
+            name = f"{inputs}->{outputs} at {pixels}x{pixels}, dilation {dilation}, {layout}"
+            flop = 2 * 2 * 9 * inputs * outputs * batch * pixels**2
+            convolutions[name] = (lambda conv=conv, h=h, g=g: torch.autograd.grad(conv(h), h, g), flop)
+    return convolutions
+
+
+@contextmanager
+def precision(args: argparse.Namespace, device: torch.device, exact: bool = False) -> Iterator[None]:
+    """The arithmetic that the arguments ask for; `exact`: plain float32."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.tf32 and not exact
+    with torch.autocast(device.type, torch.bfloat16, enabled=args.dtype == "bfloat16" and not exact):
+        yield
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one call; on CUDA between two events, with an idle device before and after."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def measure(args: argparse.Namespace, purifier: PurSAMERE, x: Tensor, flop: float) -> tuple[dict, dict]:
+    """Time variants and convolutions in turns; returns their rows by name."""
+    device = x.device
+    variants, convolutions = build_variants(args, purifier), build_convolutions(args, device)
+    peaks = {}
+    with precision(args, device):
+        for name, run in list(variants.items()):
+            reset_peak(device)
+            try:
+                run(x)
+            except Exception as error:  # whatever the compiler raises; eager variants must not fail
+                if not name.endswith("compiled"):
+                    raise
+                print(f"{name}: failed with {type(error).__name__}: {str(error).splitlines()[0]}")
+                del variants[name]
+            peaks[name] = peak_mib(device)
+        bursts = {name: max(1, round(0.05 / warm_seconds(run, device))) for name, (run, _) in convolutions.items()}
+        times: dict[str, list[float]] = {name: [] for name in (*variants, *convolutions)}
+        for _ in range(args.repeats):
+            for name, run in variants.items():
+                times[name].append(seconds(lambda run=run: run(x), device))
+            for name, (run, _) in convolutions.items():
+                burst = range(bursts[name])
+                times[name].append(seconds(lambda run=run, burst=burst: [run() for _ in burst], device) / len(burst))
+    conv_rows = {name: spread([work / t / 1e9 for t in times[name]]) for name, (_, work) in convolutions.items()}
+    limit = max(row["median"] for row in conv_rows.values())
+    rows = {name: spread([len(x) / t for t in times[name]]) | {"peak_mib": peaks[name]} for name in variants}
+    for row in rows.values():
+        row["gflop_per_s"] = row["median"] * flop / 1e9
+        row["fraction_of_limit"] = row["gflop_per_s"] / limit
+        row["speed_up"] = row["median"] / rows[PLAIN]["median"]
+    return rows, conv_rows
+
+
+def warm_seconds(run: Callable[[], object], device: torch.device) -> float:
+    run()
+    return seconds(run, device)
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.access("/proc/self/clear_refs", os.W_OK):  # Linux: start the peak of the resident memory anew
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib(device: torch.device) -> float:
+    """Peak memory since `reset_peak`: allocated on CUDA, resident in the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def count_flop(args: argparse.Namespace, purifier: PurSAMERE, x: Tensor) -> dict[str, float]:
+    """Count one real level, and work it out from the sizes of the convolutions: 2 m forwards and input gradients."""
+    one_level, one_image = build_purifier(args, 1).to(x.device), x[:1]
+    with FlopCounterMode(display=False) as counter:
+        one_level(one_image)
+    counted = counter.get_total_flops()
+    forward = 0
+
+    def add(conv: nn.Conv2d, _: object, out: Tensor) -> None:
+        nonlocal forward
+        forward += 2 * out.numel() * conv.weight[0].numel()
+
+    convolutions = [module for module in one_level.modules() if isinstance(module, nn.Conv2d)]
+    handles = [conv.register_forward_hook(add) for conv in convolutions]
+    with torch.no_grad():
+        one_level.score_model.predict_noise(one_image, 1.0)
+    for handle in handles:
+        handle.remove()
+    formula = 2 * args.draws * 2 * forward  # an input gradient costs as much as its forward
+    levels = len(purifier.sigmas)
+    return {"forward": forward, "per_image": counted * levels, "per_image_by_formula": formula * levels}
+
+
+def check_agreement(args: argparse.Namespace, purifier: PurSAMERE, x: Tensor) -> dict[str, float | bool]:
+    """Compare the images of both loops in float32 and, if asked for, those of reduced precision with float32."""
+    network = copy.deepcopy(purifier.score_model.network).to(memory_format=torch.contiguous_format)
+    network.requires_grad_(True)
+    with precision(args, x.device, exact=True):
+        ours, plain = purifier(x), purify_plainly(network, purifier, x)
+    result = {"max_difference": (ours - plain).abs().max().item(), "displacement": displacement_gap(plain, ours, x)}
+    result["passed"] = result["displacement"] < TOLERANCE
+    if args.dtype != "float32" or args.tf32:
+        with precision(args, x.device):
+            result["reduced_precision_displacement"] = displacement_gap(purifier(x), ours, x)
+    return result
+
+
+def displacement_gap(a: Tensor, b: Tensor, x: Tensor) -> float:
+    """Largest ||a - b|| / ||b - x|| of an image."""
+    return ((a - b).flatten(1).norm(dim=1) / (b - x).flatten(1).norm(dim=1)).max().item()
+
+
+def project_hours(args: argparse.Namespace, rows: dict) -> dict[str, dict[str, float]]:
+    """Hours of the paper's jobs at the measured speed, per variant."""
+    share = args.levels * args.draws / (PAPER_LEVELS * PAPER_DRAWS)
+    return {
+        name: {job: count / (row["median"] * share) / 3600 for job, count in PAPER_JOBS.items()}
+        for name, row in rows.items()
+    }
+
+
+def describe_machine(device: torch.device) -> dict[str, str | int | float]:
+    cpu = f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def print_report(report: dict) -> None:
+    args, machine, flop, agreement = (report[key] for key in ("arguments", "machine", "flop", "agreement"))
+    print(
+        f"{machine['device']}; torch {machine['torch']}, {machine['threads']} threads; "
+        f"load average before the run {machine['load_before']}"
+    )
+    print(
+        f"NCSNv2 ngf {args['ngf']}, {args['batch']} images {args['image_size']}x{args['image_size']}x"
+        f"{args['channels']}, {args['levels']} levels x {args['draws']} draws, "
+        f"{args['dtype']}{' with TF32' if args['tf32'] else ''}; median of {args['repeats']} (min to max)\n"
+    )
+    print(f"{'variant':42} {'images/s':>26} {'GFLOP/s':>9} {'of limit':>9} {'speed-up':>9} {'peak MiB':>9}")
+    for name, row in report["variants"].items():
+        rate = f"{row['median']:.3g} ({row['min']:.3g} to {row['max']:.3g})"
+        print(
+            f"{name:42} {rate:>26} {row['gflop_per_s']:9.1f} {row['fraction_of_limit']:9.0%} "
+            f"{row['speed_up']:8.2f}x {row['peak_mib']:9.0f}"
+        )
+    print(f"\n{'3x3 convolution and its input gradient':56} {'GFLOP/s':>24}")
+    limit = max(row["median"] for row in report["convolutions"].values())
+    for name, row in report["convolutions"].items():
+        rate = f"{row['median']:.1f} ({row['min']:.1f} to {row['max']:.1f})"
+        print(f"{name:56} {rate:>24}{'  = limit' if row['median'] == limit else ''}")
+    print(
+        f"\nFLOP per image: {flop['per_image']:.6g} counted, {flop['per_image_by_formula']:.6g} by 2 m L forwards "
+        f"and input gradients; one forward {flop['forward']:.4g}"
+    )
+    print(
+        f"same images in float32: max abs difference {agreement['max_difference']:.2e}, relative displacement "
+        f"difference {agreement['displacement']:.2e} (< {TOLERANCE:g}: {'yes' if agreement['passed'] else 'NO'})"
+    )
+    if "reduced_precision_displacement" in agreement:
+        print(
+            f"reduced precision against float32: relative displacement difference "
+            f"{agreement['reduced_precision_displacement']:.2e}"
+        )
+    for name, hours in report.get("paper_hours", {}).items():
+        print(f"\nProjected hours on this device, {name}, at {PAPER_LEVELS} levels x {PAPER_DRAWS} draws")
+        for job, value in hours.items():
+            print(f"  {job:56} {value:12,.1f}")
+
+
+def print_profile(args: argparse.Namespace, purifier: PurSAMERE, x: Tensor) -> None:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if x.is_cuda:
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with precision(args, x.device), torch.profiler.profile(activities=activities) as profile:
+        purifier(x)
+    key = "self_device_time_total" if x.is_cuda else "self_cpu_time_total"
+    events = sorted(profile.key_averages(), key=lambda event: -getattr(event, key))
+    total = sum(getattr(event, key) for event in events)
+    print(f"\nself time of {'device' if x.is_cuda else 'CPU'} operators, one purification of {total / 1e6:.2f} s")
+    for event in events[:12]:
+        print(f"  {event.key[:56]:56} {getattr(event, key) / total:6.1%} {event.count:6d} calls")
+
+
+if __name__ == "__main__":
+    main()

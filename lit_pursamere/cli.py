@@ -1,0 +1,139 @@
+"""The command line: LightningCLI's fit, validate, test and predict, and a few plain verbs beside them.
+
+lit-pursamere test --config configs/digits/robustness.yaml --model.purifier.rho_pur 1.5
+lit-pursamere report runs/digits/robustness
+lit-pursamere figure reconstruction-error figure1.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lit_pursamere import __version__
+
+__all__ = ["main"]
+
+LIGHTNING_VERBS = ("fit", "validate", "test", "predict")
+USAGE = """usage: lit-pursamere VERB [options]
+
+  fit        train a score model or a classifier        (LitScoreModel, LitClassifier)
+  validate   run its validation                         (LitScoreModel, LitClassifier)
+  predict    purify a data set and keep the result      (LitPurification)
+  test       attack a defence and print the table       (LitRobustness)
+  report     print the table of a test run again
+  figure     draw a figure of the theory
+
+`lit-pursamere VERB --help` lists the options of a verb."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. Wrong input ends in one line on stderr, not in a traceback."""
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(f"lit-pursamere {__version__}")
+        return 0
+    verb: Callable[[list[str]], None] | None = VERBS.get(args[0])
+    if verb is None:
+        print(f"lit-pursamere: error: unknown verb {args[0]!r}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    try:
+        verb(args)
+    except (ValueError, OSError, argparse.ArgumentError) as error:
+        if os.environ.get("LIT_PURSAMERE_TRACEBACK"):
+            raise
+        print(f"lit-pursamere: error: {readable(error)}", file=sys.stderr)
+        print("(LIT_PURSAMERE_TRACEBACK=1 shows where it came from)", file=sys.stderr)
+        return 1
+    return 0
+
+
+# What jsonargparse says around the one line that names the mistake.
+NOISE = ("Does not validate against", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
+
+
+def readable(error: Exception) -> str:
+    """The message of an error, without the frame that the parser puts around a mistake in a configuration."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = [line.removeprefix("- ") for line in lines if line and not line.startswith(NOISE)]
+    if len(kept) == len(lines):
+        return str(error)
+    return re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", " ".join(kept))
+
+
+def lightning(args: list[str]) -> None:
+    """fit, validate, test, predict."""
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message="predict returned None")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    import pytorch_lightning as pl
+    from jsonargparse.typing import register_type
+    from pytorch_lightning.cli import LightningCLI
+
+    # Imported for their side effect: a class that was imported can be named without its module path.
+    from lit_pursamere import attacks, data, networks, purifiers, tasks  # noqa: F401
+    from lit_pursamere.threat import Pixels
+
+    register_type(Pixels, serializer=Pixels.plain, deserializer=Pixels, fail_already_registered=False)
+
+    class CLI(LightningCLI):
+        def _parse_ckpt_path(self) -> None:
+            """Lightning would let a checkpoint's stored arguments override the command line; here it does not."""
+
+    CLI(
+        pl.LightningModule,
+        data.ImageDataModule,
+        args=args,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"inference_mode": False, "use_distributed_sampler": False},
+        parser_kwargs={"prog": "lit-pursamere", "exit_on_error": False},
+    )
+
+
+def report(args: list[str]) -> None:
+    """Print the table of a test run, and write report.md and report.csv beside its records."""
+    parser = argparse.ArgumentParser("lit-pursamere report", description=report.__doc__)
+    parser.add_argument("folder", type=Path, help="output folder of `lit-pursamere test`")
+    from lit_pursamere.results import write_report
+
+    print(write_report(parser.parse_args(args[1:]).folder), end="")
+
+
+def figure(args: list[str]) -> None:
+    """Draw a figure of the theory as PNG, PDF or SVG."""
+    from lit_pursamere.results.figures import FIGURES
+
+    parser = argparse.ArgumentParser("lit-pursamere figure", description=figure.__doc__)
+    parser.add_argument("name", choices=sorted(FIGURES))
+    parser.add_argument("output", type=Path, help="file to write; its suffix decides the format")
+    parsed = parser.parse_args(args[1:])
+    parsed.output.parent.mkdir(parents=True, exist_ok=True)
+    FIGURES[parsed.name]().savefig(parsed.output, bbox_inches="tight")
+    print(f"wrote {parsed.output}")
+
+
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    **dict.fromkeys(LIGHTNING_VERBS, lightning),
+    "report": report,
+    "figure": figure,
+}
+
+
+def console() -> None:
+    """Entry point of the installed command."""
+    sys.exit(main())

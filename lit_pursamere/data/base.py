@@ -1,0 +1,238 @@
+"""What every data module shares: splits, subsets, augmentation, sharding. Every batch is (x, y, index).
+
+x is (B, C, H, W) in [0, 1], y holds class numbers, index the position of each image in its source split, so that
+results and purified copies can be keyed by it. With a purified set, training batches are pairs: x is
+(B, 2, C, H, W), the clean image and its purified twin under the same crop and flip (PurSAMERE, eq. 17).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data.distributed import DistributedSampler
+from torchvision.transforms import v2
+
+from lit_pursamere.data.purified import PurifiedSet
+
+__all__ = ["ArrayDataset", "ImageDataModule", "ShardSampler"]
+
+Split = Literal["train", "test"]
+
+
+class ArrayDataset(Dataset):
+    """Images held in memory.
+
+    Args:
+        images: (N, C, H, W), uint8 in 0..255 or float32 in [0, 1].
+        labels: Class numbers (N,).
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        if images.ndim != 4 or len(images) != len(labels):
+            raise ValueError(
+                f"images must be (N, C, H, W) with N labels; got {tuple(images.shape)} and {tuple(labels.shape)}"
+            )
+        if images.dtype != torch.uint8 and len(images) and not (images.min() >= 0 and images.max() <= 1):
+            raise ValueError(
+                f"float images must lie in [0, 1]; they range from {images.min():g} to {images.max():g} "
+                "(divide by 255, or pass uint8)"
+            )
+        self.images, self.labels = images, labels.long()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = self.images[index]
+        return image.float() / 255 if image.dtype == torch.uint8 else image.float(), int(self.labels[index])
+
+
+class IndexedView(Dataset):
+    """Chosen images of a source, as (x, y, index), paired with their purified twins and augmented on the way."""
+
+    def __init__(self, source: Dataset, indices: Sequence[int], twins: PurifiedSet | None = None, augment=None) -> None:
+        self.source, self.indices, self.twins, self.augment = source, list(indices), twins, augment
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int, int]:
+        index = self.indices[position]
+        x, y = self.source[index]
+        if self.twins is not None:
+            x = torch.stack([x, self.twins[index]])
+        if self.augment is not None:  # a stacked pair gets one random crop and flip
+            x = self.augment(x)
+        return x, y, index
+
+
+class ShardSampler(DistributedSampler):
+    """Every world-th position, in order, without padding: each image is evaluated exactly once.
+
+    A DistributedSampler by type, because those are the ones that Lightning does not replace by a padding sampler.
+    """
+
+    def __init__(self, length: int, rank: int, world: int) -> None:
+        if length < world:
+            raise ValueError(f"{length} images cannot be shared among {world} processes; use fewer devices")
+        super().__init__(range(length), num_replicas=world, rank=rank, shuffle=False)
+        self.positions = range(rank, length, world)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.positions)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+class ImageDataModule(pl.LightningDataModule, ABC):
+    """Base of all data modules; a subclass says how to load its two splits and what its images look like.
+
+    Args:
+        batch_size: Images (or pairs) per training batch and process.
+        eval_batch_size: Images per batch and process when validating, testing and predicting.
+        num_workers: Loader processes; 0 loads in the main process.
+        val_size: Images of the training split held out for validation.
+        test_size: Images that `test` evaluates, the first ones (None: all of those that `evaluate` names).
+        test_seed: Take the `test_size` images at random with this seed instead of the first ones.
+        evaluate: Which images `test` and `predict` see: `test`, `val` (for choices that must not touch the test
+            images), or `train` (to purify the training set).
+        crop: Padding of the random training crop in pixels (0: no crop).
+        flip: Whether to flip training images left and right at random.
+        purified: Folder of a purified training set; training and validation batches then are pairs.
+        seed: Seed of the validation split.
+    """
+
+    name: str
+    num_classes: int
+    channels: int
+    image_size: int
+    class_names: tuple[str, ...]
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        eval_batch_size: int = 128,
+        num_workers: int = 0,
+        val_size: int = 0,
+        test_size: int | None = None,
+        test_seed: int | None = None,
+        evaluate: Literal["test", "val", "train"] = "test",
+        crop: int = 0,
+        flip: bool = False,
+        purified: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("val_size", val_size, 0),
+            ("test_size", 1 if test_size is None else test_size, 1),
+            ("crop", crop, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{type(self).__name__} needs {key} >= {least}; got {value}")
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.val_size, self.test_size, self.test_seed, self.evaluate = val_size, test_size, test_seed, evaluate
+        self.crop, self.flip, self.purified, self.seed = crop, flip, purified, seed
+        self.sources: dict[str, Dataset] = {}
+
+    @abstractmethod
+    def load(self, split: Split) -> Dataset:
+        """The whole split as a dataset of (x in [0, 1], y)."""
+
+    def setup(self, stage: str | None = None) -> None:
+        wanted: set[Split] = {"train"} if stage in ("fit", "validate") or self.evaluate != "test" else {"test"}
+        if stage is None:
+            wanted = {"train", "test"}
+        for split in wanted - self.sources.keys():
+            self.sources[split] = self.load(split)
+
+    def indices(self, split: Literal["train", "val", "test"]) -> list[int]:
+        """Positions in the source split that make up a split, ascending."""
+        if split == "test":
+            return list(range(len(self.sources["test"])))
+        total = len(self.sources["train"])
+        if self.val_size >= total:
+            raise ValueError(f"val_size={self.val_size} leaves nothing of {total} training images")
+        order = np.random.default_rng(self.seed).permutation(total)
+        chosen = order[: self.val_size] if split == "val" else order[self.val_size :]
+        return sorted(chosen.tolist())
+
+    def test_indices(self) -> list[int]:
+        """Positions of the images that `test` evaluates, ascending."""
+        chosen = self.indices(self.evaluate)
+        size = len(chosen) if self.test_size is None else self.test_size
+        if size > len(chosen):
+            raise ValueError(f"test_size={size} exceeds the {len(chosen)} {self.evaluate} images of {self.name}")
+        if self.test_seed is not None:
+            order = np.random.default_rng(self.test_seed).permutation(len(chosen))
+            chosen = [chosen[position] for position in order]
+        return sorted(chosen[:size])
+
+    def augmentation(self) -> v2.Transform | None:
+        steps = []
+        if self.crop:
+            steps.append(v2.RandomCrop(self.image_size, padding=self.crop))
+        if self.flip:
+            steps.append(v2.RandomHorizontalFlip())
+        return v2.Compose(steps) if steps else None
+
+    def train_dataloader(self) -> DataLoader:
+        twins = self._twins(self.indices("train"))
+        view = IndexedView(self.sources["train"], self.indices("train"), twins, self.augmentation())
+        sampler = DistributedSampler(view, self._world(), self._rank()) if self._world() > 1 else None
+        drop_last = len(view) >= self.batch_size * self._world()
+        return self._loader(view, self.batch_size, sampler, shuffle=sampler is None, drop_last=drop_last)
+
+    def val_dataloader(self) -> DataLoader | list:
+        if not self.val_size:
+            return []
+        return self._evaluation_loader("val", self.indices("val"), self._twins(self.indices("val")))
+
+    def test_dataloader(self) -> DataLoader:
+        return self._evaluation_loader(self.evaluate, self.test_indices())
+
+    def predict_dataloader(self) -> DataLoader:
+        return self._evaluation_loader(self.evaluate, self.indices(self.evaluate))
+
+    def _twins(self, indices: list[int]) -> PurifiedSet | None:
+        if self.purified is None:
+            return None
+        twins = PurifiedSet.open(self.purified)
+        twins.require_complete(indices, (self.channels, self.image_size, self.image_size))
+        return twins
+
+    def _evaluation_loader(
+        self, split: Literal["train", "val", "test"], chosen: list[int], twins: PurifiedSet | None = None
+    ) -> DataLoader:
+        if not chosen:
+            raise ValueError(f"there are no {split} images of {self.name}; set val_size above 0 to evaluate on val")
+        view = IndexedView(self.sources["test" if split == "test" else "train"], chosen, twins)
+        return self._loader(view, self.eval_batch_size, ShardSampler(len(view), self._rank(), self._world()))
+
+    def _loader(self, view: Dataset, batch_size: int, sampler: Sampler | None, **options) -> DataLoader:
+        return DataLoader(
+            dataset=view,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    def _world(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1

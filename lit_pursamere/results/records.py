@@ -1,0 +1,112 @@
+"""Per-image results: one JSON line per image, system and attack, appended as the run proceeds.
+
+    FOLDER/manifest.json        what is evaluated; a folder never mixes two evaluations
+    FOLDER/records-RANK.jsonl   rows; a broken last line (a killed process) is dropped on reading
+
+A row is keyed by (system, attack, index), so restarts and several processes cannot count an image twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["Records", "read_rows"]
+
+Row = dict[str, object]
+Key = tuple[str, str, int]
+
+
+def key_of(row: Row) -> Key:
+    return str(row["system"]), str(row["attack"]), int(row["index"])  # type: ignore[call-overload]
+
+
+def read_rows(folder: str | Path) -> list[Row]:
+    """All rows of an evaluation, one per key, sorted by key.
+
+    Raises:
+        FileNotFoundError: If the folder holds no records.
+        ValueError: If a line other than a file's last one is damaged; the message names file and line.
+    """
+    files = sorted(Path(folder).glob("records-*.jsonl"))
+    if not files:
+        raise FileNotFoundError(f"no records in {folder}; run `lit-pursamere test` with LitRobustness first")
+    rows: dict[Key, Row] = {}
+    for file in files:
+        for row in _read_file(file):
+            rows[key_of(row)] = row
+    return [rows[key] for key in sorted(rows)]
+
+
+def _read_file(file: Path) -> Iterable[Row]:
+    lines = file.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except ValueError:
+            if number < len(lines):  # a complete line ends with a newline, so only the last may be cut short
+                raise ValueError(f"{file}, line {number} is damaged; remove that line and run again") from None
+
+
+class Records:
+    """Rows of one evaluation as one process sees them: what is done already, and a file to append to.
+
+    Args:
+        folder: Where the evaluation lives.
+        manifest: JSON values that say what is evaluated.
+        rank: Number of this process.
+
+    Raises:
+        ValueError: If the folder holds an evaluation with another manifest; the message names the differences.
+    """
+
+    def __init__(self, folder: str | Path, manifest: dict, rank: int = 0) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_manifest(json.loads(json.dumps(manifest)), rank)
+        self.file = self.folder / f"records-{rank}.jsonl"
+        self._cut_broken_tail()
+        try:
+            self.rows = {key_of(row): row for row in read_rows(self.folder)}
+        except FileNotFoundError:
+            self.rows = {}
+
+    def _check_manifest(self, manifest: dict, rank: int) -> None:
+        path = self.folder / "manifest.json"
+        if path.is_file():
+            existing = json.loads(path.read_text())
+            changed = sorted(k for k in manifest.keys() | existing.keys() if manifest.get(k) != existing.get(k))
+            if changed:
+                details = "; ".join(f"{k}: there {existing.get(k)!r}, now {manifest.get(k)!r}" for k in changed)
+                raise ValueError(
+                    f"{self.folder} holds results of another configuration ({details}); choose another "
+                    "`output` folder, or remove this one"
+                )
+        elif rank == 0:
+            temporary = path.with_suffix(".part")
+            temporary.write_text(json.dumps(manifest, indent=2) + "\n")
+            os.replace(temporary, path)
+
+    def _cut_broken_tail(self) -> None:
+        if not self.file.is_file():
+            return
+        content = self.file.read_bytes()
+        if content and not content.endswith(b"\n"):
+            with open(self.file, "r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+
+    def get(self, system: str, attack: str, index: int) -> Row | None:
+        """The row of an image, if it was evaluated before."""
+        return self.rows.get((system, attack, index))
+
+    def append(self, rows: list[Row]) -> None:
+        """Add rows and force them to disk."""
+        with open(self.file, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows.update((key_of(row), row) for row in rows)

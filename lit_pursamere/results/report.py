@@ -1,0 +1,87 @@
+"""Tables from records: accuracy per system and attack, with n and 95 % intervals.
+
+last  verdict at the attack's final iterate: what most published tables report
+any   wrong at any visited iterate counts as broken: what a deterministic defence must survive
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_pursamere.results.records import Row, read_rows
+from lit_pursamere.results.statistics import Accuracy
+
+__all__ = ["accuracies", "as_csv", "as_markdown", "write_report"]
+
+Table = dict[tuple[str, str, str], Accuracy]  # (system, attack, semantics) -> accuracy
+
+
+def accuracies(rows: Sequence[Row]) -> Table:
+    """Accuracy for every system, attack and success semantics (`last`, `any`) that the rows hold."""
+    counts: dict[tuple[str, str, str], list[int]] = {}
+    for row in rows:
+        for semantics in ("last", "any"):
+            correct = row.get(f"correct_{semantics}")
+            if correct is not None:
+                cell = counts.setdefault((str(row["system"]), str(row["attack"]), semantics), [0, 0])
+                cell[0] += bool(correct)
+                cell[1] += 1
+    return {key: Accuracy(*cell) for key, cell in counts.items()}
+
+
+def _columns(table: Table, order: Sequence[str]) -> list[tuple[str, str]]:
+    """(attack, semantics) pairs in the given order, then by name; `any` only where some system has it."""
+    rank = {name: position for position, name in enumerate(("clean", *order))}
+    attacks = sorted({attack for _, attack, _ in table}, key=lambda name: (rank.get(name, len(rank)), name))
+    found = {(attack, semantics) for _, attack, semantics in table}
+    return [(a, s) for a in attacks for s in ("last", "any") if (a, s) in found]
+
+
+def _cells(table: Table, order: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    columns = _columns(table, order)
+    head = ["system", *(name if name == "clean" else f"{name} ({semantics})" for name, semantics in columns), "n"]
+    systems = sorted({system for system, _, _ in table}, key=lambda name: (name != "undefended", name))
+    body = []
+    for system in systems:
+        found = [table.get((system, *column)) for column in columns]
+        sizes = sorted({cell.n for cell in found if cell is not None})
+        n = "-".join(str(size) for size in sizes[:1] + sizes[1:][-1:])
+        body.append([system, *("" if cell is None else str(cell) for cell in found), n])
+    return head, body
+
+
+def as_markdown(table: Table, order: Sequence[str] = ()) -> str:
+    """Markdown table: accuracy in % with its 95 % interval; attacks in the given order, others by name."""
+    head, body = _cells(table, order)
+    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in (head, *body)]
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+
+
+def as_csv(table: Table) -> str:
+    """CSV: system, attack, semantics, correct, n, accuracy, low, high."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["system", "attack", "semantics", "correct", "n", "accuracy", "low", "high"])
+    for (system, attack, semantics), cell in sorted(table.items()):
+        low, high = cell.interval
+        writer.writerow([system, attack, semantics, cell.correct, cell.n,
+                         f"{cell.value:.6f}", f"{low:.6f}", f"{high:.6f}"])  # fmt: skip
+    return out.getvalue()
+
+
+def write_report(folder: str | Path) -> str:
+    """Write report.md and report.csv beside the records of an evaluation; returns the Markdown."""
+    folder = Path(folder)
+    table = accuracies(read_rows(folder))
+    manifest = folder / "manifest.json"
+    order = list(json.loads(manifest.read_text()).get("attacks", ())) if manifest.is_file() else []
+    markdown = as_markdown(table, order)
+    (folder / "report.md").write_text(markdown, encoding="utf-8")
+    (folder / "report.csv").write_text(as_csv(table), encoding="utf-8")
+    return markdown

@@ -1,0 +1,96 @@
+"""Shared worlds of the tests: recorded reference data, and small models whose truth is known in closed form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lit_pursamere.diffusion import GaussianMixtureScore, NCSNv2Score
+
+torch.set_num_threads(1)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of the numbers recorded from the reference implementations; tests that need it skip without it."""
+    root = Path(__file__).resolve().parent.parent
+    folder = Path(os.environ.get("LIT_PURSAMERE_GOLDEN", root / ".." / "shared" / "golden"))
+    if not folder.is_dir():
+        pytest.skip("no recorded reference data; set LIT_PURSAMERE_GOLDEN to its folder")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def golden_tensors(golden: Path) -> Callable[[str], dict[str, Tensor]]:
+    """Read a recorded file by its name without ending, `ncsnv2/cifar10_small_io`."""
+    return lambda name: load_file(golden / f"{name}.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden_score(golden: Path) -> Callable[..., NCSNv2Score]:
+    """Build the small NCSNv2 whose outputs were recorded, for `cifar10` or `mnist`."""
+    sizes = {"cifar10": (8, 3, 32), "mnist": (16, 1, 28)}
+
+    def build(name: str, dtype: torch.dtype = torch.float32) -> NCSNv2Score:
+        return NCSNv2Score(*sizes[name], checkpoint=str(golden / f"ncsnv2/{name}_small_weights.safetensors")).to(dtype)
+
+    return build
+
+
+@pytest.fixture
+def mixture() -> GaussianMixtureScore:
+    """Two modes of unequal weight and width, on 2x2 images with 2 channels, exact in float64."""
+    with default_dtype(torch.float64):
+        generator = torch.Generator().manual_seed(5)
+        means = torch.stack([torch.full((2, 2, 2), 0.3), torch.full((2, 2, 2), 0.7)])
+        means = means + 0.1 * torch.rand(means.shape, generator=generator) - 0.05
+        return GaussianMixtureScore(means, std=[0.1, 0.15], weights=[0.6, 0.4])
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """Eight images of the mixture's shape, float64, well inside the box."""
+    generator = torch.Generator().manual_seed(6)
+    return 0.15 + 0.7 * torch.rand((8, 2, 2, 2), generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture
+def linear_classifier() -> nn.Module:
+    """Three-class linear classifier of the mixture's images, float64: its optimal attacks are known."""
+    generator = torch.Generator().manual_seed(7)
+    linear = nn.Linear(8, 3, dtype=torch.float64)
+    with torch.no_grad():
+        linear.weight.copy_(torch.randn((3, 8), generator=generator, dtype=torch.float64))
+        linear.bias.zero_()
+    return nn.Sequential(nn.Flatten(), linear)
+
+
+@pytest.fixture
+def tiny_score() -> NCSNv2Score:
+    """NCSNv2 of width 4 on 8x8 images with one channel, seeded random weights, float32."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(8)
+        return NCSNv2Score(ngf=4, channels=1, image_size=8)
+
+
+@pytest.fixture(scope="session")
+def repository_root() -> Path:
+    """Folder that holds configs/ and checkpoints/."""
+    return Path(__file__).resolve().parents[1]

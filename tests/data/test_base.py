@@ -1,0 +1,201 @@
+"""Batches are (x in [0, 1], y, index); splits are disjoint and seeded; evaluation sees each image exactly once."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from lit_pursamere.data import ArrayDataset, ImageDataModule, PurifiedSet, ShardSampler
+from lit_pursamere.data.base import IndexedView
+
+TRAIN, TEST = 20, 11
+
+
+class Ramp(ImageDataModule):
+    """Image i of a split is grey, (1, 6, 6), and tells its own index: its first pixel is i / 255, its label i % 3."""
+
+    name = "ramp"
+    num_classes, channels, image_size = 3, 1, 6
+    class_names = ("a", "b", "c")
+
+    def load(self, split: str) -> Dataset:
+        index = torch.arange(TRAIN if split == "train" else TEST)
+        images = torch.arange(36).reshape(1, 1, 6, 6) * 2 + index.reshape(-1, 1, 1, 1)
+        return ArrayDataset(images.to(torch.uint8), index % 3)
+
+
+def ready(stage: str, **arguments) -> Ramp:
+    data = Ramp(**arguments)
+    data.setup(stage)
+    return data
+
+
+def seen(loader) -> list[int]:
+    return [int(i) for _, _, index in loader for i in index]
+
+
+def test_uint8_is_scaled_so_that_255_is_one():
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(3, 1, 1, 1)
+    values = [x.item() for x, _ in (ArrayDataset(images, torch.zeros(3))[i] for i in range(3))]
+    assert values == [0.0, pytest.approx(0.2), 1.0]
+
+
+def test_floats_pass_unchanged_and_labels_become_integers():
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    x, y = ArrayDataset(images, torch.tensor([1.0, 2.0]))[1]
+    assert torch.equal(x, images[1]) and y == 2 and isinstance(y, int)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(2, 3, 3), torch.zeros(2), "N, C, H, W"),
+        (torch.zeros(2, 1, 3, 3), torch.zeros(3), "N labels"),
+        (torch.full((1, 1, 2, 2), 255.0), torch.zeros(1), "divide by 255"),
+        (torch.full((1, 1, 2, 2), -0.1), torch.zeros(1), "range from -0.1"),
+        (torch.full((1, 1, 2, 2), torch.nan), torch.zeros(1), r"must lie in \[0, 1\]"),
+    ],
+)
+def test_bad_arrays_are_refused(images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        ArrayDataset(images, labels)
+
+
+def test_batches_are_images_labels_and_indices():
+    x, y, index = next(iter(ready("test", eval_batch_size=4).test_dataloader()))
+    assert x.shape == (4, 1, 6, 6) and x.dtype == torch.float32 and y.dtype == index.dtype == torch.int64
+    assert x.min() >= 0 and x.max() <= 1
+    assert index.tolist() == [0, 1, 2, 3] and y.tolist() == [0, 1, 2, 0]
+    assert torch.equal(x[:, 0, 0, 0] * 255, index.float())
+
+
+def test_validation_is_disjoint_from_training_and_seeded():
+    data = ready("fit", val_size=6, seed=3)
+    train, val = data.indices("train"), data.indices("val")
+    assert len(val) == 6 and sorted(train + val) == list(range(TRAIN))
+    assert val == sorted(val) == ready("fit", val_size=6, seed=3).indices("val")
+    assert val != ready("fit", val_size=6, seed=4).indices("val")
+
+
+def test_validation_loader_gives_the_validation_images_in_order():
+    data = ready("fit", val_size=6)
+    assert seen(data.val_dataloader()) == data.indices("val")
+    assert ready("fit").val_dataloader() == []
+
+
+def test_training_visits_every_training_image_once_in_random_order():
+    data = ready("fit", val_size=5, batch_size=5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        order = seen(data.train_dataloader())
+    assert sorted(order) == data.indices("train") and order != sorted(order)
+
+
+def test_training_drops_a_last_partial_batch_but_never_the_only_one():
+    assert len(seen(ready("fit", batch_size=8).train_dataloader())) == 16
+    assert len(seen(ready("fit", batch_size=64).train_dataloader())) == TRAIN
+
+
+def test_test_size_takes_the_first_images_or_seeded_ones():
+    assert seen(ready("test").test_dataloader()) == list(range(TEST))
+    assert seen(ready("test", test_size=4).test_dataloader()) == [0, 1, 2, 3]
+    drawn = ready("test", test_size=4, test_seed=1).test_indices()
+    assert len(set(drawn)) == 4 and drawn == sorted(drawn) != [0, 1, 2, 3]
+    assert drawn == ready("test", test_size=4, test_seed=1).test_indices()
+    assert drawn != ready("test", test_size=4, test_seed=2).test_indices()
+
+
+@pytest.mark.parametrize("evaluate", ["val", "train"])
+def test_evaluate_chooses_which_images_test_and_predict_see(evaluate):
+    data = ready("test", evaluate=evaluate, val_size=6)
+    assert seen(data.test_dataloader()) == seen(data.predict_dataloader()) == data.indices(evaluate)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 5])
+def test_shards_cover_each_position_once_without_padding(world):
+    shards = [ShardSampler(TEST, rank, world) for rank in range(world)]
+    assert sorted(i for shard in shards for i in shard) == list(range(TEST))
+    assert [len(list(shard)) for shard in shards] == [len(shard) for shard in shards]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_the_evaluation_without_repeats(world):
+    data = ready("test", eval_batch_size=2)
+    found = []
+    for rank in range(world):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world, testing=True)
+        found += seen(data.test_dataloader())
+    assert sorted(found) == list(range(TEST))
+
+
+def test_processes_share_the_training_images():
+    data = ready("fit", batch_size=5)
+    found = []
+    for rank in range(2):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, testing=False)
+        found += seen(data.train_dataloader())
+    assert sorted(found) == list(range(TRAIN))
+
+
+def test_a_pair_gets_the_same_crop_and_flip():
+    data = ready("fit", crop=2, flip=True)
+    source = data.sources["train"]
+    twins = {i: source[i][0] / 2 for i in range(TRAIN)}
+    view = IndexedView(source, range(TRAIN), twins, data.augmentation())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pairs = [view[i][0] for i in range(TRAIN)]
+    assert all(pair.shape == (2, 1, 6, 6) for pair in pairs)
+    assert all(torch.equal(pair[0] / 2, pair[1]) for pair in pairs)
+    assert sum(not torch.equal(pair[0], source[i][0]) for i, pair in enumerate(pairs)) > TRAIN // 2
+
+
+def test_augmentation_crops_and_flips_as_told():
+    source = ready("fit").sources["train"]
+    x = source[7][0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        flipped = [IndexedView(source, [7], augment=ready("fit", flip=True).augmentation())[0][0] for _ in range(20)]
+    assert {torch.equal(f, x) for f in flipped} == {True, False}
+    assert all(torch.equal(f, x) or torch.equal(f, x.flip(-1)) for f in flipped)
+    assert ready("fit").augmentation() is None
+
+
+def test_evaluation_is_not_augmented():
+    data = ready("validate", crop=3, flip=True, val_size=6)
+    x, _, index = next(iter(data.val_dataloader()))
+    assert all(torch.equal(image, data.sources["train"][int(i)][0]) for image, i in zip(x, index, strict=True))
+
+
+def test_a_purified_set_turns_training_batches_into_pairs(tmp_path):
+    data = ready("fit", batch_size=5, val_size=4, purified=str(tmp_path))
+    chosen = data.indices("train")
+    purified = PurifiedSet.create(tmp_path, (TRAIN, 1, 6, 6), {"purifier": "half"})
+    clean = torch.stack([data.sources["train"][i][0] for i in chosen])
+    purified.write(chosen[1:], clean[1:] / 2)
+    with pytest.raises(ValueError, match=f"lacks 1 of {len(chosen)}"):
+        data.train_dataloader()
+    purified.write(chosen[:1], clean[:1] / 2)
+    x, _, index = next(iter(data.train_dataloader()))
+    assert x.shape == (5, 2, 1, 6, 6) and set(index.tolist()) <= set(chosen)
+    torch.testing.assert_close(x[:, 0] / 2, x[:, 1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"batch_size": 0}, {"eval_batch_size": 0}, {"num_workers": -1}, {"val_size": -1}, {"test_size": 0}, {"crop": -1}],
+)
+def test_arguments_out_of_range_are_refused_with_their_value(arguments):
+    (key, value), *_ = arguments.items()
+    with pytest.raises(ValueError, match=f"{key} >= .*; got {value}"):
+        Ramp(**arguments)
+
+
+def test_sizes_beyond_the_data_are_refused():
+    with pytest.raises(ValueError, match=f"val_size={TRAIN}"):
+        ready("fit", val_size=TRAIN).indices("train")
+    with pytest.raises(ValueError, match=f"test_size=12 exceeds the {TEST} test images of ramp"):
+        ready("test", test_size=12).test_dataloader()

@@ -1,0 +1,88 @@
+"""Seeded noise is a constant that every image shares and that touches no global generator; fresh noise is neither."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lit_pursamere.diffusion import FreshNoise, NoiseSource, SeededNoise
+
+STREAMS = ("level", "forward", "reverse", "guide")
+
+
+def test_seeded_noise_is_the_same_at_every_call_and_batch_size():
+    one, eight = torch.zeros(1, 3, 4, 4), torch.rand(8, 3, 4, 4)
+    draw = SeededNoise(3).draw("level", 2, 5, one)
+    assert draw.shape == (5, 1, 3, 4, 4)
+    assert torch.equal(draw, SeededNoise(3).draw("level", 2, 5, one))
+    assert torch.equal(draw, SeededNoise(3).draw("level", 2, 5, eight))
+
+
+def test_seeded_noise_of_a_level_is_torchs_own_with_seed_plus_k():
+    like = torch.zeros(2, 3, 4, 4)
+    for seed, k in ((0, 1), (7, 232)):
+        expected = torch.randn((4, 3, 4, 4), generator=torch.Generator().manual_seed(seed + k))
+        assert torch.equal(SeededNoise(seed).draw("level", k, 4, like).squeeze(1), expected)
+
+
+def test_seeded_noise_is_the_recorded_one(golden_tensors):
+    for name, seed in (("cifar10", 3000), ("mnist", 3100)):
+        data = golden_tensors(f"pursamere/{name}_small_trace")
+        for k, xi in enumerate(data["xi"], start=1):
+            drawn = SeededNoise(seed).draw("level", k, len(xi), data["x_adv"]).squeeze(1)
+            assert torch.allclose(drawn, xi, rtol=0, atol=1e-6)
+
+
+def test_streams_steps_and_seeds_differ():
+    like = torch.zeros(1, 1, 8, 8)
+    draws = [SeededNoise(0).draw(stream, k, 1, like) for stream in STREAMS for k in (1, 2)]
+    draws.append(SeededNoise(5).draw("level", 1, 1, like))
+    for i, a in enumerate(draws):
+        assert all((a - b).abs().max() > 0.1 for b in draws[:i])
+
+
+def test_seeded_noise_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    SeededNoise(1).draw("forward", 1, 4, torch.zeros(2, 1, 8, 8))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeded_noise_has_the_type_of_the_images_and_their_precision_does_not_matter():
+    single = SeededNoise(2).draw("level", 1, 3, torch.zeros(1, 1, 8, 8))
+    double = SeededNoise(2).draw("level", 1, 3, torch.zeros(1, 1, 8, 8, dtype=torch.float64))
+    assert single.dtype == torch.float32 and double.dtype == torch.float64
+    assert torch.equal(single.double(), double)
+
+
+@pytest.mark.parametrize("source", [SeededNoise(0), FreshNoise()], ids=["seeded", "fresh"])
+def test_noise_is_standard_normal(source):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        xi = source.draw("level", 1, 40, torch.zeros(1, 1, 32, 32))
+    assert isinstance(source, NoiseSource)
+    assert abs(xi.mean().item()) < 0.02
+    assert abs(xi.std().item() - 1) < 0.02
+
+
+def test_fresh_noise_differs_between_images_and_calls_and_follows_the_global_seed():
+    like = torch.zeros(3, 1, 8, 8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first, second = (FreshNoise().draw("level", 1, 2, like) for _ in range(2))
+        torch.manual_seed(0)
+        again = FreshNoise().draw("level", 1, 2, like)
+    assert first.shape == (2, 3, 1, 8, 8)
+    assert (first[:, 0] - first[:, 1]).abs().max() > 0.1
+    assert (first - second).abs().max() > 0.1
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_a_seed_out_of_range_is_named(seed):
+    with pytest.raises(ValueError, match=str(seed)):
+        SeededNoise(seed)
+
+
+def test_an_unknown_stream_is_named():
+    with pytest.raises(ValueError, match="sideways"):
+        SeededNoise(0).draw("sideways", 1, 1, torch.zeros(1, 1, 2, 2))

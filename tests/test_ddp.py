@@ -1,0 +1,73 @@
+"""Two processes (gloo, CPU) train, and evaluate exactly the images that one process evaluates."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file
+
+from lit_pursamere.results import read_rows
+
+
+def run(repository_root, *args, processes=1):
+    """Run the command line in a process of its own, as a user does; returns its output."""
+    command = [
+        sys.executable, "-m", "lit_pursamere", *args, f"--trainer.devices={processes}", "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false", "--trainer.logger=false",
+    ]  # fmt: skip
+    if processes > 1:
+        command.append("--trainer.strategy=ddp")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LIT_PURSAMERE_TRACEBACK": "1"}
+    done = subprocess.run(command, cwd=repository_root, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def rows(repository_root, tmp_path_factory):
+    """Rows of 11 images (odd, so that an even split would repeat one) from one and from two processes."""
+    found = {}
+    for processes in (1, 2):
+        folder = tmp_path_factory.mktemp(f"processes{processes}")
+        run(
+            repository_root, "test", "--config=configs/digits/robustness.yaml", "--data.test_size=11",
+            "--data.eval_batch_size=3", "--model.checkpoint=checkpoints/digits/classifier.safetensors",
+            "--model.purifier.sigmas.stride=6", "--model.attacks.gPGD20.steps=4", "--model.attacks.BPDA20-det.steps=2",
+            f"--model.output={folder}/out", f"--trainer.default_root_dir={folder}", "--model.pictures=0",
+            processes=processes,
+        )  # fmt: skip
+        found[processes] = (read_rows(folder / "out"), (folder / "out/report.md").read_text(), folder / "out")
+    return found
+
+
+def test_two_processes_give_the_numbers_of_one(rows):
+    keys = ("system", "attack", "index", "label", "prediction", "correct_last", "correct_any")
+    (one, table_one, _), (two, table_two, _) = rows[1], rows[2]
+    assert len(one) == 2 * 3 * 11
+    assert [[row[k] for k in keys] for row in one] == [[row[k] for k in keys] for row in two]
+    assert table_one == table_two
+
+
+def test_no_image_is_evaluated_twice(rows):
+    shards = [(rows[2][2] / f"records-{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]
+    assert [len(shard) for shard in shards] == [6 * 6, 6 * 5]
+
+
+def test_fit_trains_with_two_processes(repository_root, tmp_path):
+    file = tmp_path / "net.safetensors"
+    before = load_file(repository_root / "checkpoints/digits/classifier.safetensors")
+    run(
+        repository_root, "fit", "--config=configs/digits/classifier.yaml", "--trainer.max_epochs=3",
+        "--data.purified=null", f"--model.export={file}", f"--trainer.default_root_dir={tmp_path}",
+        "--trainer.callbacks=null", processes=2,
+    )  # fmt: skip
+    run(
+        repository_root, "test", "--config=configs/digits/robustness.yaml", f"--model.checkpoint={file}",
+        "--model.purifier=Identity", "--model.attacks={}", "--model.pictures=0", f"--model.output={tmp_path}/out",
+        f"--trainer.default_root_dir={tmp_path}",
+    )  # fmt: skip
+    after = load_file(file)
+    assert after.keys() == before.keys()
+    rows = read_rows(tmp_path / "out")
+    assert sum(row["correct_last"] for row in rows) / len(rows) > 0.5, "three epochs on two processes learn something"
