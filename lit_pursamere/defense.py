@@ -32,8 +32,8 @@ class Defense(nn.Module):
 
     def __init__(self, purifier: Purifier, classifier: nn.Module) -> None:
         super().__init__()
-        self.purifier, self.classifier = purifier, classifier.requires_grad_(False)
-        self.train(False)
+        self.purifier, self.classifier = purifier, classifier
+        self.requires_grad_(False).train(False)
 
     def train(self, mode: bool = True) -> Defense:
         return super().train(False)

@@ -125,8 +125,10 @@ class ThreatModel:
         if self.norm == "linf":
             return grad.sign()
         if self.norm == "l2":
-            length = over_images(image_norm(grad, "l2"), grad)
-            return torch.where(length > 0, grad / length.clamp_min(torch.finfo(grad.dtype).tiny), 0)
+            # By the largest entry first: squares of tiny or huge gradients leave the range of float32.
+            largest = over_images(image_norm(grad, "linf"), grad)
+            grad = grad / largest.clamp_min(torch.finfo(grad.dtype).tiny)
+            return grad / over_images(image_norm(grad, "l2"), grad).clamp_min(torch.finfo(grad.dtype).tiny)
         return largest_signs(grad, max(1, round(L1_FRACTION * grad[0].numel())))
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
@@ -170,7 +172,7 @@ def project_l2_ball_and_box(x: Tensor, center: Tensor, radius: float, iterations
     p, c = x.detach().double(), center.detach().double()
 
     def blend(weight: Tensor) -> Tensor:  # weight = nu / (1 + nu) in [0, 1]
-        return (p + over_images(weight, p) * (c - p)).clamp(0, 1)
+        return torch.lerp(p, c, over_images(weight, p)).clamp(0, 1)
 
     low = torch.zeros(len(x), dtype=p.dtype, device=p.device)
     high = torch.ones_like(low)
@@ -182,7 +184,7 @@ def project_l2_ball_and_box(x: Tensor, center: Tensor, radius: float, iterations
     if torch.is_grad_enabled() and (x.requires_grad or center.requires_grad):
         weight = _follow_radius(weight, x, center)
     done = over_images(image_norm(p.clamp(0, 1) - c, "l2") <= radius, x)
-    return torch.where(done, x, x + weight * (center - x)).clamp(0, 1)
+    return torch.where(done, x, torch.lerp(x, center, weight)).clamp(0, 1)
 
 
 def _follow_radius(weight: Tensor, x: Tensor, center: Tensor) -> Tensor:

@@ -8,12 +8,10 @@ NCSNv2 training writes. Whatever prefix the names carry (`module.`, `score_model
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -52,7 +50,7 @@ def read_weights(path: str | Path, weights: str = "ema") -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a readable weight file ({path.stat().st_size} bytes): {reason}") from error
     return _select(content, path, weights)
@@ -66,7 +64,8 @@ def _select(content: object, path: Path, weights: str) -> dict[str, Tensor]:
     elif isinstance(content, Mapping) and "state_dict" in content:  # Lightning; under weight averaging state_dict = EMA
         averaged = "current_model_state" in content
         content = content["current_model_state"] if averaged and weights == "raw" else content["state_dict"]
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    named = content.items() if isinstance(content, Mapping) else ()
+    tensors = {k: v for k, v in named if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
         raise ValueError(f"{path} holds no tensors by name: its content is a {type(content).__name__}")
     return tensors

@@ -23,7 +23,7 @@ __all__ = ["Attack", "IterativeAttack", "Outcome", "Progress"]
 Progress = Callable[[int, int], None]
 PerImage = dict[str, Tensor]
 
-BUDGET_SLACK = 1e-5  # relative; float32 rounding of a projection, far below any effect of a larger budget
+BUDGET_SLACK = 1e-5  # relative, for the arithmetic of a projection; the rounding of the pixels themselves comes on top
 
 
 class Outcome(NamedTuple):
@@ -72,9 +72,11 @@ class Attack(ABC):
         with torch.enable_grad():
             outcome = self.perturb(view, x, y, progress or (lambda done, total: None))
         outcome = Outcome(*(self.threat.project(candidate.detach(), x) for candidate in outcome))
+        rounding = self.threat.distance(torch.full_like(x[:1], torch.finfo(x.dtype).eps), torch.zeros_like(x[:1]))
+        allowed = self.threat.eps * (1 + BUDGET_SLACK) + rounding
         for candidate in outcome:
             distance = self.threat.distance(candidate, x).max()
-            if not (candidate.min() >= 0 and candidate.max() <= 1 and distance <= self.threat.eps * (1 + BUDGET_SLACK)):
+            if not (candidate.min() >= 0 and candidate.max() <= 1 and distance <= allowed):
                 raise RuntimeError(f"{self} left its budget: distance {distance:g} > eps {self.threat.eps:g}, or NaN")
         return outcome
 

@@ -90,13 +90,13 @@ def loss_gradient(view: nn.Module, x_adv: Tensor, y: Tensor, eot: int = 1) -> tu
     """
     x_adv = x_adv.detach().requires_grad_()
     logits = view(x_adv.repeat(eot, 1, 1, 1) if eot > 1 else x_adv)
-    if not logits.requires_grad:
+    targets = y.repeat(eot)
+    loss = F.cross_entropy(logits, targets, reduction="sum") / eot
+    gradient = torch.autograd.grad(loss, x_adv, allow_unused=True)[0] if loss.requires_grad else None
+    if gradient is None:
         raise RuntimeError(
             "the attacked view returned logits without a gradient; run with inference_mode false, and check that "
             "nothing in the defence detaches its input"
         )
-    targets = y.repeat(eot)
-    loss = F.cross_entropy(logits, targets, reduction="sum") / eot
-    (gradient,) = torch.autograd.grad(loss, x_adv)
     wrong = (logits.detach().argmax(1) != targets).float().unflatten(0, (eot, len(y))).mean(0) > 0.5
     return gradient, wrong

@@ -32,19 +32,19 @@ class SeededNoise(NoiseSource):
     batch nor the batch size can matter.
 
     Args:
-        seed: Step k of stream `level` uses the generator seed `seed + k`; other streams start 2^32 apart.
+        seed: Step k of stream `level` uses the generator seed `seed + k`; other streams start 2^30 apart.
     """
 
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"SeededNoise needs a seed in [0, 2^31); got {self.seed}")
+        if not 0 <= self.seed < 2**30:
+            raise ValueError(f"SeededNoise needs a seed in [0, 2^30); got {self.seed}")
 
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
         if stream not in STREAMS:
             raise ValueError(f"unknown noise stream {stream!r}; known: {', '.join(STREAMS)}")
-        generator = torch.Generator().manual_seed(self.seed + k + (STREAMS.index(stream) << 32))
+        generator = torch.Generator().manual_seed(self.seed + k + (STREAMS.index(stream) << 30))
         noise = torch.randn((count, *like.shape[1:]), generator=generator, dtype=torch.float32)
         return noise.unsqueeze(1).to(like)
 

@@ -37,6 +37,8 @@ class NoiseLevels:
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min <= self.sigma_max < math.inf:
             raise ValueError(f"NoiseLevels needs 0 < sigma_min <= sigma_max; got {self.sigma_min}, {self.sigma_max}")
+        if self.count > 1 and self.sigma_min == self.sigma_max:
+            raise ValueError(f"NoiseLevels cannot spread {self.count} levels between equal ends; got {self.sigma_max}")
         if self.count < 1 or self.stride < 1:
             raise ValueError(f"NoiseLevels needs count >= 1 and stride >= 1; got {self.count} and {self.stride}")
         if not self.values:

@@ -150,8 +150,8 @@ class NCSNv2(nn.Module):
 
     def __init__(self, ngf: int = 128, channels: int = 3, image_size: int = 32) -> None:
         super().__init__()
-        if ngf < 1 or channels < 1:
-            raise ValueError(f"NCSNv2 needs ngf >= 1 and channels >= 1; got ngf={ngf}, channels={channels}")
+        if ngf < 2 or channels < 1:
+            raise ValueError(f"NCSNv2 needs ngf >= 2 and channels >= 1; got ngf={ngf}, channels={channels}")
         if image_size < 4 or image_size % 2:
             raise ValueError(f"NCSNv2 needs an even image_size of at least 4; got {image_size}")
         self.ngf, self.channels, self.image_size = ngf, channels, image_size

@@ -9,6 +9,7 @@ Reference: Hoang, Krumscheid, Rauhut, Tempone (2026), Algorithm 1, eqs. (12), (1
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -103,12 +104,12 @@ class PurSAMERE(Purifier):
         self.train(False)
 
     def _check(self) -> None:
-        if self.rho_pur < 0 or self.rho_sam < 0:
+        if not (0 <= self.rho_pur < math.inf and 0 <= self.rho_sam < math.inf):
             raise ValueError(f"PurSAMERE needs radii of at least 0; got rho_pur={self.rho_pur}, rho_sam={self.rho_sam}")
         if self.draws < 1:
             raise ValueError(f"PurSAMERE needs at least one draw; got draws={self.draws}")
         falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
-        if not self.sigmas or min(self.sigmas) <= 0 or not falling:
+        if not self.sigmas or not falling or not 0 < self.sigmas[-1] <= self.sigmas[0] < math.inf:
             raise ValueError(f"PurSAMERE needs positive, decreasing sigmas; got {list(self.sigmas)[:8]}")
         if not 0 < self.lr_min <= self.lr_max:
             raise ValueError(f"PurSAMERE needs 0 < lr_min <= lr_max; got {self.lr_min} and {self.lr_max}")
@@ -162,7 +163,7 @@ class PurSAMERE(Purifier):
             _, g = self._error_and_gradient(x_max, sigma, xi)
         mean = BETA1 * state.mean + (1 - BETA1) * g
         square = BETA2 * state.square + (1 - BETA2) * g * g
-        scale = (square / (1 - BETA2**k)).sqrt() + ADAM_EPS
+        scale = (square / (1 - BETA2**k) + torch.finfo(g.dtype).tiny).sqrt() + ADAM_EPS
         x = state.x - self.lrs[k - 1] * (mean / (1 - BETA1**k)) / scale
         return State(self._project(x, x_adv), mean, square), error, x_max
 

@@ -35,8 +35,7 @@ def read_rows(folder: str | Path) -> list[Row]:
         raise FileNotFoundError(f"no records in {folder}; run `lit-pursamere test` with LitRobustness first")
     rows: dict[Key, Row] = {}
     for file in files:
-        for row in _read_file(file):
-            rows[key_of(row)] = row
+        rows.update((key_of(row), row) for row in _read_file(file))
     return [rows[key] for key in sorted(rows)]
 
 
@@ -46,8 +45,10 @@ def _read_file(file: Path) -> Iterable[Row]:
         if not line.strip():
             continue
         try:
-            yield json.loads(line)
-        except ValueError:
+            row = json.loads(line)
+            key_of(row)
+            yield row
+        except (ValueError, KeyError, TypeError):
             if number < len(lines):  # a complete line ends with a newline, so only the last may be cut short
                 raise ValueError(f"{file}, line {number} is damaged; remove that line and run again") from None
 

@@ -49,6 +49,8 @@ class LitPurification(pl.LightningModule):
             self.set = PurifiedSet.create(self.output, shape, manifest, self.storage)
 
     def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        if self.trainer.received_sigterm:  # Lightning only notes the signal, and would run on to the end
+            raise SystemExit("stopped by SIGTERM; the same command continues")
         x, _, index = batch
         todo = set(self.set.missing(index.tolist()))
         keep = torch.tensor([i for i, image in enumerate(index.tolist()) if image in todo], dtype=torch.long)

@@ -97,6 +97,8 @@ class LitRobustness(pl.LightningModule):
         x, y, index = batch
         for system in self.systems:
             for attack in ("clean", *self.attacks):
+                if self.trainer.received_sigterm:  # Lightning only notes the signal, and would run on to the end
+                    raise SystemExit("stopped by SIGTERM; the same command continues")
                 done = [self.records.get(system, attack, i) is not None for i in index.tolist()]
                 todo = torch.nonzero(~torch.tensor(done)).flatten().to(x.device)
                 if len(todo):

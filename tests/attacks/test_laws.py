@@ -1,0 +1,204 @@
+"""Laws of every attack: budget and box, one image at a time, eps = 0 is the identity, nothing else is touched."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import isabstract
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lit_pursamere.attacks
+from lit_pursamere.attacks import PGD, Attack, Outcome
+from lit_pursamere.attacks.base import Progress
+from lit_pursamere.threat import ThreatModel
+
+NORMS = {"linf": 0.1, "l2": 0.3, "l1": 0.6}
+SHAPE = (2, 4, 4)
+
+# One entry per attack is enough; more entries test more of its settings.
+ATTACKS: dict[str, Callable[[ThreatModel], Attack]] = {
+    "pgd": lambda threat: PGD(threat, steps=6),
+    "pgd-sign": lambda threat: PGD(threat, steps=6, direction="sign", step_size=threat.eps / 2),
+    "pgd-top1": lambda threat: PGD(threat, steps=6, direction="top1"),
+    "pgd-start": lambda threat: PGD(threat, steps=6, random_start=True),
+    "pgd-stop": lambda threat: PGD(threat, steps=6, stop_on_success=True),
+    "pgd-eot": lambda threat: PGD(threat, steps=6, eot=3),
+}
+
+
+@pytest.fixture(params=ATTACKS)
+def attack_of(request) -> Callable[[ThreatModel], Attack]:
+    return ATTACKS[request.param]
+
+
+@pytest.fixture(params=NORMS)
+def threat(request) -> ThreatModel:
+    return ThreatModel(request.param, NORMS[request.param])
+
+
+@pytest.fixture
+def view() -> nn.Module:
+    """A curved classifier with running statistics, float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), nn.Linear(64, 3)
+        ).double()
+    return network.eval()
+
+
+@pytest.fixture
+def x() -> Tensor:
+    """Images that touch both walls of the box."""
+    generator = torch.Generator().manual_seed(1)
+    return (1.4 * torch.rand((7, *SHAPE), generator=generator, dtype=torch.float64) - 0.2).clamp(0, 1)
+
+
+@pytest.fixture
+def y(view, x) -> Tensor:
+    """Labels of which the first is wrong from the start."""
+    labels = view(x).argmax(1)
+    labels[0] = (labels[0] + 1) % 3
+    return labels
+
+
+def assert_feasible(candidate: Tensor, x: Tensor, threat: ThreatModel) -> None:
+    assert candidate.min() >= 0 and candidate.max() <= 1
+    order = {"linf": float("inf"), "l2": 2, "l1": 1}[threat.norm]
+    assert (candidate - x).flatten(1).norm(p=order, dim=1).max() <= threat.eps * (1 + 1e-9)
+
+
+def test_every_exported_attack_is_under_these_laws():
+    exported = {getattr(lit_pursamere.attacks, name) for name in lit_pursamere.attacks.__all__}
+    attacks = {item for item in exported if issubclass(item, Attack) and not isabstract(item)}
+    assert attacks == {type(make(ThreatModel("linf", 0.1))) for make in ATTACKS.values()}
+
+
+def test_the_budget_is_kept_and_used(attack_of, threat, view, x, y):
+    outcome = attack_of(threat)(view, x, y)
+    for candidate in outcome:
+        assert candidate.shape == x.shape and candidate.dtype == x.dtype and not candidate.requires_grad
+        assert_feasible(candidate, x, threat)
+    assert threat.distance(outcome.last, x).max() > 0.5 * threat.eps
+
+
+@pytest.mark.parametrize(
+    "small",
+    [("linf", 1 / 255), ("linf", 0.5 / 255), ("linf", 1e-4), ("l2", 1e-3), ("l1", 1e-2)],
+    ids=lambda small: f"{small[0]}-{small[1]:.2g}",
+)
+def test_a_small_budget_survives_rounding_in_float32(small):
+    generator = torch.Generator().manual_seed(2)
+    x = torch.rand((16, 3, 32, 32), generator=generator)
+    linear = nn.Linear(3072, 2)
+    with torch.no_grad():
+        linear.weight.copy_(torch.randn((2, 3072), generator=generator))
+    threat = ThreatModel(*small)
+    outcome = PGD(threat, steps=5)(nn.Sequential(nn.Flatten(), linear), x, torch.arange(16) % 2)
+    rounding = threat.distance(torch.full((1, 3072), 2**-24), torch.zeros(1, 3072)).item()
+    assert threat.distance(outcome.last.double(), x.double()).max() <= threat.eps * (1 + 1e-4) + rounding
+
+
+def test_other_images_do_not_matter(attack_of, threat, view, x, y):
+    attack = attack_of(threat)
+    together = attack(view, x, y)
+    shuffled = attack(view, x.flip(0), y.flip(0))
+    for i in range(len(x)):
+        alone = attack(view, x[i : i + 1], y[i : i + 1])
+        for kind in range(2):
+            assert torch.allclose(alone[kind][0], together[kind][i], rtol=0, atol=1e-10)
+            assert torch.allclose(shuffled[kind][-1 - i], together[kind][i], rtol=0, atol=1e-10)
+
+
+def test_without_a_budget_nothing_changes(attack_of, threat, view, x, y):
+    for candidate in attack_of(ThreatModel(threat.norm, 0))(view, x, y):
+        assert torch.equal(candidate, x)
+
+
+def test_gradients_need_not_be_enabled(attack_of, threat, view, x, y):
+    attack = attack_of(threat)
+    expected = attack(view, x, y)
+    with torch.no_grad():
+        outcome = attack(view, x, y)
+        assert not torch.is_grad_enabled()
+    assert torch.equal(outcome.last, expected.last) and torch.equal(outcome.any, expected.any)
+
+
+def test_nothing_else_is_touched(attack_of, threat, view, x, y):
+    for parameter in view.parameters():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    view[2].train()  # one module in another mode than the rest
+    modes = [module.training for module in view.modules()]
+    state = {name: value.clone() for name, value in view.state_dict().items()}
+    before, labels, generators = x.clone(), y.clone(), (torch.get_rng_state(), random.getstate())
+    attack_of(threat)(view, x, y)
+    assert torch.equal(torch.get_rng_state(), generators[0]) and random.getstate() == generators[1]
+    assert torch.equal(x, before) and torch.equal(y, labels) and x.grad is None and not x.requires_grad
+    assert [module.training for module in view.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in view.state_dict().items())
+    assert all((p.grad == 3).all() and p.requires_grad for p in view.parameters())
+
+
+@pytest.mark.parametrize("value", [1.01, -0.01, float("nan"), float("inf")])
+def test_images_outside_the_box_are_refused(attack_of, value, view, x, y):
+    x[3, 1, 2, 2] = value
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        attack_of(ThreatModel("linf", 0.1))(view, x, y)
+
+
+# --- an attack that misbehaves
+
+
+@dataclass(frozen=True)
+class Fixed(Attack):
+    """Shifts the images by constants, whatever the budget says; gives its gradient away undetached."""
+
+    last: float = 0.0
+    any: float = 0.0
+
+    def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:
+        assert torch.is_grad_enabled()
+        x = x.clone().requires_grad_()
+        return Outcome(x + self.last, x + self.any)
+
+
+@dataclass(frozen=True)
+class Lenient(ThreatModel):
+    """Forgets to project."""
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        return x_adv
+
+
+def test_what_leaves_the_budget_is_projected(threat, view, x, y):
+    outcome = Fixed(threat, last=5.0, any=-0.5)(view, x, y)
+    assert_feasible(outcome.last, x, threat)
+    assert_feasible(outcome.any, x, threat)
+    assert (outcome.last >= x).all() and (outcome.any <= x).all()
+    assert not outcome.last.requires_grad and not outcome.any.requires_grad
+
+
+def test_what_is_feasible_comes_back_bit_for_bit(threat, view, x, y):
+    x = x.clamp(0.2, 0.8)
+    outcome = Fixed(threat, last=1e-3, any=-1e-3)(view, x, y)
+    assert torch.equal(outcome.last, x + 1e-3) and torch.equal(outcome.any, x - 1e-3)
+
+
+@pytest.mark.parametrize("which", ["last", "any"])
+def test_nan_is_caught(which, threat, view, x, y):
+    with pytest.raises(RuntimeError, match="NaN"):
+        Fixed(threat, **{which: float("nan")})(view, x, y)
+
+
+@pytest.mark.parametrize("which", ["last", "any"])
+def test_a_projection_that_fails_is_caught(which, threat, view, x, y):
+    x = x.clamp(0.2, 0.8)
+    lenient = Lenient(threat.norm, threat.eps)
+    with pytest.raises(RuntimeError, match="left its budget"):
+        Fixed(lenient, **{which: 0.15})(view, x, y)
+    with pytest.raises(RuntimeError, match="left its budget"):  # within eps, but outside the box
+        Fixed(Lenient(threat.norm, 100), **{which: 0.9})(view, x, y)

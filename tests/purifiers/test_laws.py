@@ -1,0 +1,121 @@
+"""The laws of every purifier: a function of the image and the noise alone, one image at a time, into the pixel box.
+
+A new purifier is one entry of WORLDS away from being tested; forgetting the entry fails `test_no_purifier_is_missing`.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+
+import pytest
+import torch
+from torch import Tensor
+
+import lit_pursamere.purifiers as purifiers
+from lit_pursamere.diffusion import SeededNoise
+from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
+
+# Name of the class and of the world -> purifier, from the mixture (2x2x2 images) or the tiny network (1x8x8 images).
+WORLDS = {
+    ("Identity", "mixture"): lambda model: Identity(),
+    ("PurSAMERE", "mixture"): lambda model: PurSAMERE(model, 0.5, 0.2, sigmas=[0.4, 0.2, 0.1]),
+    ("PurSAMERE", "mixture, exact"): lambda model: PurSAMERE(
+        model, 0.2, 0.2, draws=2, sigmas=[0.4, 0.2], projection="exact"
+    ),
+    ("PurSAMERE", "network"): lambda model: PurSAMERE(model, 0.8, 0.3, draws=2, sigmas=[0.5, 0.1, 0.02]),
+}
+
+
+@pytest.fixture(params=WORLDS, ids=" on ".join)
+def case(request, mixture, tiny_score, images) -> tuple[Purifier, Tensor]:
+    """A purifier and images for it, all in float64."""
+    if "network" not in request.param[1]:
+        return WORLDS[request.param](mixture), images
+    generator = torch.Generator().manual_seed(9)
+    return WORLDS[request.param](tiny_score.double()), torch.rand((4, 1, 8, 8), generator=generator).double()
+
+
+def test_no_purifier_is_missing():
+    exported = [getattr(purifiers, name) for name in purifiers.__all__]
+    concrete = [c for c in exported if inspect.isclass(c) and issubclass(c, Purifier) and not inspect.isabstract(c)]
+    assert {c.__name__ for c in concrete} == {name for name, _ in WORLDS}
+
+
+def test_it_is_a_purifier_in_evaluation_mode_of_the_images_shape_and_type(case):
+    purifier, x = case
+    assert isinstance(purifier, Purifier)
+    purified = purifier(x)
+    assert purified.shape == x.shape and purified.dtype == x.dtype
+    purifier.train()
+    assert not any(module.training for module in purifier.modules())
+
+
+def test_a_forward_changes_nothing_and_says_nothing(case, capsys):
+    purifier, x = case
+    for parameter in purifier.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    given, state = x.clone(), copy.deepcopy(purifier.state_dict())
+    modes = [module.training for module in purifier.modules()]
+    wants = [parameter.requires_grad for parameter in purifier.parameters()]
+    random, enabled = torch.get_rng_state(), torch.is_grad_enabled()
+    purifier(x)
+    assert torch.equal(x, given) and x.grad is None and not x.requires_grad
+    assert all(torch.equal(tensor, state[name]) for name, tensor in purifier.state_dict().items())
+    assert [module.training for module in purifier.modules()] == modes
+    assert [parameter.requires_grad for parameter in purifier.parameters()] == wants
+    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in purifier.parameters())
+    assert torch.equal(torch.get_rng_state(), random) and torch.is_grad_enabled() == enabled
+    assert capsys.readouterr() == ("", "")
+
+
+def test_it_is_deterministic_with_seeded_noise_and_without_gradients(case):
+    purifier, x = case
+    expected = purifier(x, SeededNoise(3))
+    with torch.no_grad():
+        silent = purifier(x, SeededNoise(3))
+    assert torch.equal(purifier(x, SeededNoise(3)), expected)
+    assert torch.equal(silent, expected) and not silent.requires_grad
+
+
+def test_the_global_seed_does_not_matter(case):
+    purifier, x = case
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        first = purifier(x)
+        torch.manual_seed(2)
+        assert torch.equal(purifier(x), first)
+
+
+def test_the_composition_of_the_batch_does_not_matter(case):
+    purifier, x = case
+    together = purifier(x)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(4))
+    alone = torch.cat([purifier(image[None]) for image in x])
+    repeated = purifier(torch.cat([x[:1], x[1:2], x[:1]]))
+    for other in (alone, purifier(x[order])[order.argsort()]):
+        assert torch.allclose(other, together, rtol=0, atol=1e-10)
+    assert torch.allclose(repeated, together[[0, 1, 0]], rtol=0, atol=1e-10)
+
+
+def test_the_composition_of_the_batch_does_not_matter_in_float32(case):
+    purifier, x = case[0].float(), case[1].float()
+    moved = purifier(x) - x
+    alone = torch.cat([purifier(image[None]) for image in x]) - x
+    assert (alone - moved).norm() <= 2e-2 * moved.norm()
+
+
+def test_the_output_is_in_the_box(case):
+    purifier, x = case
+    for corner in (x, x.round(), torch.zeros_like(x), torch.ones_like(x)):
+        purified = purifier(corner)
+        assert purified.isfinite().all()
+        assert purified.min() >= 0 and purified.max() <= 1
+        if isinstance(purifier, PurSAMERE):
+            assert (purified - corner).flatten(1).norm(dim=1).max() <= purifier.rho_pur + 1e-9
+
+
+@pytest.mark.filterwarnings("ignore:var")
+def test_an_empty_batch_stays_empty(case):
+    purifier, x = case
+    assert purifier(x[:0]).shape == x[:0].shape

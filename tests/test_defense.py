@@ -1,0 +1,184 @@
+"""A defence: attacked object == judged object (law 1), exact gradients agree with finite differences (law 9)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_pursamere.attacks import PGD
+from lit_pursamere.defense import GRADIENTS, Defense
+from lit_pursamere.diffusion import NoiseSource
+from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
+from lit_pursamere.threat import ThreatModel
+
+SIGMAS = [0.5, 0.3, 0.2, 0.1, 0.05]
+RADII = {"free": 3.0, "bound": 0.1}  # the ball never binds, or ends up binding every image
+
+
+class Sharpened(Purifier):
+    """A purifier with a weight of its own, which knows its derivative: x -> strength * x."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.tensor(strength, dtype=torch.float64))
+
+    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
+        return self.strength * x
+
+
+@pytest.fixture
+def curved() -> nn.Module:
+    """Classifier with dropout and running statistics, so that its mode matters, float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(2, 4, 2), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 3)
+        )
+    return network.double().train()
+
+
+@pytest.fixture
+def defense(mixture, curved) -> Defense:
+    return Defense(PurSAMERE(mixture, rho_pur=0.4, rho_sam=0.2, draws=2, sigmas=SIGMAS), curved)
+
+
+def loss_gradient(view: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(F.cross_entropy(view(x), y, reduction="sum"), x)[0]
+
+
+def finite_differences(view: nn.Module, x: Tensor, y: Tensor, step: float = 1e-6) -> Tensor:
+    """Central differences of the per-image cross-entropy, one pixel at a time."""
+    gradient = torch.zeros_like(x)
+    for index in range(x[0].numel()):
+        shift = torch.zeros(x[0].numel(), dtype=x.dtype)
+        shift[index] = step
+        up, down = (F.cross_entropy(view(x + s * shift.reshape(x.shape[1:])), y, reduction="none") for s in (1, -1))
+        gradient.flatten(1)[:, index] = (up - down) / (2 * step)
+    return gradient
+
+
+# --- values
+
+
+def test_views_have_the_values_of_the_defence(defense, images):
+    expected = defense(images)
+    assert expected.shape == (8, 3)
+    assert torch.equal(expected, defense.classifier(defense.purifier(images)))
+    for gradient in ("bpda", "exact"):
+        view = defense.view(gradient)
+        assert torch.equal(view(images), expected)
+        assert torch.equal(view(images.clone().requires_grad_()), expected)
+        with torch.no_grad():
+            assert torch.equal(view(images), expected)
+
+
+def test_the_gray_view_is_the_classifier(defense, images):
+    assert torch.equal(defense.view("gray")(images), defense.classifier(images))
+    assert not torch.allclose(defense.view("gray")(images), defense(images), atol=1e-3)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_images_are_independent(defense, images, gradient):
+    view, y = defense.view(gradient), torch.arange(8) % 3
+    together = loss_gradient(view, images, y)
+    for i in range(len(images)):
+        assert torch.allclose(view(images[i : i + 1])[0], view(images)[i], rtol=0, atol=1e-10)
+        assert torch.allclose(loss_gradient(view, images[i : i + 1], y[i : i + 1])[0], together[i], atol=1e-10)
+
+
+def test_noise_can_be_replaced(defense, images):
+    class Silence(NoiseSource):
+        def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
+            return torch.zeros((count, 1, *like.shape[1:]), dtype=like.dtype)
+
+    expected = defense.classifier(defense.purifier(images, Silence()))
+    assert torch.equal(defense(images, Silence()), expected)
+    assert not torch.equal(defense(images), expected)
+
+
+# --- gradients
+
+
+def test_bpda_is_the_gradient_of_the_classifier_at_the_purified_image(defense, images):
+    y = torch.arange(8) % 3
+    expected = loss_gradient(defense.classifier, defense.purifier(images), y)
+    assert torch.allclose(loss_gradient(defense.view("bpda"), images, y), expected, rtol=0, atol=1e-14)
+    assert not torch.allclose(loss_gradient(defense.view("exact"), images, y), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("radius", RADII)
+@pytest.mark.parametrize("projection", ["ball_then_clamp", "exact"])
+@pytest.mark.parametrize("rho_sam", [0.2, 0.0], ids=["sam", "nosam"])
+def test_exact_gradient_agrees_with_finite_differences(mixture, linear_classifier, images, rho_sam, projection, radius):
+    rho_pur, y = RADII[radius], torch.arange(8) % 3
+    purifier = PurSAMERE(mixture, rho_pur, rho_sam, draws=2, sigmas=SIGMAS, projection=projection)
+    at_the_wall = (purifier(images) - images).flatten(1).norm(dim=1) > rho_pur - 1e-6
+    assert at_the_wall.all() if radius == "bound" else not at_the_wall.any()
+    defense = Defense(purifier, linear_classifier)
+    exact = loss_gradient(defense.view("exact"), images, y)
+    assert torch.allclose(exact, finite_differences(defense, images, y), rtol=1e-4, atol=1e-6)
+    assert exact.abs().max() > 1e-2
+
+
+def test_exact_and_bpda_differ_by_the_derivative_of_the_purifier(linear_classifier, images):
+    defense, y = Defense(Sharpened(0.5), linear_classifier), torch.arange(8) % 3
+    exact, bpda = (loss_gradient(defense.view(gradient), images, y) for gradient in ("exact", "bpda"))
+    assert torch.allclose(exact, 0.5 * bpda, rtol=1e-12)
+
+
+def test_without_a_purifier_all_views_agree(linear_classifier, images):
+    defense, y = Defense(Identity(), linear_classifier), torch.arange(8) % 3
+    expected = loss_gradient(linear_classifier, images, y)
+    for gradient in GRADIENTS:
+        assert torch.equal(defense.view(gradient)(images), linear_classifier(images))
+        assert torch.equal(loss_gradient(defense.view(gradient), images, y), expected)
+
+
+@pytest.mark.parametrize("gradient", ["white", "", None])
+def test_an_unknown_view_is_an_error(defense, gradient):
+    with pytest.raises(ValueError, match=f"bpda.*{gradient!r}"):
+        defense.view(gradient)
+
+
+# --- state
+
+
+def test_a_defence_is_frozen_and_in_evaluation_mode_for_good(defense, images):
+    expected = defense(images)
+    for module in (defense, defense.train(), defense.train(True), nn.Sequential(defense).train()[0]):
+        assert not any(m.training for m in module.modules())
+        assert not any(p.requires_grad for p in module.parameters())
+        assert torch.equal(module(images), expected)
+    assert len(list(defense.parameters())) > 0
+
+
+def test_the_weights_of_the_purifier_are_frozen_too(linear_classifier):
+    defense = Defense(Sharpened(0.5), linear_classifier)
+    assert not any(parameter.requires_grad for parameter in defense.parameters())
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_an_attack_touches_nothing(defense, images, gradient):
+    state = {name: value.clone() for name, value in defense.state_dict().items()}
+    generator = torch.get_rng_state()
+    loss_gradient(defense.view(gradient), images, torch.arange(8) % 3)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, state[name]) for name, value in defense.state_dict().items())
+    assert all(parameter.grad is None for parameter in defense.parameters())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("gradient", ["bpda", "exact"])
+def test_pgd_raises_the_loss_of_the_defence_within_the_budget(mixture, linear_classifier, images, gradient, norm):
+    purifier = PurSAMERE(mixture, rho_pur=0.4, rho_sam=0.2, draws=2, sigmas=SIGMAS)
+    defense, threat = Defense(purifier, linear_classifier), ThreatModel(norm, {"linf": 0.1, "l2": 0.2, "l1": 0.4}[norm])
+    y = defense(images).argmax(1)
+    outcome = PGD(threat, gradient, steps=5)(defense.view(gradient), images, y)
+    assert threat.distance(outcome.last, images).max() <= threat.eps * (1 + 1e-9)
+    assert outcome.last.min() >= 0 and outcome.last.max() <= 1
+    loss = F.cross_entropy(defense(outcome.last), y, reduction="none")
+    assert loss.sum() > F.cross_entropy(defense(images), y, reduction="none").sum() + 0.1
+    assert torch.equal(defense.view(gradient)(outcome.last), defense(outcome.last))
