@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lit_pursamere.diffusion import NCSNv2Score, NoiseLevels, SeededNoise
+from lit_pursamere.diffusion import NCSNv2Score, NoiseLevels
 from lit_pursamere.purifiers import PurSAMERE
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
