@@ -1,6 +1,7 @@
 """Exact numbers of the theory: reference values of Figure 1, closed forms, the order of Proposition 1."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -138,4 +139,4 @@ def test_theorem_2_minimiser_approaches_the_maximum_exponentially():
         assert errors[sigma] == pytest.approx(expected, rel=0.02), sigma
     # the bound of the theorem with radius 0.2: log(sigma error) + (radius / sigma - 1)^2 / 8 must not grow
     excess = [math.log(sigma * errors[sigma]) + (0.2 / sigma - 1) ** 2 / 8 for sigma in THEOREM]
-    assert all(a >= b for a, b in zip(excess, excess[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(excess))
