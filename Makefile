@@ -7,6 +7,10 @@ PYTHON ?= python3
 VENV ?= .venv
 CLI = $(VENV)/bin/lit-pursamere
 
+# The digits' networks are so small that a second thread gains nothing, and waiting for one on a busy machine costs
+# far more than it could gain.
+export OMP_NUM_THREADS ?= 1
+
 ifdef SHORT
 RUNS := runs/short
 PREDICT := --model.purifier.sigmas.stride 12 --model.output $(RUNS)/purified --trainer.default_root_dir $(RUNS)/purified
