@@ -9,14 +9,14 @@ Reference: PurSAMERE, section 4 "Data augmentation": purify every un-augmented t
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from lit_pursamere.manifest import check_manifest, read_manifest, write_manifest
 
 __all__ = ["PurifiedSet"]
 
@@ -53,21 +53,13 @@ class PurifiedSet:
         if dtype not in ("float16", "uint8"):
             raise ValueError(f"dtype must be 'float16' or 'uint8'; got {dtype!r}")
         path = Path(path)
-        manifest = json.loads(json.dumps({**manifest, "shape": list(shape), "dtype": dtype}))
-        if (path / "manifest.json").is_file():
-            existing = cls.open(path, writable=True)
-            keys = sorted(k for k in manifest.keys() | existing.manifest.keys()
-                          if manifest.get(k) != existing.manifest.get(k))  # fmt: skip
-            if keys:
-                changes = "; ".join(f"{k}: there {existing.manifest.get(k)!r}, now {manifest.get(k)!r}" for k in keys)
-                raise ValueError(f"{path} holds images of another configuration ({changes}); choose another folder")
-            return existing
+        manifest = {**manifest, "shape": list(shape), "dtype": dtype}
+        if check_manifest(path, manifest):
+            return cls.open(path, writable=True)
         path.mkdir(parents=True, exist_ok=True)
         np.lib.format.open_memmap(path / "images.npy", "w+", np.dtype(dtype), tuple(shape)).flush()
         np.lib.format.open_memmap(path / "done.npy", "w+", np.bool_, (shape[0],)).flush()
-        temporary = path / "manifest.json.part"
-        temporary.write_text(json.dumps(manifest, indent=2) + "\n")
-        os.replace(temporary, path / "manifest.json")
+        write_manifest(path, manifest)
         return cls.open(path, writable=True)
 
     @classmethod
@@ -79,16 +71,11 @@ class PurifiedSet:
             ValueError: If its files are damaged.
         """
         path = Path(path)
-        try:
-            manifest = json.loads((path / "manifest.json").read_text())
-        except FileNotFoundError:
+        manifest = read_manifest(path)
+        if manifest is None:
             raise FileNotFoundError(
                 f"no purified set in {path}; make one with `lit-pursamere predict` and LitPurification"
-            ) from None
-        except ValueError as error:
-            raise ValueError(
-                f"{path / 'manifest.json'} is damaged ({error}); delete the folder and make it again"
-            ) from error
+            )
         return cls(path, manifest, "r+" if writable else "r")
 
     def __len__(self) -> int:

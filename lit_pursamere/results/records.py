@@ -13,6 +13,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from lit_pursamere.manifest import check_manifest, write_manifest
+
 __all__ = ["Records", "read_rows"]
 
 Row = dict[str, object]
@@ -68,29 +70,14 @@ class Records:
     def __init__(self, folder: str | Path, manifest: dict, rank: int = 0) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._check_manifest(json.loads(json.dumps(manifest)), rank)
+        if not check_manifest(self.folder, manifest) and rank == 0:
+            write_manifest(self.folder, manifest)
         self.file = self.folder / f"records-{rank}.jsonl"
         self._cut_broken_tail()
         try:
             self.rows = {key_of(row): row for row in read_rows(self.folder)}
         except FileNotFoundError:
             self.rows = {}
-
-    def _check_manifest(self, manifest: dict, rank: int) -> None:
-        path = self.folder / "manifest.json"
-        if path.is_file():
-            existing = json.loads(path.read_text())
-            changed = sorted(k for k in manifest.keys() | existing.keys() if manifest.get(k) != existing.get(k))
-            if changed:
-                details = "; ".join(f"{k}: there {existing.get(k)!r}, now {manifest.get(k)!r}" for k in changed)
-                raise ValueError(
-                    f"{self.folder} holds results of another configuration ({details}); choose another "
-                    "`output` folder, or remove this one"
-                )
-        elif rank == 0:
-            temporary = path.with_suffix(".part")
-            temporary.write_text(json.dumps(manifest, indent=2) + "\n")
-            os.replace(temporary, path)
 
     def _cut_broken_tail(self) -> None:
         if not self.file.is_file():

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from lit_pursamere.manifest import read_manifest
 from lit_pursamere.results.records import Row, read_rows
 from lit_pursamere.results.statistics import Accuracy
 
@@ -79,8 +79,7 @@ def write_report(folder: str | Path) -> str:
     """Write report.md and report.csv beside the records of an evaluation; returns the Markdown."""
     folder = Path(folder)
     table = accuracies(read_rows(folder))
-    manifest = folder / "manifest.json"
-    order = list(json.loads(manifest.read_text()).get("attacks", ())) if manifest.is_file() else []
+    order = list((read_manifest(folder) or {}).get("attacks", ()))
     markdown = as_markdown(table, order)
     (folder / "report.md").write_text(markdown, encoding="utf-8")
     (folder / "report.csv").write_text(as_csv(table), encoding="utf-8")
