@@ -7,8 +7,8 @@ PYTHON ?= python3
 VENV ?= .venv
 CLI = $(VENV)/bin/lit-pursamere
 
-# The digits' networks are so small that a second thread gains nothing, and waiting for one on a busy machine costs
-# far more than it could gain.
+# The digits' networks are so small that a second thread gains a third on an idle machine, and loses a factor of ten
+# where another program wants the core.
 export OMP_NUM_THREADS ?= 1
 
 ifdef SHORT

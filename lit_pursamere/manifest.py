@@ -51,5 +51,8 @@ def check_manifest(folder: Path, manifest: dict) -> bool:
 def write_manifest(folder: Path, manifest: dict) -> None:
     """Write the manifest, whole or not at all."""
     temporary = folder / f"{NAME}.part"
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    try:
+        temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OSError(f"cannot write {temporary}: {error.strerror}") from error
     os.replace(temporary, folder / NAME)

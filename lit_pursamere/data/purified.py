@@ -9,6 +9,7 @@ Reference: PurSAMERE, section 4 "Data augmentation": purify every un-augmented t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,8 +58,8 @@ class PurifiedSet:
         if check_manifest(path, manifest):
             return cls.open(path, writable=True)
         path.mkdir(parents=True, exist_ok=True)
-        np.lib.format.open_memmap(path / "images.npy", "w+", np.dtype(dtype), tuple(shape)).flush()
-        np.lib.format.open_memmap(path / "done.npy", "w+", np.bool_, (shape[0],)).flush()
+        _allocate(path / "images.npy", np.dtype(dtype), tuple(shape))
+        _allocate(path / "done.npy", np.dtype(bool), (shape[0],))
         write_manifest(path, manifest)
         return cls.open(path, writable=True)
 
@@ -111,3 +112,16 @@ class PurifiedSet:
                 f"{self.path} lacks {len(missing)} of {len(indices)} images (first: {missing[0]}); run the same "
                 "`lit-pursamere predict` command again, it continues where it stopped"
             )
+
+
+def _allocate(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Create an array file of zeros and claim its disk space now: a full disk would later kill the process."""
+    np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
+    size = path.stat().st_size
+    try:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        path.unlink()
+        raise OSError(f"no room for {path} ({size} bytes): {error.strerror}; choose another `output` folder") from error

@@ -93,8 +93,13 @@ class Records:
 
     def append(self, rows: list[Row]) -> None:
         """Add rows and force them to disk."""
-        with open(self.file, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(self.file, "a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(
+                f"cannot write {self.file}: {error.strerror}; mend that and run the same command again, it continues"
+            ) from error
         self.rows.update((key_of(row), row) for row in rows)

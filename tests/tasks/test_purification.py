@@ -1,6 +1,8 @@
 """The purified set: every image once, the same as purifying in memory, and continued after an interruption."""
 
+import errno
 import json
+import os
 
 import pytest
 import pytorch_lightning as pl
@@ -92,3 +94,14 @@ def test_manifest_names_what_made_the_set(tmp_path):
     assert manifest["split"] == "train"
     assert "rho_sam=0" in manifest["purifier"]
     assert len(manifest["weights"]) == 64
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve disk space")
+def test_a_full_disk_is_noticed_before_work_begins(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"no room for .*images\.npy \(\d+ bytes\): No space left"):
+        predict(tmp_path)
+    assert not (tmp_path / "set/manifest.json").exists()
