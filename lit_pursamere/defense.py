@@ -9,17 +9,13 @@ Views are what attackers differentiate; verdicts always come from the defence it
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 
 from lit_pursamere.diffusion.noise import NoiseSource
 from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.threat import GRADIENTS, Gradient
 
-__all__ = ["GRADIENTS", "Defense", "Gradient"]
-
-Gradient = Literal["gray", "bpda", "exact"]
-GRADIENTS: tuple[Gradient, ...] = ("gray", "bpda", "exact")
+__all__ = ["Defense"]
 
 
 class Defense(nn.Module):

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-__all__ = ["Pixels", "ThreatModel", "project_l2_ball_and_box"]
+__all__ = ["GRADIENTS", "Gradient", "Pixels", "ThreatModel", "project_l2_ball_and_box"]
 
 Norm = Literal["linf", "l2", "l1"]
+Gradient = Literal["gray", "bpda", "exact"]  # what the attacker can differentiate; defense.py gives each its view
+GRADIENTS: tuple[str, ...] = get_args(Gradient)
 L1_FRACTION = 0.05  # share of the coordinates that one l1 step moves
 
 

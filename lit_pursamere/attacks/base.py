@@ -16,7 +16,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from lit_pursamere.threat import ThreatModel
+from lit_pursamere.threat import GRADIENTS, Gradient, ThreatModel
 
 __all__ = ["Attack", "IterativeAttack", "Outcome", "Progress"]
 
@@ -43,12 +43,11 @@ class Attack(ABC):
     """
 
     threat: ThreatModel
-    gradient: str = "bpda"
+    gradient: Gradient = "bpda"
 
     def __post_init__(self) -> None:
-        # The names live beside the views in defense.py, which knows attacks as little as attacks know it.
-        if self.gradient not in ("gray", "bpda", "exact"):
-            raise ValueError(f"gradient must be 'gray', 'bpda' or 'exact'; got {self.gradient!r}")
+        if self.gradient not in GRADIENTS:
+            raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {self.gradient!r}")
 
     @final
     def __call__(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress | None = None) -> Outcome:
@@ -121,9 +120,9 @@ class IterativeAttack(Attack):
                 break
             before = state["x_adv"][active]
             new, wrong = self.step(view, x[active], y[active], {name: value[active] for name, value in state.items()})
-            newly = active[wrong & ~fooled[active]]
-            first[newly] = before[wrong & ~fooled[active]]
-            fooled[newly] = True
+            hit = wrong & ~fooled[active]
+            first[active[hit]] = before[hit]
+            fooled[active[hit]] = True
             moved = ~wrong if self.stop_on_success else torch.ones_like(wrong)
             for name, value in new.items():
                 state[name][active[moved]] = value.detach()[moved]

@@ -67,6 +67,7 @@ class LitRobustness(pl.LightningModule):
         self.columns = [(s, a, k) for s in self.systems for a in ("clean", *attacks) for k in ("last", "any")]
         self.accuracies = nn.ModuleList([MeanMetric(nan_strategy="disable") for _ in self.columns])
         self.records: Records | None = None
+        self.shown: tuple[Tensor, Tensor, Tensor] | None = None  # images, labels and attacked images of the grid
 
     def manifest(self) -> dict[str, object]:
         """What decides the verdicts; a folder of records belongs to exactly one of these."""
@@ -104,8 +105,8 @@ class LitRobustness(pl.LightningModule):
                 if len(todo):
                     self.records.append(self._evaluate(system, attack, x[todo], y[todo], index[todo], batch_idx))
                 self._count(system, attack, index.tolist())
-        if batch_idx == 0 and self.pictures and self.trainer.is_global_zero:
-            self._draw(x[: self.pictures], y[: self.pictures])
+        if batch_idx == 0 and self.shown is not None and self.trainer.is_global_zero:
+            self._draw(*self.shown)
 
     def _count(self, system: str, attack: str, indices: list[int]) -> None:
         rows = [self.records.get(system, attack, index) for index in indices]
@@ -126,6 +127,8 @@ class LitRobustness(pl.LightningModule):
             view = defense.view(attack.gradient)
             outcome = self._attack(attack, f"{system} {name}, batch {batch_idx + 1}", view, x, y)
             judged_any = attack.gradient != "gray" or isinstance(defense.purifier, Identity)
+            if batch_idx == 0 and self.pictures and (system, name) == (next(iter(self.systems)), [*self.attacks][-1]):
+                self.shown = x[: self.pictures], y[: self.pictures], outcome.last[: self.pictures]
             distance = attack.threat.distance(outcome.last, x)
         with torch.no_grad():
             last = defense(outcome.last).argmax(1)
@@ -171,14 +174,9 @@ class LitRobustness(pl.LightningModule):
             table = write_report(self.output)
             self.print(f"\n{table}\nAccuracy in % with 95 % intervals; records, tables and pictures in {self.output}")
 
-    def _draw(self, x: Tensor, y: Tensor) -> None:
-        """Picture grid of the strongest-looking attack (the last one configured) and R and distance per level."""
-        system = next(iter(self.systems))
-        defense = self.systems[system]
-        attacked = x
-        if self.attacks:
-            attack = list(self.attacks.values())[-1]
-            attacked = self._attack(attack, "pictures", defense.view(attack.gradient), x, y).last
+    def _draw(self, x: Tensor, y: Tensor, attacked: Tensor) -> None:
+        """Pictures of the last configured attack on the defence, and R and the distance at every level."""
+        defense = next(iter(self.systems.values()))
         with torch.no_grad():
             purified = defense.purifier(attacked)
             predictions = {
