@@ -1,4 +1,4 @@
-"""Law 10: every YAML file under configs/ parses and runs one tiny step."""
+"""Every YAML file under configs/ parses and runs one tiny step."""
 
 from pathlib import Path
 

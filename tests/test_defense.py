@@ -1,4 +1,4 @@
-"""A defence: attacked object == judged object (law 1), exact gradients agree with finite differences (law 9)."""
+"""A defence: attacked object == judged object, exact gradients agree with finite differences."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class NoiseLevels:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """The selected levels, strictly decreasing (methods: sigma_1 > ... > sigma_L)."""
+        """The selected levels, strictly decreasing (sigma_1 > ... > sigma_L)."""
         steps = max(self.count - 1, 1)
         ratio = self.sigma_min / self.sigma_max
         levels = [self.sigma_max * ratio ** (i / steps) for i in range(self.count)]

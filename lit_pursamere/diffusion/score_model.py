@@ -2,7 +2,7 @@
 
 A noisy image is y = x + sigma * xi with xi ~ N(0, I). From an estimate of xi the other two quantities follow:
 
-    score(y, sigma)   = -xi_hat / sigma            (methods: s = grad log p of the noisy images)
+    score(y, sigma)   = -xi_hat / sigma            (s = grad log p of the noisy images)
     denoise(y, sigma) = y - sigma * xi_hat         (Tweedie: E[X | y], [PurSAMERE eq. 4])
 """
 
@@ -60,7 +60,7 @@ class NCSNv2Score(ScoreModel):
             `LitScoreModel`, a plain state dict, or safetensors. None: random weights.
         weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
 
-    Reference: Song & Ermon (2020); methods: s(y; sigma) = body(y) / sigma.
+    Reference: Song & Ermon (2020); s(y; sigma) = body(y) / sigma.
     """
 
     def __init__(

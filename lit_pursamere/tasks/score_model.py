@@ -51,7 +51,7 @@ class LitScoreModel(pl.LightningModule):
         sampling_step: Langevin step of the samples at the smallest level, squared pixel units.
         export: Where to write the averaged weights as safetensors when training has finished (None: nowhere).
 
-    Defaults are those of the CIFAR-10 model: methods of Song & Ermon (2020), batch 128, 300,001 steps.
+    Defaults are those of the CIFAR-10 model of Song & Ermon (2020), which saw 300,001 batches of 128 images.
     """
 
     def __init__(

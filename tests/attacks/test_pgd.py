@@ -1,4 +1,4 @@
-"""PGD: recorded parity, known optima on linear classifiers, its step rules, what `any` and `last` mean, EoT (law 8)."""
+"""PGD: recorded parity, known optima on linear classifiers, its step rules, what `any` and `last` mean, EoT."""
 
 from __future__ import annotations
 
