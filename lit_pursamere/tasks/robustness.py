@@ -165,7 +165,7 @@ class LitRobustness(pl.LightningModule):
         correct = last == y
         differs = (outcome.any != outcome.last).flatten(1).any(1) & correct
         if differs.any():
-            correct[differs.clone()] = defense(outcome.any[differs]).argmax(1) == y[differs]
+            correct[differs] = defense(outcome.any[differs]).argmax(1) == y[differs]
         return correct
 
     def on_test_epoch_end(self) -> None:
@@ -176,9 +176,12 @@ class LitRobustness(pl.LightningModule):
 
     def _draw(self, x: Tensor, y: Tensor, attacked: Tensor) -> None:
         """Pictures of the last configured attack on the defence, and R and the distance at every level."""
-        defense = next(iter(self.systems.values()))
+        defense, trajectory = next(iter(self.systems.values())), None
         with torch.no_grad():
-            purified = defense.purifier(attacked)
+            if isinstance(defense.purifier, PurSAMERE):
+                purified, trajectory = defense.purifier.trajectory(attacked)
+            else:
+                purified = defense.purifier(attacked)
             predictions = {
                 "clean": defense.classifier(x).argmax(1),
                 "attacked": defense.classifier(attacked).argmax(1),
@@ -186,8 +189,8 @@ class LitRobustness(pl.LightningModule):
             }
         names = self.trainer.datamodule.class_names
         figures = {"pictures": picture_grid(x, attacked, purified, y, predictions, names)}
-        if isinstance(defense.purifier, PurSAMERE):
-            figures["levels"] = trajectory_figure(defense.purifier.trajectory(attacked)[1])
+        if trajectory is not None:
+            figures["levels"] = trajectory_figure(trajectory)
         for name, figure in figures.items():
             figure.savefig(self.output / f"{name}.png", bbox_inches="tight")
             if isinstance(self.logger, TensorBoardLogger):

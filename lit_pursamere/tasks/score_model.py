@@ -7,6 +7,7 @@ Reference: Song & Ermon (2020) and PurSAMERE, eq. (6), with the annealed weighti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import pytorch_lightning as pl
@@ -77,6 +78,7 @@ class LitScoreModel(pl.LightningModule):
         self.register_buffer("sigmas", torch.tensor(levels), persistent=False)
         self.lr, self.weight_decay, self.schedule, self.ema_decay = lr, weight_decay, schedule, ema_decay
         self.sample_every, self.sampling_step, self.export = sample_every, sampling_step, export
+        self.image_shape: torch.Size | None = None  # (C, H, W) of the validation images, for the samples
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return [ExponentialMovingAverage(self.ema_decay)]
@@ -103,6 +105,7 @@ class LitScoreModel(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         x = batch[0]
+        self.image_shape = x.shape[1:]
         generator = torch.Generator().manual_seed(batch_idx)  # the same noise at every validation
         losses = []
         for band in torch.tensor_split(self.sigmas, min(BANDS, len(self.sigmas))):
@@ -115,20 +118,16 @@ class LitScoreModel(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         due = self.sample_every and (self.current_epoch + 1) % self.sample_every == 0
-        if due and not self.trainer.sanity_checking and isinstance(self.logger, TensorBoardLogger):
-            images = make_grid(self.sample(16).clamp(0, 1), nrow=4, padding=1, pad_value=0.5)
+        shown = self.trainer.is_global_zero and not self.trainer.sanity_checking
+        if due and shown and isinstance(self.logger, TensorBoardLogger):
+            images = make_grid(self.sample(16, self.image_shape).clamp(0, 1), nrow=4, padding=1, pad_value=0.5)
             self.logger.experiment.add_image("samples", images, self.global_step)
 
     @torch.no_grad()
-    def sample(self, count: int, seed: int = 0) -> Tensor:
-        """Annealed Langevin samples (count, C, H, W), the same for the same weights and seed."""
+    def sample(self, count: int, shape: Sequence[int], seed: int = 0) -> Tensor:
+        """Annealed Langevin samples (count, C, H, W) for the image shape (C, H, W); fixed by weights and seed."""
         generator = torch.Generator(self.device).manual_seed(seed)
-        shape = (
-            (count, *next(iter(self.trainer.val_dataloaders))[0].shape[1:]) if self.trainer.val_dataloaders else None
-        )
-        if shape is None:
-            raise ValueError("sampling takes the image shape from the validation images; set val_size above 0")
-        start = torch.rand(shape, generator=generator, device=self.device)
+        start = torch.rand((count, *shape), generator=generator, device=self.device)
         return annealed_langevin(self.score_model, start, self.sigmas.tolist(), self.sampling_step, 5, generator)
 
     def on_fit_end(self) -> None:
