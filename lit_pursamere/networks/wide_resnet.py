@@ -16,6 +16,37 @@ from torch import Tensor, nn
 __all__ = ["WideResNet"]
 
 
+def check_wide_resnet(network: str, depth: int, width: int, num_classes: int, dropout: float) -> None:
+    """Reject what no wide residual network can be."""
+    if depth < 10 or (depth - 4) % 6:
+        raise ValueError(f"{network} needs a depth of 6 n + 4 (10, 16, 22, 28, ...); got {depth}")
+    if width < 1 or num_classes < 2:
+        raise ValueError(f"{network} needs width >= 1 and num_classes >= 2; got {width} and {num_classes}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{network} needs a dropout in [0, 1); got {dropout}")
+
+
+class Normalise(nn.Module):
+    """(x - mean) / std per channel, constants that no checkpoint holds; without them the identity."""
+
+    def __init__(self, channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+        super().__init__()
+        if (mean is None) != (std is None):
+            raise ValueError(f"a network takes mean and std together or neither; got mean={mean}, std={std}")
+        for name, values in (("mean", mean), ("std", std)):
+            if values is not None and len(values) != channels:
+                raise ValueError(f"the images have {channels} channels but {name} has {len(values)} entries")
+        if std is not None and min(std) <= 0:
+            raise ValueError(f"a network needs every std above 0; got {std}")
+        # Not persistent: the constants belong to the configuration, and public checkpoints do not hold them.
+        for name, values in (("mean", mean), ("std", std)):
+            buffer = None if values is None else torch.tensor(values).view(1, -1, 1, 1)
+            self.register_buffer(name, buffer, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.mean is None else (x - self.mean) / self.std
+
+
 class BasicBlock(nn.Module):
     """bn - relu - conv - bn - relu - (dropout) - conv plus a shortcut, 1x1 where the shape changes."""
 
@@ -79,16 +110,11 @@ class WideResNet(nn.Module):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if depth < 10 or (depth - 4) % 6:
-            raise ValueError(f"WideResNet needs a depth of 6 n + 4 (10, 16, 22, 28, ...); got {depth}")
-        if width < 1 or num_classes < 2:
-            raise ValueError(f"WideResNet needs width >= 1 and num_classes >= 2; got {width} and {num_classes}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"WideResNet needs a dropout in [0, 1); got {dropout}")
+        check_wide_resnet("WideResNet", depth, width, num_classes, dropout)
         blocks = (depth - 4) // 6
         widths = [16, 16 * width, 32 * width, 64 * width]
         self.num_classes, self.channels = num_classes, channels
-        self._set_normalisation(mean, std)
+        self.normalise = Normalise(channels, mean, std)
         self.conv1 = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
         self.block1 = Stage(blocks, widths[0], widths[1], 1, dropout)
         self.block2 = Stage(blocks, widths[1], widths[2], 2, dropout)
@@ -96,19 +122,6 @@ class WideResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(widths[3])
         self.fc = nn.Linear(widths[3], num_classes)
         self._initialise()
-
-    def _set_normalisation(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-        if (mean is None) != (std is None):
-            raise ValueError(f"WideResNet takes mean and std together or neither; got mean={mean}, std={std}")
-        for name, values in (("mean", mean), ("std", std)):
-            if values is not None and len(values) != self.channels:
-                raise ValueError(f"WideResNet has {self.channels} channels but {name} has {len(values)} entries")
-        if std is not None and min(std) <= 0:
-            raise ValueError(f"WideResNet needs every std above 0; got {std}")
-        # Not persistent: the constants belong to the configuration, and public checkpoints do not hold them.
-        for name, values in (("mean", mean), ("std", std)):
-            buffer = None if values is None else torch.tensor(values).view(1, -1, 1, 1)
-            self.register_buffer(name, buffer, persistent=False)
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -118,8 +131,6 @@ class WideResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify images (B, C, H, W) in [0, 1]; returns logits (B, num_classes)."""
-        if self.mean is not None:
-            x = (x - self.mean) / self.std
-        h = self.block3(self.block2(self.block1(self.conv1(x))))
+        h = self.block3(self.block2(self.block1(self.conv1(self.normalise(x)))))
         h = F.relu(self.bn1(h))
         return self.fc(h.mean(dim=(2, 3)))
