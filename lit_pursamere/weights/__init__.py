@@ -1,0 +1,22 @@
+"""The only reader and writer of weight files.
+
+    file or folder -> files.py -> layouts.py -> tensors by name -> loading.py -> a module
+                      archives.py, unpickling.py, records.py, modules.py: what torch's own reader refuses
+
+Whoever wrote a file, it is recognised by its content and must fit exactly. None of its code is run, unless the command
+line says so by name. Whatever prefix the names carry (`module.`, `score_model.network.` ...) is found by itself.
+"""
+
+from lit_pursamere.weights.loading import WeightFile, inspect_weights, load_weights, read_weights
+from lit_pursamere.weights.saving import model_card, save_weights, sha256, state_digest
+
+__all__ = [
+    "WeightFile",
+    "inspect_weights",
+    "load_weights",
+    "model_card",
+    "read_weights",
+    "save_weights",
+    "sha256",
+    "state_digest",
+]

@@ -1,0 +1,180 @@
+"""Opens weight files of any kind, recognised by their content and never by their name.
+
+    folder -> diffusers' config.json and weight file
+    {"...  -> safetensors      PK -> zip archive of torch.save      \\x80 -> legacy archive of torch.save, or a pickle
+
+Nothing but tensors and plain containers is unpickled: torch's own reader goes first with `weights_only=True`, the
+restricted reader second; a file that satisfies neither is refused.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import json
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from lit_pursamere.weights.archives import check_zip, is_legacy, read_archive
+from lit_pursamere.weights.modules import ModuleState
+from lit_pursamere.weights.records import NeedsCode, Refused
+
+__all__ = ["Content", "printable", "read_content"]
+
+FOLDER_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+FOLDER_FIGURES = ("sample_size", "in_channels", "out_channels", "block_out_channels", "layers_per_block",
+                  "norm_num_groups", "attention_head_dim", "_diffusers_version")  # fmt: skip
+AGAIN = "download or copy it again"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a weight file holds, before its layout is known.
+
+    Args:
+        path: The file itself, inside its folder if a folder was given.
+        kind: `safetensors`, `torch archive`, `pickle` or `diffusers folder`.
+        value: Tensors by name, or whatever was saved.
+        metadata: What the file says about itself.
+    """
+
+    path: Path
+    kind: str
+    value: Any
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_content(path: str | Path, execute: bool = False) -> Content:
+    """Read a weight file or a diffusers folder.
+
+    Args:
+        path: File or folder.
+        execute: Unpickle with full power, which runs whatever the file says. Only for files that are trusted.
+
+    Returns:
+        Its content.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or no weights in the folder.
+        ValueError: If the file is damaged, no weight file, or would have to run code.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path, execute)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weight file at {path} (looked from {Path.cwd()}); give the path of a checkpoint")
+    with open(path, "rb") as file:
+        head = file.read(512)
+    try:
+        if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
+            return _read_safetensors(path)
+        if head.startswith(b"PK"):
+            check_zip(path)
+            return Content(path, "torch archive", _read_pickles(path, True, execute))
+        if head.startswith(b"\x80"):
+            of_torch = is_legacy(head)
+            return Content(path, "torch archive" if of_torch else "pickle", _read_pickles(path, of_torch, execute))
+        raise Refused(_no_weights(head))
+    except Exception as error:  # a damaged or hostile file can provoke any error; each becomes the same kind of line
+        size = path.stat().st_size
+        raise ValueError(f"{path} is not a readable weight file ({size} bytes): {_reason(error, execute)}") from error
+
+
+def _read_safetensors(path: Path) -> Content:
+    with safe_open(path, framework="pt") as file:
+        names, metadata = file.keys(), file.metadata() or {}
+        return Content(path, "safetensors", {name: file.get_tensor(name) for name in names}, metadata)
+
+
+def _read_pickles(path: Path, of_torch: bool, execute: bool) -> Any:
+    if execute:
+        return _run(path, of_torch)
+    if of_torch:
+        # Whatever stops torch's reader, the restricted one below succeeds or says why it does not.
+        with contextlib.suppress(Exception), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    return read_archive(io.BytesIO(path.read_bytes()))
+
+
+def _run(path: Path, of_torch: bool) -> Any:
+    """Unpickle with full power, and put the state dict in the place of every module."""
+    if of_torch:
+        content = torch.load(path, map_location="cpu", weights_only=False)
+    else:
+        with open(path, "rb") as file:
+            content = pickle.load(file)
+
+    def state(value: Any) -> Any:
+        return ModuleState(value.state_dict(), type(value).__name__, {}) if isinstance(value, nn.Module) else value
+
+    return {key: state(value) for key, value in content.items()} if isinstance(content, Mapping) else state(content)
+
+
+def _no_weights(head: bytes) -> str:
+    """Say what a file that is no weight file at all looks like."""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        return f"it is empty; {AGAIN}"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        return "it looks like a web page, so the download failed; open the address in a browser and see what it says"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is only the pointer of Git LFS; run `git lfs pull` where it came from"
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf")):
+        return "it is compressed; unpack it first"
+    with contextlib.suppress(UnicodeDecodeError):
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+        if all(character.isprintable() or character in "\t\r\n\f" for character in text):
+            return f"it is text (it begins {text[:30]!r}), so perhaps the download failed; {AGAIN}"
+    return f"it begins with {head[:4].hex(' ')}, which is neither safetensors, nor torch.save, nor a pickle; {AGAIN}"
+
+
+def printable(text: str, limit: int = 300) -> str:
+    """Text of a file, made fit for a terminal: one line, no control characters, not endless."""
+    line = "".join(character if character.isprintable() else "?" for character in " ".join(text[: limit + 1].split()))
+    return line if len(text) <= limit else f"{line[:limit]}..."
+
+
+def _reason(error: Exception, execute: bool = False) -> str:
+    """One line: what is wrong, and the mend."""
+    text = printable(str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__)
+    if isinstance(error, NeedsCode):
+        return (
+            f"{text}, and nothing in it was run; if you trust it, turn it into safetensors on a machine that you can "
+            "afford to lose: lit-pursamere weights convert FILE OUT.safetensors --execute-code-in-file"
+        )
+    if isinstance(error, Refused):
+        return text
+    if execute and isinstance(error, ImportError | AttributeError):
+        return f"its code does not run here ({text}); put the code that it was saved with on PYTHONPATH"
+    return f"it is cut short or damaged ({text}); {AGAIN}"
+
+
+def _read_folder(folder: Path, execute: bool) -> Content:
+    """Read config.json and the weights beside it, as diffusers saves a model; a pipeline keeps them in unet/."""
+    pairs = [(place / "config.json", place / name) for place in (folder, folder / "unet") for name in FOLDER_FILES]
+    whole = [(config, weights) for config, weights in pairs if config.is_file() and weights.is_file()]
+    if not whole:
+        held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+        raise FileNotFoundError(
+            f"no weight file at {folder}: it is a folder, but not one of diffusers (config.json beside "
+            f"{' or '.join(FOLDER_FILES)}); it holds {held}; give the path of a file"
+        )
+    config, weights = whole[0]
+    try:
+        facts = json.loads(config.read_text(encoding="utf-8"))
+        kind = str(facts["_class_name"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{config} is not the configuration of a diffusers model: {_reason(error)}") from error
+    content = read_content(weights, execute)
+    figures = {name.strip("_"): str(facts[name]) for name in FOLDER_FIGURES if facts.get(name) is not None}
+    return Content(weights, "diffusers folder", content.value, {"class": kind, **figures, **content.metadata})

@@ -1,0 +1,193 @@
+"""Weight files for those who use them: what a file holds, its tensors, and a module filled with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lit_pursamere.weights.architectures import recognise
+from lit_pursamere.weights.files import Content, printable, read_content
+from lit_pursamere.weights.layouts import IGNORABLE, Selection, select
+from lit_pursamere.weights.saving import sha256
+
+__all__ = ["WeightFile", "inspect_weights", "load_weights", "read_weights"]
+
+BUFFERS = (*IGNORABLE, "running_mean", "running_var")
+DTYPES = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.bool,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8,
+    torch.complex64, torch.complex128,
+}  # fmt: skip
+UNUSED_PARTS = ("sub_block1.",)  # RobustBench: some checkpoints carry a stage that their network never uses
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """What a weight file holds.
+
+    Args:
+        path: The file; inside its folder if a folder was given.
+        layout: Who wrote it and which set was taken, such as `score_sde checkpoint, EMA`.
+        architecture: Recognised from names and shapes, such as `NCSNv2 ngf 64, 3 channels`; else `unknown`.
+        parameters: Number of trainable numbers.
+        weights: The set that was taken: `ema`, `raw`, or `only one`.
+        sha256: Hex digest of the file.
+        dtypes: Types of the tensors.
+        metadata: What the file says about itself: its model card, or step, epoch, decay and the like.
+        tensors: Tensors by the names that the file gives them, on the CPU.
+    """
+
+    path: Path
+    layout: str
+    architecture: str
+    parameters: int
+    weights: str
+    sha256: str
+    dtypes: tuple[str, ...]
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, Tensor] = field(repr=False, compare=False)
+
+
+def inspect_weights(path: str | Path, weights: str = "ema", execute: bool = False) -> WeightFile:
+    """Read a weight file and say what it is.
+
+    Args:
+        path: A file, or a folder as diffusers saves it.
+        weights: `ema` or `raw`: which set to take where a training checkpoint holds both.
+        execute: Run the code in the file if it needs that. Only for files that are trusted.
+
+    Returns:
+        Its description and its tensors.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, not a weight file, lacks the wanted set, or holds NaN or infinities.
+    """
+    content, found = _read(path, weights, execute)
+    parts = [tensor.numel() for name, tensor in found.tensors.items() if not name.endswith(BUFFERS)]
+    return WeightFile(
+        path=content.path,
+        layout=found.layout,
+        architecture=recognise(found.tensors),
+        parameters=sum(parts),
+        weights=found.which,
+        sha256=sha256(content.path),
+        dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in found.tensors.values()})),
+        metadata=dict(content.metadata) | dict(found.metadata),
+        tensors=found.tensors,
+    )
+
+
+def read_weights(path: str | Path, weights: str = "ema") -> dict[str, Tensor]:
+    """Read the tensors of a weight file.
+
+    Args:
+        path: A file, or a folder as diffusers saves it.
+        weights: `ema` or `raw`: which set to take where a training checkpoint holds both.
+
+    Returns:
+        Tensors by the names that the file gives them, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, not a weight file, lacks the wanted set, or holds NaN or infinities.
+    """
+    return dict(_read(path, weights)[1].tensors)
+
+
+def _read(path: str | Path, weights: str, execute: bool = False) -> tuple[Content, Selection]:
+    if weights not in ("ema", "raw"):
+        raise ValueError(f"weights must be 'ema' or 'raw'; got {weights!r}")
+    content = read_content(path, execute)
+    try:
+        found = select(content.value, weights)
+    except ValueError as error:
+        raise ValueError(f"{content.path} {error}") from error
+    if content.kind in ("safetensors", "diffusers folder") and found.layout.startswith("plain state dict"):
+        told = f"diffusers folder ({content.metadata['class']})" if content.kind == "diffusers folder" else content.kind
+        found = Selection(found.layout.replace("plain state dict", told), found.which, found.tensors, found.metadata)
+    _check(found.tensors, content.path)
+    return content, found
+
+
+def _check(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Every tensor must hold its own finite numbers; a few bytes can claim to be a tensor of any size."""
+    size = path.stat().st_size
+    for key, tensor in tensors.items():
+        name = printable(key)
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.dtype not in DTYPES:
+            what = f"{tensor.layout} of {tensor.dtype} on {tensor.device}"
+            raise ValueError(f"{path} holds {name} as {what}; save it as a dense tensor of a customary type")
+        if tensor.numel() * tensor.itemsize > size:
+            shape = tuple(tensor.shape)
+            raise ValueError(f"{path} says that {name} is {shape}, which is more than its {size} bytes hold")
+        if bad := _not_finite(tensor):
+            raise ValueError(
+                f"{path} holds NaN or infinite weights: {bad} of the {tensor.numel()} numbers of {name}; the run that "
+                "wrote it diverged; take an earlier checkpoint"
+            )
+
+
+def _not_finite(tensor: Tensor) -> int:
+    return int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() or tensor.is_complex() else 0
+
+
+def load_weights(module: nn.Module, path: str | Path, weights: str = "ema") -> None:
+    """Fill a module from a weight file; every parameter must be found, with its shape, and nothing may be left over.
+
+    Args:
+        module: The module to fill, in place.
+        path: Weight file or folder, see `read_weights`.
+        weights: `ema` or `raw`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be used, see `read_weights`, or if names or shapes do not fit; the message
+            lists them and says what the file seems to be.
+    """
+    tensors = read_weights(path, weights)
+    wanted, what = module.state_dict(), type(module).__name__
+    required = [name for name in wanted if not name.endswith(IGNORABLE)]
+    prefix = _find_prefix(tensors, required)
+    found = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    missing = [name for name in required if name not in found]
+    extra = [n for n in found if n not in wanted and not n.endswith(IGNORABLE) and not n.startswith(UNUSED_PARTS)]
+    if missing or extra:
+        raise ValueError(
+            f"{path} does not fit this {what}: {len(missing)} names are missing ({_some(missing)}) and {len(extra)} "
+            f"are left over ({_some(extra)}); {_looks_like(tensors)}; is it of another architecture or depth?"
+        )
+    wrong = [f"{n}: file {tuple(found[n].shape)}, here {tuple(wanted[n].shape)}" for n in required
+             if found[n].shape != wanted[n].shape]  # fmt: skip
+    if wrong:
+        raise ValueError(
+            f"{path} does not fit this {what}: {len(wrong)} shapes differ ({_some(wrong)}); {_looks_like(tensors)}; "
+            "check the width and the number of channels and classes"
+        )
+    # Of the names that may be missing, those that are there and fit are taken too (BatchNorm's counters).
+    fitting = {name: t for name, t in found.items() if name in wanted and t.shape == wanted[name].shape}
+    module.load_state_dict({**wanted, **fitting})
+
+
+def _looks_like(tensors: Mapping[str, Tensor]) -> str:
+    architecture = recognise(tensors)
+    return (
+        "the file is of no architecture known here"
+        if architecture == "unknown"
+        else f"the file looks like {architecture}"
+    )
+
+
+def _find_prefix(tensors: Mapping[str, Tensor], required: list[str]) -> str:
+    """The prefix under which most of the wanted names stand; the shortest if several hold them all."""
+    anchor = required[0]
+    candidates = sorted({name[: -len(anchor)] for name in tensors if name.endswith(anchor)} | {""}, key=len)
+    return max(candidates, key=lambda prefix: sum(prefix + name in tensors for name in required))
+
+
+def _some(names: list[str], limit: int = 3) -> str:
+    return ", ".join(map(printable, names[:limit])) + (", ..." if len(names) > limit else "") if names else "none"

@@ -1,0 +1,117 @@
+"""Writes weight files: safetensors with a model card inside, the same bytes for the same weights."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lit_pursamere import __version__
+
+__all__ = ["model_card", "package_versions", "save_weights", "sha256", "state_digest", "write_tensors"]
+
+PACKAGES = ("torch", "pytorch-lightning", "torchvision")
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of this package and of those that its numbers depend on; what is not installed is left out."""
+    versions = {"lit_pursamere": __version__}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def model_card(**facts: object) -> dict[str, str]:
+    """Gather what should stand in an exported weight file, for `save_weights`.
+
+    Args:
+        **facts: What is known about the weights: data set, schedule, steps, EMA decay, loss ... None is left out.
+
+    Returns:
+        The facts, package versions and the command line, all as text. No date and no place: the same run again gives
+        the same file.
+    """
+    program = Path(sys.argv[0]).name
+    command = shlex.join(["lit-pursamere" if program == "__main__.py" else program, *sys.argv[1:]])
+    told = {name: str(value) for name, value in facts.items() if value is not None}
+    return {"command": command, **package_versions(), **told}
+
+
+def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> str:
+    """Write a module's state dict as safetensors, atomically.
+
+    Args:
+        module: Its tensors may be on any device.
+        path: The file; its folder is made if need be.
+        metadata: What to write inside, see `model_card`.
+
+    Returns:
+        The file's sha256.
+    """
+    return write_tensors(module.state_dict(), path, metadata)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> str:
+    """Write tensors as safetensors, atomically: a file of that name is either the old or the whole new one.
+
+    Args:
+        tensors: By name. Tensors that share memory are written each in full.
+        path: The file; its folder is made if need be.
+        metadata: What to write inside.
+
+    Returns:
+        The file's sha256.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(path.suffix + ".part")
+    held: set[int] = set()
+    state = {}
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        memory = own.untyped_storage()
+        state[name] = own.clone() if memory.data_ptr() in held or memory.nbytes() > own.nbytes else own
+        held.add(memory.data_ptr())
+    try:
+        save_file(state, temporary, metadata=dict(metadata or {}))
+        _sort_metadata(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return sha256(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Order the model card by name: the library writes it in an order that changes from run to run."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
+
+
+def state_digest(module: nn.Module) -> str:
+    """Hex digest of a module's tensors, names and shapes included: tells whether two sets of weights are the same."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,163 @@
+"""Files that are small and claim to be large, or that do not hold together, end in one clear error, and soon."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import io
+import json
+import pickle
+import struct
+import time
+import zipfile
+
+import pytest
+import torch
+
+from lit_pursamere.weights import read_weights
+from lit_pursamere.weights.archives import read_archive
+from lit_pursamere.weights.records import Refused
+
+
+@pytest.fixture
+def quick(refused):
+    """The one error of a file, within five seconds of work."""
+
+    def error(path):
+        start = time.process_time()
+        message = refused(path)
+        assert time.process_time() - start < 5
+        return message
+
+    return error
+
+
+def test_a_memo_larger_than_the_pickle(tmp_path, quick):
+    (tmp_path / "w").write_bytes(b"\x80\x02}r" + struct.pack("<I", 2**31) + b".")
+    assert "more objects than it has" in quick(tmp_path / "w")
+
+
+def test_compressed_archives(tmp_path, ncsnv2, quick):
+    torch.save(ncsnv2.state_dict(), tmp_path / "a")
+    with zipfile.ZipFile(tmp_path / "a") as source, zipfile.ZipFile(tmp_path / "w", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name in source.namelist():
+            bomb.writestr(name, source.read(name))
+    assert "compressed" in quick(tmp_path / "w")
+
+
+@pytest.mark.parametrize("how", ["torch", "restricted"])
+def test_tensors_that_claim_more_than_the_file_holds(tmp_path, archive, how, dump):
+    beside = {"x": collections.deque()} if how == "restricted" else {}
+    (tmp_path / "w").write_bytes(dump({"a": torch.zeros(1).expand(10**12), **beside}, archive))
+    with pytest.raises(ValueError, match=r"which is more than its|beyond its storage"):
+        read_weights(tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "stride"),
+    [(0, (9,), (1,)), (7, (2,), (1,)), (-1, (2,), (1,)), (0, (5,), (2,)), (0, (2,), (-1,)), (0, (-2,), (1,)),
+     (0, (10**18, 10**18), (0, 0)), (0, (2, 2), (1,)), ("0", (2,), (1,))],
+)  # fmt: skip
+def test_tensors_beyond_their_storage(offset, size, stride, call):
+    eight_bytes = torch.ones(2).untyped_storage()
+    tensor = call(torch._utils._rebuild_tensor, eight_bytes, offset, size, stride)
+    with pytest.raises((Refused, ValueError, TypeError)):
+        read_archive(io.BytesIO(pickle.dumps({"a": tensor}, protocol=4)))
+
+
+def test_entries_that_lie_on_one_another(tmp_path, quick):
+    """The directory of a zip archive can name the same bytes any number of times."""
+    with zipfile.ZipFile(tmp_path / "w", "w") as archive:
+        archive.writestr("w/data.pkl", b"\x80\x02}.")
+        archive.writestr("w/data/0", bytes(10_000))
+        for key in range(1, 50):
+            entry = copy.copy(archive.getinfo("w/data/0"))
+            entry.filename = f"w/data/{key}"
+            archive.filelist.append(entry)
+    assert "larger than the archive" in quick(tmp_path / "w")
+
+
+def test_many_tensors_of_one_storage(tmp_path, quick):
+    """Tied layers share a storage; two thousand copies of one are no honest file."""
+    base = torch.zeros(100_000)
+    for copies in (20, 2_000):
+        tied = {f"layer{n}": base[n % 7 :] for n in range(copies)}
+        torch.save({**tied, "x": collections.deque()}, tmp_path / "w")
+        if copies == 20:
+            assert len(read_weights(tmp_path / "w")) == 20
+    assert "too many tensors of the same numbers" in quick(tmp_path / "w")
+
+
+def test_storages_shorter_than_they_say(tmp_path, refused, dump):
+    whole = dump({"a": torch.ones(1000), "x": collections.deque()}, "legacy")
+    for cut in (1, 100, 3999, 4000, 4008):
+        (tmp_path / "w").write_bytes(whole[:-cut])
+        assert "cut short" in refused(tmp_path / "w")
+
+
+def test_modules_that_share_parts_without_end(tmp_path, quick):
+    """Fifty modules, each holding the next one twice, are 2^50 modules to a reader that walks them."""
+    net = torch.nn.Module()
+    for _ in range(50):
+        parent = torch.nn.Module()
+        parent._modules = {"a": net, "b": net}
+        net = parent
+    torch.save({"net": net}, tmp_path / "w")
+    assert "more than 100000 modules" in quick(tmp_path / "w")
+
+
+def test_lists_that_share_parts_without_end(tmp_path, dump):
+    deep = collections.deque()
+    for _ in range(50):
+        deep = [deep, deep]
+    (tmp_path / "w").write_bytes(dump({"a": torch.ones(1), "x": deep}, 4))
+    start = time.process_time()
+    assert read_weights(tmp_path / "w")["a"].tolist() == [1]
+    assert time.process_time() - start < 5
+
+
+def test_content_that_holds_itself(tmp_path, refused, dump):
+    content = {"a": torch.ones(1), "x": collections.deque()}
+    content["self"] = content
+    (tmp_path / "w").write_bytes(dump(content, 4))
+    assert "recursion" in refused(tmp_path / "w")
+
+
+# --- safetensors
+
+
+def safetensors(header, data=b"\x00" * 8, length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def entry(start, stop, shape=(2,), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        safetensors({"a": entry(0, 800, (200,))}),
+        safetensors({"a": entry(0, 8), "b": entry(0, 8)}),
+        safetensors({"a": entry(8, 0)}),
+        safetensors({"a": entry(0, 8, (10**18, 10**18))}),
+        safetensors({"a": entry(-8, 0)}),
+        safetensors({"a": entry(0, 8, dtype="O")}),
+        safetensors({"a": entry(0, 8), "__metadata__": {"x": {"y": 1}}}),
+        safetensors({"a": entry(0, 8)}, length=2**31),
+        safetensors({"a": entry(0, 8)}, length=2**62),
+        safetensors({"a": entry(0, 8)}, data=b""),
+        safetensors(b'{"a":' * 5000),
+        safetensors(b"{" + b"\xff" * 100),
+    ],
+    ids=lambda content: content[8:60].decode("ascii", "replace"),
+)
+def test_hostile_safetensors(tmp_path, content, quick):
+    (tmp_path / "w").write_bytes(content)
+    quick(tmp_path / "w")
+
+
+def test_an_honest_file_made_by_the_same_hands_is_read(tmp_path):
+    (tmp_path / "w").write_bytes(safetensors({"a": entry(0, 8)}))
+    assert read_weights(tmp_path / "w")["a"].tolist() == [0, 0]
