@@ -20,10 +20,13 @@ from torch.utils.data.distributed import DistributedSampler
 from torchvision.transforms import v2
 
 from lit_pursamere.data.purified import PurifiedSet
+from lit_pursamere.data.resident import ResidentLoader, to_float
+from lit_pursamere.seeding import run_seed
 
 __all__ = ["ArrayDataset", "ImageDataModule", "ShardSampler"]
 
 Split = Literal["train", "test"]
+RESIDENT_BYTES = 2 * 2**30
 
 
 class ArrayDataset(Dataset):
@@ -50,8 +53,7 @@ class ArrayDataset(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = self.images[index]
-        return image.float() / 255 if image.dtype == torch.uint8 else image.float(), int(self.labels[index])
+        return to_float(self.images[index]), int(self.labels[index])
 
 
 class IndexedView(Dataset):
@@ -107,7 +109,9 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         crop: Padding of the random training crop in pixels (0: no crop).
         flip: Whether to flip training images left and right at random.
         purified: Folder of a purified training set; training and validation batches then are pairs.
-        seed: Seed of the validation split.
+        resident: Whether training images live on the device, where whole batches are cropped and flipped at once (None:
+            if they are in memory anyway and take at most 2 GiB). Else `num_workers` processes load them one by one.
+        seed: Seed of the validation split; order, crops and flips of training images depend on `seed_everything` too.
     """
 
     name: str
@@ -128,6 +132,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         crop: int = 0,
         flip: bool = False,
         purified: str | None = None,
+        resident: bool | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -143,7 +148,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
                 raise ValueError(f"{type(self).__name__} needs {key} >= {least}; got {value}")
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.val_size, self.test_size, self.test_seed, self.evaluate = val_size, test_size, test_seed, evaluate
-        self.crop, self.flip, self.purified, self.seed = crop, flip, purified, seed
+        self.crop, self.flip, self.purified, self.resident, self.seed = crop, flip, purified, resident, seed
         self.sources: dict[str, Dataset] = {}
 
     @abstractmethod
@@ -179,6 +184,19 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             chosen = [chosen[position] for position in order]
         return sorted(chosen[:size])
 
+    def training_images(self, count: int | None = None) -> Tensor:
+        """Training images (N, C, H, W) in [0, 1] without augmentation: all, or `count` of them chosen by `seed`."""
+        chosen = self.indices("train")
+        if count is not None:
+            if not 1 <= count <= len(chosen):
+                raise ValueError(f"there are {len(chosen)} training images of {self.name}; cannot take {count}")
+            order = np.random.default_rng(self.seed).permutation(len(chosen))[:count]
+            chosen = [chosen[position] for position in sorted(order)]
+        source = self.sources["train"]
+        if isinstance(source, ArrayDataset):
+            return to_float(source.images[torch.tensor(chosen)])
+        return torch.stack([source[index][0] for index in chosen])
+
     def augmentation(self) -> v2.Transform | None:
         steps = []
         if self.crop:
@@ -187,12 +205,33 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             steps.append(v2.RandomHorizontalFlip())
         return v2.Compose(steps) if steps else None
 
-    def train_dataloader(self) -> DataLoader:
-        twins = self._twins(self.indices("train"))
-        view = IndexedView(self.sources["train"], self.indices("train"), twins, self.augmentation())
-        sampler = DistributedSampler(view, self._world(), self._rank()) if self._world() > 1 else None
+    def train_dataloader(self) -> DataLoader | ResidentLoader:
+        source, indices = self.sources["train"], self.indices("train")
+        twins = self._twins(indices)
+        if self._is_resident(source):
+            return self._resident_loader(source, indices, twins)
+        view = IndexedView(source, indices, twins, self.augmentation())
         drop_last = len(view) >= self.batch_size * self._world()
-        return self._loader(view, self.batch_size, sampler, shuffle=sampler is None, drop_last=drop_last)
+        sampler = DistributedSampler(view, self._world(), self._rank(), seed=self.seed + run_seed())
+        return self._loader(view, self.batch_size, sampler, drop_last=drop_last)
+
+    def _is_resident(self, source: Dataset) -> bool:
+        if self.resident is None:
+            return isinstance(source, ArrayDataset) and source.images.nbytes <= RESIDENT_BYTES
+        if self.resident and not isinstance(source, ArrayDataset):
+            raise ValueError(f"{self.name} is read image by image and cannot be resident; set `--data.resident false`")
+        return self.resident
+
+    def _resident_loader(self, source: ArrayDataset, indices: list[int], twins: PurifiedSet | None) -> ResidentLoader:
+        chosen = torch.tensor(indices)
+        versions = [source.images[chosen]]
+        if twins is not None:
+            versions.append(torch.from_numpy(twins.images[chosen.numpy()]))
+        device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
+        return ResidentLoader(
+            versions, source.labels[chosen], chosen, self.batch_size, device, self.crop, self.flip, self.seed,
+            self._rank(), self._world(),
+        )  # fmt: skip
 
     def val_dataloader(self) -> DataLoader | list:
         if not self.val_size:

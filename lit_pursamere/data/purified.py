@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_pursamere.data.resident import to_float
 from lit_pursamere.manifest import check_manifest, read_manifest, write_manifest
 
 __all__ = ["PurifiedSet"]
@@ -83,8 +84,7 @@ class PurifiedSet:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        image = torch.from_numpy(np.array(self.images[index]))
-        return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+        return to_float(torch.from_numpy(np.array(self.images[index])))
 
     def write(self, indices: Sequence[int], images: Tensor) -> None:
         """Store images (B, C, H, W) in [0, 1] at their indices, pixels first, then the mask."""

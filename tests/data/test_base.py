@@ -135,7 +135,8 @@ def test_processes_share_the_training_images():
     data = ready("fit", batch_size=5)
     found = []
     for rank in range(2):
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, testing=False)
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, testing=False, strategy=strategy)
         found += seen(data.train_dataloader())
     assert sorted(found) == list(range(TRAIN))
 
