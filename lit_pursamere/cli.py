@@ -29,6 +29,8 @@ USAGE = """usage: lit-pursamere VERB [options]
   test       attack a defence and print the table       (LitRobustness)
   report     print the table of a test run again
   figure     draw a figure of the theory
+  sigmas     choose the noise levels for a data set
+  weights    look into weight files, convert them
 
 `lit-pursamere VERB --help` lists the options of a verb."""
 
@@ -127,10 +129,50 @@ def figure(args: list[str]) -> None:
     print(f"wrote {parsed.output}")
 
 
+def sigmas(args: list[str]) -> None:
+    """Choose the noise levels of a data set by the rules of Song & Ermon (2020): print them as YAML."""
+    from jsonargparse import ArgumentParser
+    from tqdm import tqdm
+
+    from lit_pursamere.data import ImageDataModule
+    from lit_pursamere.diffusion.schedules import NoiseLevels, largest_distance
+
+    parser = ArgumentParser("lit-pursamere sigmas", description=sigmas.__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a file of configs/data, or any other with a `data` entry")
+    parser.add_subclass_arguments(ImageDataModule, "data", required=True)
+    parser.add_argument("--images", type=int, help="compare only so many of the training images (default: all)")
+    parser.add_argument("--sigma_min", type=float, default=0.01, help="smallest level (default: 0.01)")
+    parsed = parser.parse_args(args[1:])
+    data = parser.instantiate_classes(parsed).data
+    data.prepare_data()
+    data.setup("fit")
+    images = data.training_images(parsed.images)
+    with tqdm(desc="distances", unit="block", leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        diameter = largest_distance(images, progress=progress)
+    levels = NoiseLevels.from_data(diameter, images[0].numel(), parsed.sigma_min)
+    print(f"# {data.name}: largest distance of {len(images)} training images {diameter:.4g}, ratio of the levels "
+          f"{levels.ratio:.4f}")  # fmt: skip
+    print(f"sigmas: {{sigma_max: {levels.sigma_max:.4g}, sigma_min: {levels.sigma_min:g}, count: {levels.count}}}")
+
+
+def weights(args: list[str]) -> None:
+    """Say what a weight file holds, or write it as safetensors."""
+    from lit_pursamere.weights.command import run
+
+    run(args[1:])
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     **dict.fromkeys(LIGHTNING_VERBS, lightning),
     "report": report,
     "figure": figure,
+    "sigmas": sigmas,
+    "weights": weights,
 }
 
 

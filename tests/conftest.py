@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lit_pursamere.diffusion import GaussianMixtureScore, NCSNv2Score
+from lit_pursamere.diffusion import DDPMppScore, DDPMScore, EDMScore, GaussianMixtureScore, NCSNv2Score, ScoreModel
 
 torch.set_num_threads(1)
 
@@ -82,12 +82,36 @@ def linear_classifier() -> nn.Module:
     return nn.Sequential(nn.Flatten(), linear)
 
 
+TINY_SCORES: dict[str, Callable[[], ScoreModel]] = {
+    "NCSNv2": lambda: NCSNv2Score(ngf=4, channels=1, image_size=8),
+    "DDPM": lambda: DDPMScore((8, 8), (False, True), 1, 4, 1, 8),
+    "DDPM++": lambda: DDPMppScore(8, (1, 1), 1, (4,), 1, 8),
+    "EDM": lambda: EDMScore(8, (1, 1), 1, (4,), 1, 8),
+    "EDM-VP": lambda: EDMScore(8, (1, 1), 1, (4,), 1, 8, preconditioning="vp"),
+    "EDM-VE": lambda: EDMScore(8, (1, 1), 1, (4,), 1, 8, preconditioning="ve"),
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_scores() -> Callable[[str], ScoreModel]:
+    """Build the score model of a family for 8x8 images with one channel: seeded random weights, float32."""
+
+    def build(family: str) -> ScoreModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(8)
+            model = TINY_SCORES[family]()
+            if family != "NCSNv2":  # U-Nets start with last layers near 0: move them all away from there
+                for parameter in model.parameters():
+                    parameter.data.add_(0.1 * torch.randn(parameter.shape))
+        return model
+
+    return build
+
+
 @pytest.fixture
-def tiny_score() -> NCSNv2Score:
+def tiny_score(tiny_scores) -> ScoreModel:
     """NCSNv2 of width 4 on 8x8 images with one channel, seeded random weights, float32."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(8)
-        return NCSNv2Score(ngf=4, channels=1, image_size=8)
+    return tiny_scores("NCSNv2")
 
 
 @pytest.fixture(scope="session")

@@ -7,17 +7,24 @@ import pytest
 import torch
 import yaml
 
+from lit_pursamere import diffusion
 from lit_pursamere.cli import main
 from lit_pursamere.diffusion import NCSNv2Score
 from lit_pursamere.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml"))
-PURIFIERS, ATTACKS, DATA = (
-    [path for path in ALL if path.parts[1] == folder] for folder in ("purifier", "attack", "data")
+PURIFIERS, ATTACKS, DATA, SCORE_MODELS = (
+    [path for path in ALL if path.parts[1] == folder] for folder in ("purifier", "attack", "data", "score_model")
 )
-EXPERIMENTS = [path for path in ALL if path not in (*PURIFIERS, *ATTACKS, *DATA)]
+EXPERIMENTS = [path for path in ALL if path not in (*PURIFIERS, *ATTACKS, *DATA, *SCORE_MODELS)]
 
+SMALL_SCORE = {
+    "NCSNv2Score": {"ngf": 2},
+    "DDPMScore": {"block_out_channels": [4, 4, 4, 4], "norm_num_groups": 2, "layers_per_block": 1},
+    "DDPMppScore": {"nf": 4, "num_res_blocks": 1},
+    "EDMScore": {"model_channels": 4, "num_blocks": 1},
+}
 SMALL_NET = ["--model.classifier.depth=10", "--model.classifier.width=1"]
 
 
@@ -44,7 +51,9 @@ def tiny_run(config: Path, folder: Path, arrays: Path) -> list[str]:
             args += ["--data.test_size=4"]
     args += ["--data.batch_size=4", "--data.eval_batch_size=4", "--data.num_workers=0", "--data.val_size=4"]
     if task == "LitScoreModel":
-        return [*args, "--model.score_model.ngf=2", f"--model.export={folder}/score.safetensors"]
+        kind = content["model"]["init_args"]["score_model"]["class_path"].rsplit(".", 1)[1]
+        args += [f"--model.score_model.{key}={value}" for key, value in SMALL_SCORE[kind].items()]
+        return [*args, "--model.compile=false", f"--model.export={folder}/score.safetensors"]
     if task == "LitClassifier":
         return [*args, *SMALL_NET, "--data.purified=null", f"--model.export={folder}/net.safetensors"]
     shape = (3, 32) if "cifar10" in str(config) else (1, 8)
@@ -100,6 +109,24 @@ def test_parts_are_complete(config, tmp_path, capsys):
         x = torch.rand(1, 3, 8, 8)
         outcome = attack(WideResNet(10, 1).eval(), x, torch.tensor([0]))
         assert 0 < attack.threat.distance(outcome.last, x) <= attack.threat.eps * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("config", SCORE_MODELS, ids=str)
+def test_every_score_model_fits_into_pursamere_from_the_command_line(config, tmp_path, arrays, monkeypatch, capsys):
+    """The file replaces the purifier's score model; narrowed, with weights of its own, one tiny test runs."""
+    monkeypatch.chdir(tmp_path)
+    args = tiny_run(Path("configs/cifar10/tables_1_2.yaml"), tmp_path, arrays)
+    args = [arg for arg in args if not arg.startswith("--model.purifier.score_model")]
+    kind = yaml.safe_load((ROOT / config).read_text())["class_path"].rsplit(".", 1)[1]
+    save_weights(getattr(diffusion, kind)(**SMALL_SCORE[kind]).network, tmp_path / "small.safetensors")
+    args += [
+        f"--model.purifier.score_model={ROOT / config}",
+        "--model.purifier.score_model.checkpoint=small.safetensors",
+    ]
+    args += [f"--model.purifier.score_model.{key}={value}" for key, value in SMALL_SCORE[kind].items()]
+    assert main([*args, "--model.attacks={}"]) == 0, capsys.readouterr().err
+    manifest = (tmp_path / "out/manifest.json").read_text()
+    assert "PurSAMERE" in manifest and len((tmp_path / "out/report.md").read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize("config", DATA, ids=str)

@@ -13,10 +13,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from lit_pursamere.networks import NCSNv2
-from lit_pursamere.weights import load_weights
-
-__all__ = ["GaussianMixtureScore", "NCSNv2Score", "ScoreModel"]
+__all__ = ["GaussianMixtureScore", "ScoreModel"]
 
 
 def per_image(sigma: float | Tensor, y: Tensor) -> Tensor:
@@ -47,38 +44,6 @@ class ScoreModel(nn.Module, ABC):
     def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         """Conditional mean of the clean image given y, (B, C, H, W)."""
         return y - per_image(sigma, y) * self.predict_noise(y, sigma)
-
-
-class NCSNv2Score(ScoreModel):
-    """NCSNv2 as a score model: its body estimates minus the noise at any sigma, trained level or not.
-
-    Args:
-        ngf: Width of the network (CIFAR-10 checkpoint: 128).
-        channels: Image channels.
-        image_size: Height and width of the images in pixels.
-        checkpoint: Weight file to start from: an official NCSNv2 `checkpoint_*.pth`, a Lightning checkpoint of
-            `LitScoreModel`, a plain state dict, or safetensors. None: random weights.
-        weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
-
-    Reference: Song & Ermon (2020); s(y; sigma) = body(y) / sigma.
-    """
-
-    def __init__(
-        self,
-        ngf: int = 128,
-        channels: int = 3,
-        image_size: int = 32,
-        checkpoint: str | None = None,
-        weights: str = "ema",
-    ) -> None:
-        super().__init__()
-        # Channels last: the layout that convolutions are fastest in, measured in benchmarks/purify.py.
-        self.network = NCSNv2(ngf, channels, image_size).to(memory_format=torch.channels_last)
-        if checkpoint is not None:
-            load_weights(self.network, checkpoint, weights)
-
-    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
-        return -self.network(y)
 
 
 class GaussianMixtureScore(ScoreModel):

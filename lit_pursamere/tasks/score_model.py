@@ -1,13 +1,16 @@
-"""Train a score model by denoising score matching: the reconstruction error, minimised over the weights.
+"""Train a score model: the reconstruction error, minimised over the weights.
 
-Reference: Song & Ermon (2020) and PurSAMERE, eq. (6), with the annealed weighting sigma^2:
+Reference: PurSAMERE, eq. (6). The objective says which noise levels are drawn and how they are weighted; that makes it
+NCSN's denoising score matching, DDPM's noise prediction or EDM's loss:
 
-    sigma ~ uniform over the levels;  y = x + sigma xi;  loss = 1/2 || xi - xi_hat(y, sigma) ||^2
+    sigma ~ objective;  y = x + sigma xi;  loss = weight(sigma) || xi - xi_hat(y, sigma) ||^2
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import pytorch_lightning as pl
@@ -18,19 +21,30 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchvision.utils import make_grid
 
-from lit_pursamere.diffusion import NoiseLevels, ScoreModel, annealed_langevin, expected_reconstruction_error
-from lit_pursamere.weights import save_weights
+from lit_pursamere.diffusion import NCSNObjective, Objective, ScoreModel, expected_reconstruction_error
+from lit_pursamere.seeding import generator, reseed, run_seed
+from lit_pursamere.weights import model_card, save_weights
 
 __all__ = ["LitScoreModel"]
 
 BANDS = 5  # the levels are reported in this many groups
 
 
-class ExponentialMovingAverage(WeightAveraging):
-    """Lightning's weight averaging, starting from the initial weights as NCSNv2's own code does."""
+def average(decay: float, warmup: bool, averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor) -> None:
+    """Move averaged weights towards the current ones, in place, after `updates` earlier updates."""
+    if warmup:
+        decay = min(decay, (1 + int(updates)) / (10 + int(updates)))
+    get_ema_multi_avg_fn(decay)(averaged, current, updates)
 
-    def __init__(self, decay: float) -> None:
-        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+class ExponentialMovingAverage(WeightAveraging):
+    """Lightning's weight averaging, starting from the initial weights as NCSNv2's own code does.
+
+    With `warmup` the decay is at most (1 + n) / (10 + n) after n updates, as in the code of score_sde.
+    """
+
+    def __init__(self, decay: float, warmup: bool = False) -> None:
+        super().__init__(use_buffers=False, multi_avg_fn=partial(average, decay, warmup))
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -39,17 +53,22 @@ class ExponentialMovingAverage(WeightAveraging):
 
 
 class LitScoreModel(pl.LightningModule):
-    """Denoising score matching with an exponential moving average of the weights.
+    """Score model training with an exponential moving average of the weights.
+
+    Every step draws its noise from its own seed, so a run that was stopped and continued from a checkpoint gives the
+    loss curve of one that was not.
 
     Args:
         score_model: The model to train.
-        sigmas: Noise levels, decreasing: a `NoiseLevels` or an explicit list.
+        objective: Training noise, weighting and sampler.
         lr: Adam's learning rate.
         weight_decay: Decoupled weight decay.
-        schedule: `constant`, or `cosine` down to 0 over the run.
+        warmup: Steps over which the learning rate rises linearly from 0.
+        schedule: After the warm-up `constant`, or `cosine` down to 0 over the run.
         ema_decay: Decay of the moving average per step; validation, samples and exported weights use the average.
-        sample_every: Epochs between two sample grids in TensorBoard (0: never).
-        sampling_step: Langevin step of the samples at the smallest level, squared pixel units.
+        ema_warmup: Whether the average forgets the initial weights faster during the first steps.
+        sample_every: Epochs between two sample grids in TensorBoard, drawn after a validation (0: never).
+        compile: Whether to compile the network with torch.compile: minutes at the start, for long runs on a GPU.
         export: Where to write the averaged weights as safetensors when training has finished (None: nowhere).
 
     Defaults are those of the CIFAR-10 model of Song & Ermon (2020), which saw 300,001 batches of 128 images.
@@ -58,62 +77,81 @@ class LitScoreModel(pl.LightningModule):
     def __init__(
         self,
         score_model: ScoreModel,
-        sigmas: NoiseLevels | list[float] = NoiseLevels(),  # noqa: B008 (an immutable value)
+        objective: Objective = NCSNObjective(),  # noqa: B008 (an immutable value)
         lr: float = 1e-4,
         weight_decay: float = 0.0,
+        warmup: int = 0,
         schedule: Literal["constant", "cosine"] = "constant",
         ema_decay: float = 0.999,
+        ema_warmup: bool = False,
         sample_every: int = 0,
-        sampling_step: float = 6.2e-6,
+        compile: bool = False,
         export: str | None = None,
     ) -> None:
         super().__init__()
-        if lr <= 0 or weight_decay < 0 or not 0 <= ema_decay < 1 or sample_every < 0:
+        if lr <= 0 or weight_decay < 0 or warmup < 0 or not 0 <= ema_decay < 1 or sample_every < 0:
             raise ValueError(
-                "LitScoreModel needs lr > 0, weight_decay >= 0, ema_decay in [0, 1) and sample_every >= 0; "
-                f"got {lr}, {weight_decay}, {ema_decay}, {sample_every}"
+                "LitScoreModel needs lr > 0, weight_decay >= 0, warmup >= 0, ema_decay in [0, 1) and "
+                f"sample_every >= 0; got {lr}, {weight_decay}, {warmup}, {ema_decay}, {sample_every}"
             )
-        self.score_model = score_model
-        levels = sigmas.values if isinstance(sigmas, NoiseLevels) else sigmas
-        self.register_buffer("sigmas", torch.tensor(levels), persistent=False)
-        self.lr, self.weight_decay, self.schedule, self.ema_decay = lr, weight_decay, schedule, ema_decay
-        self.sample_every, self.sampling_step, self.export = sample_every, sampling_step, export
+        self.score_model, self.objective = score_model, objective
+        self.lr, self.weight_decay, self.warmup, self.schedule = lr, weight_decay, warmup, schedule
+        self.ema_decay, self.ema_warmup, self.compile_network = ema_decay, ema_warmup, compile
+        self.sample_every, self.export = sample_every, export
         self.image_shape: torch.Size | None = None  # (C, H, W) of the validation images, for the samples
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [ExponentialMovingAverage(self.ema_decay)]
+        return [ExponentialMovingAverage(self.ema_decay, self.ema_warmup)]
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.score_model.parameters(), self.lr, weight_decay=self.weight_decay)
-        if self.schedule == "constant":
-            return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_factor(self, step: int) -> float:
+        """Learning rate of a step as a fraction of `lr`."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        if self.schedule == "constant" or step == 0:
+            return 1.0
+        # Not before the first step: Lightning would build the loader for it, and then not restore the loader's place.
+        total = int(self.trainer.estimated_stepping_batches)
+        return 0.5 * (1 + math.cos(math.pi * min((step - self.warmup) / max(total - self.warmup, 1), 1.0)))
+
+    def on_fit_start(self) -> None:
+        if self.compile_network:
+            self.score_model.network.compile()
+
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        reseed(run_seed(), self.current_epoch, batch_idx, self.global_rank)
 
     def draw(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """A level and a noise image for every image of x: sigma (B,), noise (1, B, C, H, W)."""
-        levels = torch.randint(len(self.sigmas), (len(x),), device=self.device)
-        return self.sigmas[levels], torch.randn((1, *x.shape), dtype=x.dtype, device=x.device)
+        sigma = self.objective.draw(len(x)).to(x, non_blocking=True)
+        return sigma, torch.randn((1, *x.shape), dtype=x.dtype, device=x.device)
+
+    def loss(self, x: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+        """Weighted reconstruction error, mean over the batch."""
+        error = expected_reconstruction_error(self.score_model, x, sigma, noise)
+        return (self.objective.weight(sigma, x[0].numel()) * error).mean()
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        x = batch[0]
-        sigma, noise = self.draw(x)
-        loss = 0.5 * expected_reconstruction_error(self.score_model, x, sigma, noise).mean()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(x))
+        loss = self.loss(batch[0], *self.draw(batch[0]))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch[0]))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         x = batch[0]
         self.image_shape = x.shape[1:]
-        generator = torch.Generator().manual_seed(batch_idx)  # the same noise at every validation
-        losses = []
-        for band in torch.tensor_split(self.sigmas, min(BANDS, len(self.sigmas))):
-            sigma = band[torch.arange(len(x), device=band.device) % len(band)]
-            noise = torch.randn((1, *x.shape), generator=generator).to(x)
-            losses.append(0.5 * expected_reconstruction_error(self.score_model, x, sigma, noise).mean())
-            name = f"val/loss_sigma_{band[0]:.3g}_to_{band[-1]:.3g}"
-            self.log(name, losses[-1], batch_size=len(x), sync_dist=True)
+        draws = generator(0, batch_idx)  # the same noise at every validation
+        levels, losses = torch.tensor(self.objective.levels, device=x.device), []
+        for band in torch.tensor_split(levels, min(BANDS, len(levels))):
+            sigma = band[torch.linspace(0, len(band) - 1, len(x), device=x.device).round().long()]
+            noise = torch.randn((1, *x.shape), generator=draws).to(x)
+            error = expected_reconstruction_error(self.score_model, x, sigma, noise)
+            losses.append((self.objective.weight(sigma, x[0].numel()) * error).mean())
+            name = f"val/error_sigma_{band[0]:.3g}_to_{band[-1]:.3g}"
+            self.log(name, error.mean() / x[0].numel(), batch_size=len(x), sync_dist=True)
         self.log("val/loss", torch.stack(losses).mean(), prog_bar=True, batch_size=len(x), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
@@ -125,11 +163,27 @@ class LitScoreModel(pl.LightningModule):
 
     @torch.no_grad()
     def sample(self, count: int, shape: Sequence[int], seed: int = 0) -> Tensor:
-        """Annealed Langevin samples (count, C, H, W) for the image shape (C, H, W); fixed by weights and seed."""
-        generator = torch.Generator(self.device).manual_seed(seed)
-        start = torch.rand((count, *shape), generator=generator, device=self.device)
-        return annealed_langevin(self.score_model, start, self.sigmas.tolist(), self.sampling_step, 5, generator)
+        """Samples (count, C, H, W) of the image shape (C, H, W); fixed by weights and seed."""
+        draws = torch.Generator(self.device).manual_seed(seed)
+        return self.objective.sample(self.score_model, (count, *shape), draws)
 
     def on_fit_end(self) -> None:
         if self.export is not None and self.trainer.is_global_zero and not self.trainer.interrupted:
-            save_weights(self.score_model, self.export, {"steps": str(self.global_step)})
+            save_weights(self.score_model, self.export, self.card())
+
+    def card(self) -> dict[str, str]:
+        """What a user of the weights must know, for the metadata of the exported file."""
+        data = getattr(self.trainer.datamodule, "name", "unknown")
+        return model_card(
+            data=data,
+            score_model=type(self.score_model).__name__,
+            objective=repr(self.objective),
+            steps=self.global_step,
+            batch_size=getattr(self.trainer.datamodule, "batch_size", "unknown"),
+            processes=self.trainer.world_size,
+            precision=self.trainer.precision,
+            lr=self.lr,
+            ema_decay=self.ema_decay,
+            seed=run_seed(),
+            **{name: f"{float(value):.6g}" for name, value in self.trainer.callback_metrics.items()},
+        )

@@ -1,10 +1,13 @@
-"""Annealed Langevin dynamics on a Gaussian keeps samples Gaussian, so their moments follow an exact recursion."""
+"""Samplers on a Gaussian follow exact recursions and flows."""
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 
-from lit_pursamere.diffusion import GaussianMixtureScore, NoiseLevels, annealed_langevin
+from lit_pursamere.diffusion import GaussianMixtureScore, NoiseLevels, annealed_langevin, ddim, heun
 
 MEAN, TAU, STEP_SIZE, STEPS = 0.4, 0.1, 4e-5, 15
 SIGMAS = NoiseLevels(1.0, 0.02, 30).values
@@ -42,3 +45,41 @@ def test_a_seeded_generator_repeats_and_leaves_the_global_one_alone():
     assert torch.equal(first, sample(3, seed=0))
     assert not torch.equal(first, sample(3, seed=1))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def gaussian_flow(x, mean, tau, sigmas):
+    """Solve dx / dsigma = xi_hat for one Gaussian: distances to the mean shrink with sqrt(tau^2 + sigma^2)."""
+    end = math.sqrt(tau**2 + sigmas[-1] ** 2) / math.sqrt(tau**2 + sigmas[0] ** 2)
+    return mean + (x - mean) * end
+
+
+@pytest.mark.parametrize(("sampler", "order"), [(ddim, 1), (heun, 2)])
+def test_deterministic_samplers_converge_to_the_flow_with_their_order(sampler, order):
+    mean, tau = 0.4, 0.3
+    model = GaussianMixtureScore(torch.full((1, 1, 2, 2), mean, dtype=torch.float64), std=tau)
+    x = torch.randn((3, 1, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 5
+    errors = []
+    for steps in (64, 128):
+        sigmas = torch.linspace(math.log(5), math.log(0.1), steps + 1, dtype=torch.float64).exp().tolist()
+        errors.append((sampler(model, x, sigmas) - gaussian_flow(x, mean, tau, sigmas)).norm())
+    assert errors[1] > 1e-9
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("sampler", [ddim, heun])
+def test_a_last_level_of_zero_denoises(sampler, mixture, images):
+    assert torch.allclose(sampler(mixture, images, [0.2, 0.0]), mixture.denoise(images, 0.2), atol=1e-12)
+
+
+def test_network_calls():
+    class Counting(GaussianMixtureScore):
+        calls = 0
+
+        def predict_noise(self, y, sigma):
+            self.calls += 1
+            return super().predict_noise(y, sigma)
+
+    for sampler, calls in ((ddim, 5), (heun, 9)):
+        model = Counting(torch.zeros(1, 1, 2, 2))
+        sampler(model, torch.zeros(1, 1, 2, 2), [5.0, 3.0, 2.0, 1.0, 0.5, 0.0])
+        assert model.calls == calls

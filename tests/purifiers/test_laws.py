@@ -16,24 +16,28 @@ import lit_pursamere.purifiers as purifiers
 from lit_pursamere.diffusion import SeededNoise
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
 
-# Name of the class and of the world -> purifier, from the mixture (2x2x2 images) or the tiny network (1x8x8 images).
+# Name of the class and of the world -> purifier, from the mixture (2x2x2 images) or a tiny network (1x8x8 images).
 WORLDS = {
     ("Identity", "mixture"): lambda model: Identity(),
     ("PurSAMERE", "mixture"): lambda model: PurSAMERE(model, 0.5, 0.2, sigmas=[0.4, 0.2, 0.1]),
     ("PurSAMERE", "mixture, exact"): lambda model: PurSAMERE(
         model, 0.2, 0.2, draws=2, sigmas=[0.4, 0.2], projection="exact"
     ),
-    ("PurSAMERE", "network"): lambda model: PurSAMERE(model, 0.8, 0.3, draws=2, sigmas=[0.5, 0.1, 0.02]),
+    **{
+        ("PurSAMERE", f"{family} network"): lambda model: PurSAMERE(model, 0.8, 0.3, draws=2, sigmas=[0.5, 0.1, 0.02])
+        for family in ("NCSNv2", "DDPM", "DDPM++", "EDM", "EDM-VP", "EDM-VE")
+    },
 }
 
 
 @pytest.fixture(params=WORLDS, ids=" on ".join)
-def case(request, mixture, tiny_score, images) -> tuple[Purifier, Tensor]:
+def case(request, mixture, tiny_scores, images) -> tuple[Purifier, Tensor]:
     """A purifier and images for it, all in float64."""
-    if "network" not in request.param[1]:
+    family, _, network = request.param[1].partition(" ")
+    if network != "network":
         return WORLDS[request.param](mixture), images
     generator = torch.Generator().manual_seed(9)
-    return WORLDS[request.param](tiny_score.double()), torch.rand((4, 1, 8, 8), generator=generator).double()
+    return WORLDS[request.param](tiny_scores(family).double()), torch.rand((4, 1, 8, 8), generator=generator).double()
 
 
 def test_no_purifier_is_missing():

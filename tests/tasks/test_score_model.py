@@ -1,13 +1,29 @@
-"""LitScoreModel is the official NCSNv2 training: same losses, weights and moving average after three steps."""
+"""LitScoreModel is the official NCSNv2 training: same losses, weights and moving average after three steps. A resumed
+run is an uninterrupted one, for every objective."""
+
+from itertools import pairwise
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
 
-from lit_pursamere.diffusion import NCSNv2Score, NoiseLevels
+from lit_pursamere.data import ArrayDataset, ImageDataModule
+from lit_pursamere.diffusion import (
+    DDPMObjective,
+    DDPMppScore,
+    EDMObjective,
+    EDMScore,
+    NCSNObjective,
+    NCSNv2Score,
+    NoiseLevels,
+    VPObjective,
+    expected_reconstruction_error,
+)
 from lit_pursamere.tasks import LitScoreModel
+from lit_pursamere.tasks.score_model import average
 from lit_pursamere.weights import load_weights
 
 
@@ -51,7 +67,8 @@ def quiet_trainer(tmp_path, checkpoint=False, **options):
 @pytest.fixture
 def tiny(tmp_path):
     torch.manual_seed(0)
-    task = LitScoreModel(NCSNv2Score(2, 1, 8), NoiseLevels(1.0, 0.1, 4), export=str(tmp_path / "score.safetensors"))
+    objective = NCSNObjective(NoiseLevels(1.0, 0.1, 4))
+    task = LitScoreModel(NCSNv2Score(2, 1, 8), objective, export=str(tmp_path / "score.safetensors"))
     loader = DataLoader(Recorded(torch.rand(8, 1, 8, 8)), 4)
     return task, loader
 
@@ -112,13 +129,110 @@ def test_export_is_the_average_and_loads(tmp_path, tiny):
 def test_validation_reports_every_band(tmp_path, tiny):
     task, loader = tiny
     metrics = quiet_trainer(tmp_path).validate(task, loader, verbose=False)[0]
-    bands = [name for name in metrics if name.startswith("val/loss_sigma_")]
+    bands = [name for name in metrics if name.startswith("val/error_sigma_")]
     assert len(bands) == 4
-    assert metrics["val/loss"] == pytest.approx(sum(metrics[name] for name in bands) / 4, rel=1e-5)
+    mean = sum(metrics[name] for name in bands) / 4  # errors are per pixel, the loss is half their sum over 64 pixels
+    assert metrics["val/loss"] == pytest.approx(0.5 * 64 * mean, rel=1e-5)
     assert quiet_trainer(tmp_path).validate(task, loader, verbose=False)[0] == metrics, "validation noise is fixed"
 
 
-@pytest.mark.parametrize("wrong", [{"lr": 0}, {"ema_decay": 1.0}, {"sample_every": -1}])
+class Curve(LitScoreModel):
+    """Remembers the loss of every step."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.losses = {}
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.losses[self.global_step] = loss.item()
+        return loss
+
+
+class Speckles(ImageDataModule):
+    """22 random images."""
+
+    name, num_classes, channels, image_size, class_names = "speckles", 2, 1, 8, tuple("ab")
+
+    def load(self, split):
+        return ArrayDataset(torch.rand((22, 1, 8, 8), generator=torch.Generator().manual_seed(0)), torch.arange(22) % 2)
+
+
+def curve(folder, build, objective, resume=None):
+    """Train three epochs of five steps, keeping a checkpoint of every step."""
+    pl.seed_everything(3)
+    task = Curve(build(), objective, lr=1e-3, warmup=4, schedule="cosine", ema_decay=0.9, ema_warmup=True)
+    every = pl.callbacks.ModelCheckpoint(
+        folder, "{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=3, callbacks=[every], logger=False, enable_progress_bar=False,
+        enable_model_summary=False, inference_mode=False,
+    )  # fmt: skip
+    trainer.fit(task, Speckles(batch_size=4, val_size=2, flip=True, crop=1), ckpt_path=resume)
+    return task
+
+
+OBJECTIVES = {
+    "ncsn": (lambda: NCSNv2Score(2, 1, 8), NCSNObjective(NoiseLevels(5, 0.01, 10))),
+    "vp": (lambda: DDPMppScore(8, (1, 1), 1, (4,), 1, 8, dropout=0.3), VPObjective()),
+    "edm": (lambda: EDMScore(8, (1, 1), 1, (4,), 1, 8, 0, dropout=0.3), EDMObjective()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("world", OBJECTIVES)
+def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, world):
+    whole = curve(tmp_path / "whole", *OBJECTIVES[world])
+    assert sorted(whole.losses) == list(range(15)) and len(set(whole.losses.values())) == 15
+    for step in (3, 5, 7):  # in an epoch, at its end, in the next one
+        resumed = curve(tmp_path / f"from{step}", *OBJECTIVES[world], tmp_path / f"whole/step={step}.ckpt")
+        assert resumed.losses == {k: v for k, v in whole.losses.items() if k >= step}
+        for mine, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("objective", [NCSNObjective(), DDPMObjective(), VPObjective(), EDMObjective()], ids=repr)
+def test_the_loss_is_the_weighted_reconstruction_error(objective):
+    torch.manual_seed(0)
+    task = LitScoreModel(NCSNv2Score(2, 1, 8), objective)
+    x = torch.rand(6, 1, 8, 8)
+    sigma, noise = task.draw(x)
+    expected = [
+        objective.weight(s, 64) * expected_reconstruction_error(task.score_model, x[i : i + 1], s, noise[:, i : i + 1])
+        for i, s in enumerate(sigma)
+    ]
+    assert task.loss(x, sigma, noise).item() == pytest.approx(torch.cat(expected).mean().item(), rel=1e-5)
+
+
+def test_learning_rate_warms_up_and_then_falls_to_zero():
+    task = LitScoreModel(NCSNv2Score(2, 1, 8), warmup=4, schedule="cosine")
+    task._trainer = type("Trainer", (), {"estimated_stepping_batches": 14, "barebones": False})()
+    factors = [task.lr_factor(step) for step in range(15)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert all(a > b for a, b in pairwise(factors[4:])) and factors[-1] == pytest.approx(0)
+    assert factors[9] == pytest.approx(0.5)
+    constant = LitScoreModel(NCSNv2Score(2, 1, 8), warmup=1)
+    assert [constant.lr_factor(step) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
+
+
+def test_average_with_warmup_follows_its_decay():
+    for updates, decay in ((1, 2 / 11), (10, 11 / 20), (1000, 0.9)):
+        tensors = [torch.ones(3)]
+        average(0.9, True, tensors, [torch.zeros(3)], torch.tensor(updates))
+        assert tensors[0] == pytest.approx([decay] * 3)
+
+
+def test_the_exported_file_carries_its_card(tmp_path, tiny):
+    task, loader = tiny
+    quiet_trainer(tmp_path, max_epochs=1).fit(task, loader, loader)
+    with safe_open(tmp_path / "score.safetensors", "pt") as file:
+        card = file.metadata()
+    assert card["steps"] == "2" and card["ema_decay"] == "0.999" and "NCSNObjective" in card["objective"]
+    assert float(card["val/loss"]) > 0 and torch.__version__.startswith(card["torch"])
+
+
+@pytest.mark.parametrize("wrong", [{"lr": 0}, {"ema_decay": 1.0}, {"sample_every": -1}, {"warmup": -1}])
 def test_bad_arguments(wrong):
     with pytest.raises(ValueError, match="LitScoreModel needs"):
         LitScoreModel(NCSNv2Score(2, 1, 8), **wrong)

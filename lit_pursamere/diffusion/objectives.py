@@ -1,0 +1,186 @@
+"""What score models are trained on: a distribution of noise levels and a weight for each of them.
+
+    loss = E_sigma [ weight(sigma) R(x; sigma) ],    R = expected reconstruction error, summed over d pixels
+
+| objective        | sigma_u = 2 sigma, for centred pixels in [-1, 1]  | weight                     | samples     |
+| NCSNObjective    | uniform over the levels                           | 1/2                        | Langevin    |
+| DDPMObjective    | of index i uniform in 0..999                      | 1/d                        | DDIM        |
+| VPObjective      | of time t uniform in [1e-5, 1]                    | 1/d                        | DDIM        |
+| EDMObjective     | log-normal, ln sigma_u ~ N(-1.2, 1.2^2)           | 1 + (sigma_u / data_std)^2 | Heun        |
+
+References: Song & Ermon (2020); Ho et al. (2020), eq. 14; Song et al. (2021), VP-SDE; Karras et al. (2022), table 1,
+whose weight (sigma_u^2 + data_std^2) / (sigma_u data_std)^2 stands before sigma_u^2 R.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lit_pursamere.diffusion.sampling import annealed_langevin, ddim, heun
+from lit_pursamere.diffusion.schedules import NoiseLevels, VariancePreserving, karras_levels
+from lit_pursamere.diffusion.score_model import ScoreModel
+
+__all__ = ["DDPMObjective", "EDMObjective", "NCSNObjective", "Objective", "VPObjective"]
+
+VP = VariancePreserving()
+
+
+class Objective(ABC):
+    """Training noise of a score model; sigma is in [0, 1] pixel units everywhere."""
+
+    @property
+    @abstractmethod
+    def levels(self) -> tuple[float, ...]:
+        """Decreasing levels that cover the training noise; validation reports the error over bands of them."""
+
+    @abstractmethod
+    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw noise levels (count,) on the CPU."""
+
+    @abstractmethod
+    def weight(self, sigma: Tensor, dimension: int) -> Tensor:
+        """Weight of R(x; sigma) in the loss, (B,), for images of `dimension` pixel values."""
+
+    @abstractmethod
+    def sample(self, score_model: ScoreModel, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Draw samples (B, C, H, W) with this family's own sampler, on the generator's device."""
+
+
+def normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    return torch.randn(*shape, generator=generator, device=generator.device)
+
+
+@dataclass(frozen=True)
+class NCSNObjective(Objective):
+    """Annealed denoising score matching over discrete levels (Song & Ermon, 2020).
+
+    Args:
+        sigmas: Noise levels, decreasing: a `NoiseLevels` or an explicit list.
+        step_size: Langevin step of the samples at the smallest level, squared pixel units (CIFAR-10: 6.2e-6).
+        steps_per_level: Langevin steps at every level.
+    """
+
+    sigmas: NoiseLevels | list[float] = field(default_factory=NoiseLevels)
+    step_size: float = 6.2e-6
+    steps_per_level: int = 5
+
+    def __post_init__(self) -> None:
+        falling = all(a > b for a, b in zip(self.levels, self.levels[1:], strict=False))
+        if not self.levels or not falling or self.levels[-1] <= 0:
+            raise ValueError(f"NCSNObjective needs positive, decreasing sigmas; got {list(self.levels)[:8]}")
+        if self.step_size <= 0 or self.steps_per_level < 1:
+            raise ValueError(
+                "NCSNObjective needs step_size > 0 and steps_per_level >= 1; "
+                f"got {self.step_size} and {self.steps_per_level}"
+            )
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        return tuple(self.sigmas.values if isinstance(self.sigmas, NoiseLevels) else self.sigmas)
+
+    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        levels = torch.tensor(self.levels)
+        return levels[torch.randint(len(levels), (count,), generator=generator)]
+
+    def weight(self, sigma: Tensor, dimension: int) -> Tensor:
+        return torch.full_like(sigma, 0.5)
+
+    def sample(self, score_model: ScoreModel, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        start = torch.rand(*shape, generator=generator, device=generator.device)
+        return annealed_langevin(score_model, start, self.levels, self.step_size, self.steps_per_level, generator)
+
+
+@dataclass(frozen=True)
+class VPObjective(Objective):
+    """Noise prediction at continuous times of the variance-preserving SDE (Song et al., 2021).
+
+    Args:
+        steps: DDIM steps of the samples.
+        t_min: Smallest time in (0, 1); smaller ones make the score explode.
+    """
+
+    steps: int = 100
+    t_min: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 < self.t_min < 1:
+            raise ValueError(f"VPObjective needs steps >= 1 and t_min in (0, 1); got {self.steps} and {self.t_min}")
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        times = torch.linspace(1, 1e-3, 1000, dtype=torch.float64)
+        return tuple((VP.sigma_of_time(times) / 2).tolist())
+
+    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        times = self.t_min + (1 - self.t_min) * torch.rand(count, generator=generator, dtype=torch.float64)
+        return (VP.sigma_of_time(times) / 2).float()
+
+    def weight(self, sigma: Tensor, dimension: int) -> Tensor:
+        return torch.full_like(sigma, 1 / dimension)
+
+    def sample(self, score_model: ScoreModel, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        chosen = torch.linspace(0, len(self.levels) - 1, self.steps).round().long().tolist()
+        sigmas = [self.levels[i] for i in chosen]
+        return ddim(score_model, sigmas[0] * normal(shape, generator) + 0.5, [*sigmas, 0.0])
+
+
+@dataclass(frozen=True)
+class DDPMObjective(VPObjective):
+    """Noise prediction at the 1000 steps of DDPM's linear schedule (Ho et al., 2020).
+
+    Args:
+        steps: DDIM steps of the samples.
+    """
+
+    t_min: float = field(default=1e-5, init=False, repr=False)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        return tuple((VP.sigma_table.flip(0) / 2).tolist())
+
+    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        return (VP.sigma_table / 2).float()[torch.randint(len(VP.sigma_table), (count,), generator=generator)]
+
+
+@dataclass(frozen=True)
+class EDMObjective(Objective):
+    """Log-normal noise and the weighting that evens out the gradients of all levels (Karras et al., 2022).
+
+    Args:
+        mean: Mean of ln sigma_u, where sigma_u = 2 sigma belongs to centred pixels.
+        std: Standard deviation of ln sigma_u.
+        data_std: Standard deviation of centred pixels.
+        steps: Heun steps of the samples.
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+    data_std: float = 0.5
+    steps: int = 18
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and self.std > 0 and self.data_std > 0 and self.steps >= 2):
+            raise ValueError(
+                "EDMObjective needs a finite mean, std > 0, data_std > 0 and steps >= 2; "
+                f"got {self.mean}, {self.std}, {self.data_std}, {self.steps}"
+            )
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        return tuple(sigma / 2 for sigma in karras_levels(200))
+
+    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        return (self.mean + self.std * torch.randn(count, generator=generator)).exp() / 2
+
+    def weight(self, sigma: Tensor, dimension: int) -> Tensor:
+        return 1 + (2 * sigma / self.data_std) ** 2
+
+    def sample(self, score_model: ScoreModel, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        sigmas = [sigma / 2 for sigma in karras_levels(self.steps)]
+        return heun(score_model, sigmas[0] * normal(shape, generator) + 0.5, [*sigmas, 0.0])

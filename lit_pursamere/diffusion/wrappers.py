@@ -1,0 +1,237 @@
+"""Networks as score models: what each family wants to be fed, and how its output becomes a noise estimate.
+
+With u = 2 y - 1 and sigma_u = 2 sigma (centred pixels), every U-Net F estimates the noise as
+
+    xi_hat = skip u + out F(scale u, label)
+
+| preconditioning | scale                     | label               | skip                      | out                |
+| ddpm            | 1 / sqrt(sigma_u^2 + 1)   | index of sigma_u    | 0                         | 1                  |
+| vp              | 1 / sqrt(sigma_u^2 + 1)   | 999 time of sigma_u | 0                         | 1                  |
+| ve              | 1                         | ln(sigma_u / 2)     | 0                         | -1                 |
+| edm, c = 0.5    | 1 / sqrt(sigma_u^2 + c^2) | ln(sigma_u) / 4     | sigma_u / (sigma_u^2+c^2) | -c times the scale |
+
+References: Karras et al. (2022), table 1, with D = u - sigma_u xi_hat, so that the cancelling terms of (u - D) /
+sigma_u are gone; Ho et al. (2020); Song et al. (2021). NCSNv2 (Song & Ermon, 2020): xi_hat = -F(y), whatever sigma.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_pursamere.diffusion.schedules import VariancePreserving
+from lit_pursamere.diffusion.score_model import ScoreModel, per_image
+from lit_pursamere.networks import DDPMpp, DDPMUNet, NCSNv2, SongUNet
+from lit_pursamere.weights import load_weights
+
+__all__ = ["DDPMScore", "DDPMppScore", "EDMScore", "NCSNv2Score", "PreconditionedScore"]
+
+VP = VariancePreserving()
+DATA_STD = 0.5  # EDM's sigma_data
+
+
+def ddpm(sigma_u: Tensor) -> tuple[Tensor, Tensor, float | Tensor, float | Tensor]:
+    return torch.rsqrt(sigma_u**2 + 1), VP.index_of_sigma(sigma_u), 0.0, 1.0
+
+
+def ddpm_nearest(sigma_u: Tensor) -> tuple[Tensor, Tensor, float | Tensor, float | Tensor]:
+    return torch.rsqrt(sigma_u**2 + 1), VP.index_of_sigma(sigma_u).round(), 0.0, 1.0
+
+
+def vp(sigma_u: Tensor) -> tuple[Tensor, Tensor, float | Tensor, float | Tensor]:
+    return torch.rsqrt(sigma_u**2 + 1), 999 * VP.time_of_sigma(sigma_u), 0.0, 1.0
+
+
+def ve(sigma_u: Tensor) -> tuple[Tensor, Tensor, float | Tensor, float | Tensor]:
+    return torch.ones_like(sigma_u), (sigma_u / 2).log(), 0.0, -1.0
+
+
+def edm(sigma_u: Tensor) -> tuple[Tensor, Tensor, float | Tensor, float | Tensor]:
+    variance = sigma_u**2 + DATA_STD**2
+    return torch.rsqrt(variance), sigma_u.log() / 4, sigma_u / variance, -DATA_STD * torch.rsqrt(variance)
+
+
+PRECONDITIONINGS: dict[str, Callable] = {"ddpm": ddpm, "ddpm_nearest": ddpm_nearest, "vp": vp, "ve": ve, "edm": edm}
+
+
+def prepared(network: nn.Module, checkpoint: str | None, weights: str) -> nn.Module:
+    """Put a network into the layout that convolutions are fastest in, see benchmarks/, and load its weights."""
+    network = network.to(memory_format=torch.channels_last)
+    if checkpoint is not None:
+        load_weights(network, checkpoint, weights)
+    return network
+
+
+class PreconditionedScore(ScoreModel):
+    """Any network F(x, label) of one of the four families as a score model.
+
+    Args:
+        network: Maps centred images (B, C, H, W) and labels (B,) to an array of the images' shape.
+        preconditioning: `ddpm`, `vp`, `ve` or `edm`, see the table above; `ddpm_nearest` rounds the index.
+        checkpoint: Weight file for the network, see `weights.load_weights`. None: the weights that it has.
+        weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preconditioning: Literal["ddpm", "ddpm_nearest", "vp", "ve", "edm"],
+        checkpoint: str | None = None,
+        weights: str = "ema",
+    ) -> None:
+        super().__init__()
+        if preconditioning not in PRECONDITIONINGS:
+            raise ValueError(f"preconditioning must be one of {', '.join(PRECONDITIONINGS)}; got {preconditioning!r}")
+        self.network, self.preconditioning = prepared(network, checkpoint, weights), preconditioning
+
+    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        sigma_u = 2 * torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(len(y))
+        scale, label, skip, out = PRECONDITIONINGS[self.preconditioning](sigma_u)
+        u = 2 * y - 1
+        noise = per_image(out, y) * self.network(per_image(scale, y) * u, label)
+        return noise if isinstance(skip, float) else noise + per_image(skip, y) * u
+
+
+class NCSNv2Score(ScoreModel):
+    """NCSNv2 as a score model: its body estimates minus the noise at any sigma, trained level or not.
+
+    Args:
+        ngf: Width of the network (CIFAR-10 checkpoint: 128).
+        channels: Image channels.
+        image_size: Height and width of the images in pixels.
+        checkpoint: Weight file to start from: an official NCSNv2 `checkpoint_*.pth`, a Lightning checkpoint of
+            `LitScoreModel`, a plain state dict, or safetensors. None: random weights.
+        weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
+
+    Reference: Song & Ermon (2020); s(y; sigma) = body(y) / sigma.
+    """
+
+    def __init__(
+        self,
+        ngf: int = 128,
+        channels: int = 3,
+        image_size: int = 32,
+        checkpoint: str | None = None,
+        weights: str = "ema",
+    ) -> None:
+        super().__init__()
+        self.network = prepared(NCSNv2(ngf, channels, image_size), checkpoint, weights)
+
+    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        return -self.network(y)
+
+
+class DDPMScore(PreconditionedScore):
+    """The U-Net of DDPM (1000 discrete steps), asked at fractional steps where a level lies between two of them.
+
+    Args:
+        block_out_channels: Width of each resolution.
+        attention: Whether each resolution has self-attention.
+        layers_per_block: Residual blocks per resolution.
+        norm_num_groups: Groups of the group normalisation.
+        channels: Image channels.
+        image_size: Height and width of the images in pixels.
+        dropout: Probability of dropping an activation while training.
+        index: `fractional`, or `nearest`: ask at the nearest of the 1000 trained steps only.
+        checkpoint: Weight file, for instance a diffusers folder such as google/ddpm-cifar10-32. None: random weights.
+        weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
+
+    Reference: Ho et al. (2020), "Denoising Diffusion Probabilistic Models". Defaults are the CIFAR-10 network. Levels
+    outside the schedule (sigma below 0.005 or above 79) get the label of its end.
+    """
+
+    def __init__(
+        self,
+        block_out_channels: Sequence[int] = (128, 256, 256, 256),
+        attention: Sequence[bool] = (False, True, False, False),
+        layers_per_block: int = 2,
+        norm_num_groups: int = 32,
+        channels: int = 3,
+        image_size: int = 32,
+        dropout: float = 0.0,
+        index: Literal["fractional", "nearest"] = "fractional",
+        checkpoint: str | None = None,
+        weights: str = "ema",
+    ) -> None:
+        if index not in ("fractional", "nearest"):
+            raise ValueError(f"DDPMScore needs index 'fractional' or 'nearest'; got {index!r}")
+        network = DDPMUNet(
+            block_out_channels, attention, layers_per_block, norm_num_groups, channels, image_size, dropout
+        )
+        super().__init__(network, "ddpm" if index == "fractional" else "ddpm_nearest", checkpoint, weights)
+
+
+class DDPMppScore(PreconditionedScore):
+    """DDPM++ trained on the continuous VP-SDE, the network of DiffPure.
+
+    Args:
+        nf: Width of the first resolution.
+        ch_mult: Width of each resolution in units of nf.
+        num_res_blocks: Residual blocks per resolution (8 is the "deep" network).
+        attn_resolutions: Image sizes with self-attention.
+        channels: Image channels.
+        image_size: Height and width of the images in pixels.
+        dropout: Probability of dropping an activation while training.
+        checkpoint: Weight file, for instance score_sde's `checkpoint_8.pth`. None: random weights.
+        weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
+
+    Reference: Song et al. (2021), "Score-Based Generative Modeling through SDEs". Defaults are the CIFAR-10 network.
+    """
+
+    def __init__(
+        self,
+        nf: int = 128,
+        ch_mult: Sequence[int] = (1, 2, 2, 2),
+        num_res_blocks: int = 8,
+        attn_resolutions: Sequence[int] = (16,),
+        channels: int = 3,
+        image_size: int = 32,
+        dropout: float = 0.1,
+        checkpoint: str | None = None,
+        weights: str = "ema",
+    ) -> None:
+        network = DDPMpp(nf, ch_mult, num_res_blocks, attn_resolutions, channels, image_size, dropout)
+        super().__init__(network, "vp", checkpoint, weights)
+
+
+class EDMScore(PreconditionedScore):
+    """EDM's SongUNet under EDM's own, the VP or the VE preconditioning.
+
+    Args:
+        model_channels: Width unit of the network.
+        channel_mult: Width of each resolution in units of model_channels.
+        num_blocks: Residual blocks per resolution.
+        attn_resolutions: Image sizes with self-attention.
+        channels: Image channels.
+        image_size: Height and width of the images in pixels.
+        augment_dim: Inputs of the augmentation label, as in the released networks (0: none). Always fed zeros.
+        dropout: Probability of dropping an activation while training.
+        preconditioning: `edm`, `vp` or `ve`: what the weights were trained with.
+        checkpoint: Weight file, for instance `edm-cifar10-32x32-uncond-vp.pkl`. None: random weights.
+        weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
+
+    Reference: Karras et al. (2022), "Elucidating the Design Space of Diffusion-Based Generative Models". Defaults are
+    the CIFAR-10 network of that file, which has EDM's preconditioning in spite of its name.
+    """
+
+    def __init__(
+        self,
+        model_channels: int = 128,
+        channel_mult: Sequence[int] = (2, 2, 2),
+        num_blocks: int = 4,
+        attn_resolutions: Sequence[int] = (16,),
+        channels: int = 3,
+        image_size: int = 32,
+        augment_dim: int = 9,
+        dropout: float = 0.13,
+        preconditioning: Literal["edm", "vp", "ve"] = "edm",
+        checkpoint: str | None = None,
+        weights: str = "ema",
+    ) -> None:
+        network = SongUNet(
+            model_channels, channel_mult, num_blocks, attn_resolutions, channels, image_size, augment_dim, dropout
+        )
+        super().__init__(network, preconditioning, checkpoint, weights)
