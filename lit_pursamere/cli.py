@@ -50,7 +50,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     try:
         verb(args)
-    except (ValueError, OSError, argparse.ArgumentError) as error:
+    except (ValueError, OSError, RuntimeError, argparse.ArgumentError) as error:
+        if isinstance(error, RuntimeError) and MISFIT not in str(error):
+            raise
         if os.environ.get("LIT_PURSAMERE_TRACEBACK"):
             raise
         print(f"lit-pursamere: error: {readable(error)}", file=sys.stderr)
@@ -59,6 +61,8 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
+MISFIT = "Error(s) in loading state_dict"  # begins torch's message where a checkpoint meets another network
+
 # What jsonargparse says around the one line that names the mistake.
 NOISE = ("Does not validate against", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
 
@@ -66,6 +70,11 @@ NOISE = ("Does not validate against", "Subtypes:", "Errors:", "- Expected a <cla
 def readable(error: Exception) -> str:
     """The message of an error, without the frame that the parser puts around a mistake in a configuration."""
     lines = [line.strip() for line in str(error).splitlines()]
+    if MISFIT in str(error):
+        return (
+            f"the checkpoint does not fit this configuration: {lines[1]} ({len(lines) - 1} complaints in all). "
+            "Continue a run with the configuration that it was started with, the config.yaml in its logs"
+        )
     kept = [line.removeprefix("- ") for line in lines if line and not line.startswith(NOISE)]
     if len(kept) == len(lines):
         return str(error)
@@ -91,7 +100,10 @@ def lightning(args: list[str]) -> None:
 
     class CLI(LightningCLI):
         def _parse_ckpt_path(self) -> None:
-            """Lightning would let a checkpoint's stored arguments override the command line; here it does not."""
+            """Look whether the file is whole; Lightning would let its stored arguments override the command line."""
+            path = (self.config.get(self.config.get("subcommand")) or {}).get("ckpt_path")
+            if path not in (None, "last", "best", "hpc"):
+                check_run(Path(path))
 
     CLI(
         pl.LightningModule,
@@ -105,6 +117,23 @@ def lightning(args: list[str]) -> None:
         trainer_defaults={"inference_mode": False, "use_distributed_sampler": False},
         parser_kwargs={"prog": "lit-pursamere", "exit_on_error": False},
     )
+
+
+def check_run(path: Path) -> None:
+    """Refuse a `--ckpt_path` that is no whole Lightning checkpoint, before anything is built."""
+    from lit_pursamere.weights.archives import check_zip
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint at {path} (looked from {Path.cwd()}); see `checkpoints/` of the run's logs"
+        )
+    try:
+        check_zip(path)
+    except Exception as error:  # zipfile raises many kinds
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) is not a whole Lightning checkpoint: {error}. `--ckpt_path` continues "
+            "a training run; weights alone go to the `checkpoint` argument of the network"
+        ) from error
 
 
 def report(args: list[str]) -> None:
@@ -139,15 +168,17 @@ def sigmas(args: list[str]) -> None:
 
     parser = ArgumentParser("lit-pursamere sigmas", description=sigmas.__doc__, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a file of configs/data, or any other with a `data` entry")
-    parser.add_subclass_arguments(ImageDataModule, "data", required=True)
+    parser.add_subclass_arguments(ImageDataModule, "data")
     parser.add_argument("--images", type=int, help="compare only so many of the training images (default: all)")
     parser.add_argument("--sigma_min", type=float, default=0.01, help="smallest level (default: 0.01)")
     parsed = parser.parse_args(args[1:])
+    if parsed.get("data") is None:
+        raise ValueError("which data? Give `--config configs/data/cifar10.yaml`, or `--data CIFAR10 --data.root ...`")
     data = parser.instantiate_classes(parsed).data
     data.prepare_data()
     data.setup("fit")
     images = data.training_images(parsed.images)
-    with tqdm(desc="distances", unit="block", leave=False) as bar:
+    with tqdm(desc="distances", unit="block", leave=False, delay=1) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total

@@ -98,3 +98,63 @@ def test_figure(capsys, tmp_path):
     out = tmp_path / "new/figure.png"
     assert main(["figure", "reconstruction-error", str(out)]) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def interrupted_run(tmp_path_factory, repository_root):
+    """Checkpoint of a training run after its first epoch, and the arguments that the run was started with."""
+    folder = tmp_path_factory.mktemp("run")
+    args = [
+        "fit", "--config", str(repository_root / "configs/digits/score.yaml"), "--model.score_model.ngf=2",
+        f"--trainer.default_root_dir={folder}", f"--trainer.logger.save_dir={folder}", "--trainer.max_epochs=1",
+        "--trainer.enable_progress_bar=false", "--trainer.limit_train_batches=2", "--model.sample_every=0",
+        "--trainer.callbacks=ModelCheckpoint", f"--trainer.callbacks.dirpath={folder}",
+        "--trainer.callbacks.filename=last", "--trainer.callbacks.every_n_train_steps=1",
+        f"--model.export={folder}/score.safetensors",
+    ]  # fmt: skip
+    assert main(args) == 0
+    return folder / "last.ckpt", args
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_a_checkpoint_of_another_network_is_one_line(interrupted_run, capsys):
+    checkpoint, args = interrupted_run
+    assert main([*args, "--model.score_model.ngf=4", f"--ckpt_path={checkpoint}"]) == 1
+    error = capsys.readouterr().err
+    assert "does not fit this configuration" in error and "config.yaml" in error
+    assert sum("error:" in line for line in error.splitlines()) == 1 and error.count("size mismatch") == 1
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_a_damaged_or_missing_checkpoint_is_one_line(interrupted_run, tmp_path, capsys):
+    checkpoint, args = interrupted_run
+    whole = checkpoint.read_bytes()
+    for name, content in (("cut", whole[: len(whole) // 2]), ("empty", b""), ("text", b"hello")):
+        (tmp_path / name).write_bytes(content)
+        assert main([*args, f"--ckpt_path={tmp_path / name}"]) == 1
+        error = capsys.readouterr().err
+        assert f"{tmp_path / name} ({len(content)} bytes) is not a whole Lightning checkpoint" in error
+    assert main([*args, f"--ckpt_path={tmp_path / 'none'}"]) == 1
+    assert "no checkpoint at" in capsys.readouterr().err
+
+
+def test_sigmas_prints_yaml_that_a_configuration_takes(repository_root, capsys):
+    import yaml
+
+    assert main(["sigmas", "--config", str(repository_root / "configs/data/digits.yaml"), "--sigma_min", "0.02"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)["sigmas"]
+    assert printed["sigma_min"] == 0.02 and 4.5 < printed["sigma_max"] < 5 and printed["count"] > 10
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "which data?"),
+        (["--data", "Digits", "--images", "1"], "needs two images"),
+        (["--data", "Digits", "--images", "9999"], "cannot take 9999"),
+        (["--data", "Digits", "--sigma_min", "7"], "sigma_min < diameter"),
+    ],
+)
+def test_sigmas_names_what_is_wrong(args, message, capsys):
+    assert main(["sigmas", *args]) == 1
+    assert message in capsys.readouterr().err

@@ -7,19 +7,18 @@ Reference: PurSAMERE, eq. (17); SGD recipe of Zagoruyko & Komodakis (2016).
 
 from __future__ import annotations
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from lit_pursamere.seeding import reseed, run_seed
-from lit_pursamere.weights import model_card, save_weights
+from lit_pursamere.tasks.training import Training
+from lit_pursamere.weights import save_weights
 
 __all__ = ["LitClassifier"]
 
 
-class LitClassifier(pl.LightningModule):
+class LitClassifier(Training):
     """Classifier training. A batch (B, 2, C, H, W) of pairs counts both halves equally in one batch of 2 B images.
 
     Args:
@@ -67,9 +66,6 @@ class LitClassifier(pl.LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(x)
 
-    def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        reseed(run_seed(), self.current_epoch, batch_idx, self.global_rank)  # so that a resumed run repeats its dropout
-
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y, _ = batch
         if x.ndim == 5:  # one batch of both halves, so that batch normalisation sees the mixture
@@ -91,21 +87,10 @@ class LitClassifier(pl.LightningModule):
 
     def on_fit_end(self) -> None:
         if self.export is not None and self.trainer.is_global_zero and not self.trainer.interrupted:
-            save_weights(self.classifier, self.export, self.card())
-
-    def card(self) -> dict[str, str]:
-        """What a user of the weights must know, for the metadata of the exported file."""
-        data = self.trainer.datamodule
-        return model_card(
-            data=getattr(data, "name", "unknown"),
-            purified=getattr(data, "purified", None),
-            classifier=type(self.classifier).__name__,
-            loss="cross-entropy, half on clean and half on purified images where there are pairs",
-            steps=self.global_step,
-            batch_size=getattr(data, "batch_size", "unknown"),
-            processes=self.trainer.world_size,
-            precision=self.trainer.precision,
-            lr=self.lr,
-            seed=run_seed(),
-            **{name: f"{float(value):.6g}" for name, value in self.trainer.callback_metrics.items()},
-        )
+            card = self.card(
+                purified=getattr(self.trainer.datamodule, "purified", None),
+                classifier=type(self.classifier).__name__,
+                loss="cross-entropy, half on clean and half on purified images where there are pairs",
+                lr=self.lr,
+            )
+            save_weights(self.classifier, self.export, card)

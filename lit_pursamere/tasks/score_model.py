@@ -22,8 +22,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchvision.utils import make_grid
 
 from lit_pursamere.diffusion import NCSNObjective, Objective, ScoreModel, expected_reconstruction_error
-from lit_pursamere.seeding import generator, reseed, run_seed
-from lit_pursamere.weights import model_card, save_weights
+from lit_pursamere.seeding import generator
+from lit_pursamere.tasks.training import Training
+from lit_pursamere.weights import save_weights
 
 __all__ = ["LitScoreModel"]
 
@@ -52,11 +53,8 @@ class ExponentialMovingAverage(WeightAveraging):
             self._average_model.n_averaged.fill_(1)  # 0 would make the first update a copy instead of a mean
 
 
-class LitScoreModel(pl.LightningModule):
+class LitScoreModel(Training):
     """Score model training with an exponential moving average of the weights.
-
-    Every step draws its noise from its own seed, so a run that was stopped and continued from a checkpoint gives the
-    loss curve of one that was not.
 
     Args:
         score_model: The model to train.
@@ -122,9 +120,6 @@ class LitScoreModel(pl.LightningModule):
         if self.compile_network:
             self.score_model.network.compile()
 
-    def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        reseed(run_seed(), self.current_epoch, batch_idx, self.global_rank)
-
     def draw(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """A level and a noise image for every image of x: sigma (B,), noise (1, B, C, H, W)."""
         sigma = self.objective.draw(len(x)).to(x, non_blocking=True)
@@ -169,21 +164,10 @@ class LitScoreModel(pl.LightningModule):
 
     def on_fit_end(self) -> None:
         if self.export is not None and self.trainer.is_global_zero and not self.trainer.interrupted:
-            save_weights(self.score_model, self.export, self.card())
-
-    def card(self) -> dict[str, str]:
-        """What a user of the weights must know, for the metadata of the exported file."""
-        data = getattr(self.trainer.datamodule, "name", "unknown")
-        return model_card(
-            data=data,
-            score_model=type(self.score_model).__name__,
-            objective=repr(self.objective),
-            steps=self.global_step,
-            batch_size=getattr(self.trainer.datamodule, "batch_size", "unknown"),
-            processes=self.trainer.world_size,
-            precision=self.trainer.precision,
-            lr=self.lr,
-            ema_decay=self.ema_decay,
-            seed=run_seed(),
-            **{name: f"{float(value):.6g}" for name, value in self.trainer.callback_metrics.items()},
-        )
+            card = self.card(
+                score_model=type(self.score_model).__name__,
+                objective=repr(self.objective),
+                lr=self.lr,
+                ema_decay=self.ema_decay,
+            )
+            save_weights(self.score_model, self.export, card)

@@ -185,8 +185,9 @@ OBJECTIVES = {
 def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, world):
     whole = curve(tmp_path / "whole", *OBJECTIVES[world])
     assert sorted(whole.losses) == list(range(15)) and len(set(whole.losses.values())) == 15
-    for step in (3, 5, 7):  # in an epoch, at its end, in the next one
-        resumed = curve(tmp_path / f"from{step}", *OBJECTIVES[world], tmp_path / f"whole/step={step}.ckpt")
+    # In an epoch, at its end, and from a checkpoint of the run that was itself resumed at an end.
+    for source, step in (("whole", 3), ("whole", 5), ("from5", 8)):
+        resumed = curve(tmp_path / f"from{step}", *OBJECTIVES[world], tmp_path / f"{source}/step={step}.ckpt")
         assert resumed.losses == {k: v for k, v in whole.losses.items() if k >= step}
         for mine, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
             assert torch.equal(mine, theirs)
