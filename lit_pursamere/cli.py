@@ -131,8 +131,8 @@ def check_run(path: Path) -> None:
         check_zip(path)
     except Exception as error:  # zipfile raises many kinds
         raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) is not a whole Lightning checkpoint: {error}. `--ckpt_path` continues "
-            "a training run; weights alone go to the `checkpoint` argument of the network"
+            f"{path} ({path.stat().st_size} bytes) is not a whole Lightning checkpoint: {error}. `--ckpt_path` "
+            "continues a training run; weights alone go to the `checkpoint` argument of the network"
         ) from error
 
 
