@@ -1,13 +1,18 @@
 """A defence: purify, then classify. The object attacked is the object judged.
 
-    gray   the attacker sees the classifier alone
-    bpda   values of the defence, gradient as if the purifier were the identity (Athalye et al., 2018, section 4.1)
-    exact  values and gradient of the defence, through every purification step
+    gray         the attacker sees the classifier alone
+    bpda         values of the defence, gradient as if the purifier were the identity (Athalye et al., 2018, 4.1)
+    first_order  values of the defence, gradient without the curvature inside: gradients that the purifier takes itself
+                 count as constants
+    exact        values and gradient of the defence through every purification step; each step is computed a second time
+                 on the way back, so memory does not grow with their number
 
 Views are what attackers differentiate; verdicts always come from the defence itself.
 """
 
 from __future__ import annotations
+
+import copy
 
 from torch import Tensor, nn
 
@@ -48,6 +53,10 @@ class Defense(nn.Module):
             return self.classifier
         if gradient == "bpda":
             return StraightThrough(self)
+        if gradient == "first_order":
+            purifier = copy.copy(self.purifier)  # the same weights under another setting
+            purifier.first_order = True
+            return Defense(purifier, self.classifier)
         if gradient == "exact":
             return self
         raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lit_pursamere.attacks import PGD
 from lit_pursamere.defense import GRADIENTS, Defense
-from lit_pursamere.diffusion import NoiseSource
+from lit_pursamere.diffusion import GaussianMixtureScore, NoiseSource, ScoreModel
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
 from lit_pursamere.threat import ThreatModel
 
@@ -182,3 +182,116 @@ def test_pgd_raises_the_loss_of_the_defence_within_the_budget(mixture, linear_cl
     loss = F.cross_entropy(defense(outcome.last), y, reduction="none")
     assert loss.sum() > F.cross_entropy(defense(images), y, reduction="none").sum() + 0.1
     assert torch.equal(defense.view(gradient)(outcome.last), defense(outcome.last))
+
+
+# --- recomputation
+
+
+@pytest.mark.parametrize("gradient", ["first_order", "exact"])
+@pytest.mark.parametrize("rho_sam", [0.2, 0.0], ids=["sam", "nosam"])
+def test_recomputed_gradients_equal_those_of_a_kept_graph(mixture, linear_classifier, images, gradient, rho_sam):
+    defense = Defense(PurSAMERE(mixture, 0.4, rho_sam, draws=2, sigmas=SIGMAS), linear_classifier)
+    y = torch.arange(8) % 3
+    recomputed = loss_gradient(defense.view(gradient), images, y)
+    defense.purifier.recompute = False
+    assert torch.equal(loss_gradient(defense.view(gradient), images, y), recomputed)
+    assert recomputed.abs().max() > 1e-2
+
+
+def test_network_gradients_are_recomputed_exactly_too(tiny_scores, images):
+    for family in ("NCSNv2", "DDPM++"):
+        classifier = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).double()
+        purifier = PurSAMERE(tiny_scores(family).double(), 0.5, 0.3, draws=2, sigmas=SIGMAS)
+        defense, x, y = Defense(purifier, classifier), images[:2, :1].repeat(1, 1, 4, 4), torch.tensor([0, 1])
+        recomputed = loss_gradient(defense.view("exact"), x, y)
+        purifier.recompute = False
+        assert torch.equal(loss_gradient(defense.view("exact"), x, y), recomputed)
+
+
+def saved_bytes(defense: Defense, x: Tensor) -> int:
+    """Bytes that autograd keeps for the way back, outside of recomputed steps."""
+    kept = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        defense(x.clone().requires_grad_())
+    return kept
+
+
+def test_a_level_keeps_its_state_and_no_more(mixture, linear_classifier, images):
+    kept = {}
+    for recompute in (True, False):
+        for levels in (4, 16):
+            sigmas = [0.5 * 0.8**k for k in range(levels)]
+            defense = Defense(PurSAMERE(mixture, 0.4, 0.2, draws=2, sigmas=sigmas), linear_classifier)
+            defense.purifier.recompute = recompute
+            kept[recompute, levels] = saved_bytes(defense, images)
+    per_level = {recompute: (kept[recompute, 16] - kept[recompute, 4]) / 12 for recompute in (True, False)}
+    assert per_level[True] == 4 * images.nbytes  # the image, two moments and x_adv
+    assert per_level[False] > 15 * per_level[True]
+
+
+def test_a_step_that_changes_when_computed_again_is_an_error(mixture, linear_classifier, images):
+    class Restless(PurSAMERE):
+        """Draws noise inside a step."""
+
+        def _error_and_gradient(self, x, sigma, xi):
+            return super()._error_and_gradient(x, sigma, torch.randn_like(xi))
+
+    defense = Defense(Restless(mixture, 0.4, 0.2, draws=2, sigmas=SIGMAS), linear_classifier)
+    with torch.random.fork_rng(devices=[]), pytest.raises(RuntimeError, match="Restless gave another state"):
+        loss_gradient(defense.view("exact"), images, torch.zeros(8).long())
+
+
+class Cut(torch.autograd.Function):
+    """Halves; its derivative comes back without a graph, as that of a compiled network may."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor) -> Tensor:
+        return y / 2
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return (gradient / 2).detach()
+
+
+class Dropping(ScoreModel):
+    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        return Cut.apply(y)
+
+
+def test_a_dropped_graph_is_an_error_for_the_exact_view_alone(linear_classifier, images):
+    defense = Defense(PurSAMERE(Dropping(), 0.4, 0.2, draws=2, sigmas=SIGMAS), linear_classifier)
+    y = torch.zeros(8).long()
+    with pytest.raises(RuntimeError, match="without a graph"):
+        loss_gradient(defense.view("exact"), images, y)
+    for gradient in ("bpda", "first_order"):
+        assert loss_gradient(defense.view(gradient), images, y).abs().max() > 0
+
+
+# --- first order
+
+
+@pytest.mark.parametrize("radius", RADII)
+def test_first_order_is_bpda_where_no_wall_is_touched(mixture, linear_classifier, images, radius):
+    defense, y = (
+        Defense(PurSAMERE(mixture, RADII[radius], 0.2, draws=2, sigmas=SIGMAS), linear_classifier),
+        torch.arange(8) % 3,
+    )
+    first, bpda, exact = (loss_gradient(defense.view(g), images, y) for g in ("first_order", "bpda", "exact"))
+    assert torch.allclose(first, bpda, rtol=1e-10)
+    assert not torch.allclose(first, exact, rtol=1e-2)
+    assert defense.purifier.first_order is False, "the view must not change the defence"
+
+
+def test_first_order_sees_that_clamped_pixels_do_not_move(linear_classifier):
+    far = GaussianMixtureScore(torch.full((1, 2, 2, 2), 1.5, dtype=torch.float64), std=0.1)  # beyond the box
+    defense = Defense(PurSAMERE(far, 3.0, 0.0, draws=2, sigmas=SIGMAS), linear_classifier)
+    x = torch.full((1, 2, 2, 2), 0.98, dtype=torch.float64)
+    assert (defense.purifier(x) == 1).all()
+    assert (loss_gradient(defense.view("first_order"), x, torch.tensor([0])) == 0).all()
+    assert loss_gradient(defense.view("bpda"), x, torch.tensor([0])).abs().max() > 0

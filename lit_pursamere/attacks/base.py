@@ -39,7 +39,7 @@ class Attack(ABC):
 
     Args:
         threat: What the attacker may change.
-        gradient: Which view of the defence the attack is meant for: `gray`, `bpda` or `exact`.
+        gradient: Which view of the defence the attack is meant for: `gray`, `bpda`, `first_order` or `exact`.
     """
 
     threat: ThreatModel

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -146,35 +147,43 @@ class PurSAMERE(Purifier):
         state = State(x_adv, torch.zeros_like(x_adv), torch.zeros_like(x_adv))
         for k, sigma in enumerate(self.sigmas, start=1):
             xi = noise.draw("level", k, self.draws, x_adv)
-            before = state.x
-            state, error, x_max = self._step(state, x_adv, k, sigma, xi)
+            row = [] if rows is not None else None
+            state = State(*self.checkpointed(partial(self._step, k=k, sigma=sigma, xi=xi, row=row), *state, x_adv))
             if rows is not None:
-                ascent = image_norm(x_max - before, "l2")
-                rows.append((error.detach(), ascent.detach(), self.ball.distance(state.x, x_adv).detach()))
+                rows.append((*row, self.ball.distance(state.x, x_adv)))
         return state.x
 
-    def _step(self, state: State, x_adv: Tensor, k: int, sigma: float, xi: Tensor) -> tuple[State, Tensor, Tensor]:
+    def _step(
+        self, x: Tensor, mean: Tensor, square: Tensor, x_adv: Tensor, k: int, sigma: float, xi: Tensor, row: list | None
+    ) -> State:
         """One level of Algorithm 1: lines 5 to 10."""
-        error, g = self._error_and_gradient(state.x, sigma, xi)
-        x_max = state.x
+        error, g = self._error_and_gradient(x, sigma, xi)
+        x_max = x
         if self.rho_sam > 0:
             length = over_images(image_norm(g, "l2"), g) + 1e-12
-            x_max = (state.x + self.rho_sam * g / length).clamp(0, 1)
+            x_max = (x + self.rho_sam * g / length).clamp(0, 1)
             _, g = self._error_and_gradient(x_max, sigma, xi)
-        mean = BETA1 * state.mean + (1 - BETA1) * g
-        square = BETA2 * state.square + (1 - BETA2) * g * g
+        if row is not None:
+            row.extend([error.detach(), image_norm(x_max - x, "l2").detach()])
+        mean = BETA1 * mean + (1 - BETA1) * g
+        square = BETA2 * square + (1 - BETA2) * g * g
         scale = (square / (1 - BETA2**k) + torch.finfo(g.dtype).tiny).sqrt() + ADAM_EPS
-        x = state.x - self.lrs[k - 1] * (mean / (1 - BETA1**k)) / scale
-        return State(self._project(x, x_adv), mean, square), error, x_max
+        x = x - self.lrs[k - 1] * (mean / (1 - BETA1**k)) / scale
+        return State(self._project(x, x_adv), mean, square)
 
     def _error_and_gradient(self, x: Tensor, sigma: float, xi: Tensor) -> tuple[Tensor, Tensor]:
         # The sum over the batch keeps images independent. If somebody will differentiate the purified image, the
         # gradient itself must stay part of the graph; otherwise x is cut off so that no graph outlives the step.
-        differentiable = torch.is_grad_enabled() and x.requires_grad
+        differentiable = torch.is_grad_enabled() and x.requires_grad and not self.first_order
         with torch.enable_grad():
             x = x if differentiable else x.detach().requires_grad_()
             error = expected_reconstruction_error(self.score_model, x, sigma, xi)
             (g,) = torch.autograd.grad(error.sum(), x, create_graph=differentiable)
+        if differentiable and not g.requires_grad:
+            raise RuntimeError(
+                "the score model's gradient came back without a graph, so the exact gradient of PurSAMERE would be "
+                "wrong; do not compile the score model, and do not use fused attention in it"
+            )
         return error, g
 
     def _project(self, x: Tensor, x_adv: Tensor) -> Tensor:
