@@ -1,6 +1,6 @@
 """The mathematics of noise: score models, noise levels, the expected reconstruction error, sampling, objectives."""
 
-from lit_pursamere.diffusion.noise import FreshNoise, NoiseSource, SeededNoise
+from lit_pursamere.diffusion.noise import FreshNoise, NoiseSource, NoiseTables, PartlySeededNoise, SeededNoise
 from lit_pursamere.diffusion.objectives import DDPMObjective, EDMObjective, NCSNObjective, Objective, VPObjective
 from lit_pursamere.diffusion.reconstruction import expected_reconstruction_error
 from lit_pursamere.diffusion.sampling import annealed_langevin, ddim, heun
@@ -20,7 +20,9 @@ __all__ = [
     "NCSNv2Score",
     "NoiseLevels",
     "NoiseSource",
+    "NoiseTables",
     "Objective",
+    "PartlySeededNoise",
     "PreconditionedScore",
     "ScoreModel",
     "SeededNoise",

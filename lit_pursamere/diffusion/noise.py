@@ -2,7 +2,15 @@
 
     draw(stream, k, count, like) -> (count, 1, C, H, W) shared by the batch, or (count, B, C, H, W) fresh
 
-Streams keep apart what an attacker may or may not know: the noise of a level, the forward and the reverse noise.
+Streams keep apart what an attacker may or may not know: the noise of a level, the forward and the reverse noise. What
+the attacker knows is a property of the defence that he attacks (Liu et al., 2024, section 4):
+
+| setting        | noise of the defence                | the attacker                                     |
+| -------------- | ----------------------------------- | ------------------------------------------------ |
+| white box      | `FreshNoise`                        | averages over draws                              |
+| DW_Both        | `SeededNoise`                       | knows every draw: the defence is deterministic   |
+| DW_Fwd         | `PartlySeededNoise`                 | knows the forward draws, averages over the rest  |
+| DW_semi-K      | `NoiseTables` with K tables         | averages over tables of the set that is used     |
 """
 
 from __future__ import annotations
@@ -13,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["FreshNoise", "NoiseSource", "SeededNoise"]
+__all__ = ["FreshNoise", "NoiseSource", "NoiseTables", "PartlySeededNoise", "SeededNoise"]
 
 STREAMS = ("level", "forward", "reverse", "guide")
 
@@ -22,6 +30,10 @@ class NoiseSource(ABC):
     @abstractmethod
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
         """Draw `count` standard normal images for step `k` of a stream; dtype and device of `like` (B, C, H, W)."""
+
+    def once(self, like: Tensor) -> NoiseSource:
+        """The source for one purification of images like these (B, C, H, W): all its draws belong together."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -55,3 +67,64 @@ class FreshNoise(NoiseSource):
 
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
         return torch.randn((count, *like.shape), dtype=like.dtype, device=like.device)
+
+
+@dataclass(frozen=True)
+class PartlySeededNoise(NoiseSource):
+    """Known draws in some streams, fresh ones in the others.
+
+    Args:
+        seed: Seed of the known streams, as in `SeededNoise`.
+        streams: The known streams.
+    """
+
+    seed: int = 0
+    streams: tuple[str, ...] = ("forward",)
+
+    def __post_init__(self) -> None:
+        SeededNoise(self.seed)
+        if unknown := set(self.streams) - set(STREAMS):
+            raise ValueError(f"unknown noise streams {sorted(unknown)}; known: {', '.join(STREAMS)}")
+
+    def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
+        source = SeededNoise(self.seed) if stream in self.streams else FreshNoise()
+        return source.draw(stream, k, count, like)
+
+
+@dataclass(frozen=True)
+class NoiseTables(NoiseSource):
+    """A finite set of complete noise tables; every image of every purification uses one of them at random.
+
+    Args:
+        tables: Number of tables; 1 is `SeededNoise`.
+        seed: Table j is `SeededNoise(seed + 2^14 j)`: more steps than any purifier has lie between two tables.
+    """
+
+    tables: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tables < 1:
+            raise ValueError(f"NoiseTables needs at least one table; got {self.tables}")
+        self.table(self.tables - 1)
+
+    def table(self, number: int) -> SeededNoise:
+        return SeededNoise(self.seed + (number << 14))
+
+    def once(self, like: Tensor) -> NoiseSource:
+        return ChosenTables(self, tuple(torch.randint(self.tables, (len(like),)).tolist()))
+
+    def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
+        raise RuntimeError("NoiseTables must be asked for the noise of one purification first: source.once(x)")
+
+
+@dataclass(frozen=True)
+class ChosenTables(NoiseSource):
+    """One table for every image of a batch."""
+
+    source: NoiseTables
+    numbers: tuple[int, ...]
+
+    def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
+        drawn = {n: self.source.table(n).draw(stream, k, count, like) for n in set(self.numbers)}
+        return torch.cat([drawn[n] for n in self.numbers], dim=1)

@@ -70,7 +70,7 @@ class PurSAMERE(Purifier):
         lr_max: Adam's learning rate at the first level.
         lr_min: Adam's learning rate at the last level.
         seed: Seed of the draws, which all images share: a deterministic purifier. `fresh`: new draws for every image
-            at every call.
+            at every call. Or any `NoiseSource`.
         projection: `ball_then_clamp`, or `exact` for the Euclidean projection on ball and box together.
         lr_schedule: `linear` falls from lr_max to lr_min as the paper's text says. `as_printed` is line 11 of
             Algorithm 1 taken literally (lr_max at the first level, then rising from lr_min); an ablation.
@@ -88,7 +88,7 @@ class PurSAMERE(Purifier):
         sigmas: NoiseLevels | list[float] = NoiseLevels(),  # noqa: B008 (an immutable value)
         lr_max: float = 0.1,
         lr_min: float = 0.001,
-        seed: int | Literal["fresh"] = 0,
+        seed: int | Literal["fresh"] | NoiseSource = 0,
         projection: Literal["ball_then_clamp", "exact"] = "ball_then_clamp",
         lr_schedule: Literal["linear", "as_printed"] = "linear",
     ) -> None:
@@ -97,7 +97,7 @@ class PurSAMERE(Purifier):
         self.rho_pur, self.rho_sam, self.draws = rho_pur, rho_sam, draws
         self.sigmas = tuple(sigmas.values if isinstance(sigmas, NoiseLevels) else sigmas)
         self.lr_max, self.lr_min, self.lr_schedule = lr_max, lr_min, lr_schedule
-        self.noise = FreshNoise() if seed == "fresh" else SeededNoise(seed)
+        self.noise = FreshNoise() if seed == "fresh" else SeededNoise(seed) if isinstance(seed, int) else seed
         self.projection = projection
         self._check()
         self.lrs = learning_rates(len(self.sigmas), lr_max, lr_min, lr_schedule)
@@ -143,7 +143,7 @@ class PurSAMERE(Purifier):
         return purified, Trajectory(self.sigmas, self.lrs, error, ascent_norm, distance)
 
     def _descend(self, x_adv: Tensor, noise: NoiseSource | None, rows: list | None) -> Tensor:
-        noise = noise or self.noise
+        noise = (noise or self.noise).once(x_adv)
         state = State(x_adv, torch.zeros_like(x_adv), torch.zeros_like(x_adv))
         for k, sigma in enumerate(self.sigmas, start=1):
             xi = noise.draw("level", k, self.draws, x_adv)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lit_pursamere.diffusion import FreshNoise, NoiseSource, SeededNoise
+from lit_pursamere.diffusion import FreshNoise, NoiseSource, NoiseTables, PartlySeededNoise, SeededNoise
+from lit_pursamere.purifiers import PurSAMERE
 
 STREAMS = ("level", "forward", "reverse", "guide")
 
@@ -86,3 +87,55 @@ def test_a_seed_out_of_range_is_named(seed):
 def test_an_unknown_stream_is_named():
     with pytest.raises(ValueError, match="sideways"):
         SeededNoise(0).draw("sideways", 1, 1, torch.zeros(1, 1, 2, 2))
+
+
+def test_partly_seeded_noise_knows_its_streams_and_no_others():
+    like = torch.zeros(3, 1, 4, 4)
+    noise = PartlySeededNoise(5, ("forward",))
+    assert torch.equal(noise.draw("forward", 0, 2, like), SeededNoise(5).draw("forward", 0, 2, like))
+    with torch.random.fork_rng(devices=[]):
+        first, second = (noise.draw("reverse", 0, 2, like) for _ in range(2))
+    assert first.shape == (2, 3, 1, 4, 4) and not torch.equal(first, second)
+    with pytest.raises(ValueError, match="backward"):
+        PartlySeededNoise(0, ("backward",))
+
+
+def test_every_image_of_a_purification_uses_one_whole_table_of_the_set():
+    like, noise = torch.zeros(40, 1, 3, 3), NoiseTables(4, seed=7)
+    tables = [noise.table(j) for j in range(4)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        chosen, again = noise.once(like), noise.once(like)
+    used = []
+    for i in range(40):
+        fits = [
+            j for j, table in enumerate(tables)
+            if all(torch.equal(chosen.draw(s, k, 2, like)[:, i], table.draw(s, k, 2, like)[:, 0])
+                   for s, k in (("forward", 0), ("reverse", 9)))
+        ]  # fmt: skip
+        assert len(fits) == 1
+        used += fits
+    assert set(used) == {0, 1, 2, 3} and chosen != again
+
+
+def test_one_table_is_seeded_noise_and_a_set_must_be_opened():
+    like = torch.zeros(2, 1, 3, 3)
+    one = NoiseTables(1, seed=3).once(like).draw("level", 1, 2, like)
+    assert torch.equal(one, SeededNoise(3).draw("level", 1, 2, like).expand_as(one))
+    with pytest.raises(RuntimeError, match="once"):
+        NoiseTables(2).draw("level", 1, 2, like)
+    with pytest.raises(ValueError, match="got 0"):
+        NoiseTables(0)
+    with pytest.raises(ValueError, match="2\\^30"):
+        NoiseTables(2**17)
+
+
+def test_a_purifier_takes_any_source(mixture, images):
+    tables = NoiseTables(2, seed=1)
+    build = lambda seed: PurSAMERE(mixture, 0.4, 0.2, draws=2, sigmas=[0.4, 0.2], seed=seed)  # noqa: E731
+    known = [build(tables.table(j).seed)(images) for j in range(2)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        purified = build(tables)(images)
+    matches = torch.stack([torch.isclose(purified, k, rtol=0, atol=1e-12).flatten(1).all(1) for k in known])
+    assert (matches.sum(0) == 1).all() and matches.any(1).all()
