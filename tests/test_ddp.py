@@ -42,7 +42,7 @@ def rows(repository_root, tmp_path_factory):
 
 
 def test_two_processes_give_the_numbers_of_one(rows):
-    keys = ("system", "attack", "index", "label", "prediction", "correct_last", "correct_any")
+    keys = ("system", "attack", "index", "label", "prediction", "votes_last", "votes_any")
     (one, table_one, _), (two, table_two, _) = rows[1], rows[2]
     assert len(one) == 2 * 3 * 11
     assert [[row[k] for k in keys] for row in one] == [[row[k] for k in keys] for row in two]
@@ -70,4 +70,4 @@ def test_fit_trains_with_two_processes(repository_root, tmp_path):
     after = load_file(file)
     assert after.keys() == before.keys()
     rows = read_rows(tmp_path / "out")
-    assert sum(row["correct_last"] for row in rows) / len(rows) > 0.5, "three epochs on two processes learn something"
+    assert sum(row["votes_last"] for row in rows) / len(rows) > 0.5, "three epochs on two processes learn something"

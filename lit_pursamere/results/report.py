@@ -1,7 +1,11 @@
 """Tables from records: accuracy per system and attack, with n and 95 % intervals.
 
-last  verdict at the attack's final iterate: what most published tables report
-any   wrong at any visited iterate counts as broken: what a deterministic defence must survive
+last   verdict at the attack's final iterate: what most published tables report
+any    wrong at any visited iterate counts as broken: what a deterministic defence must survive
+
+Where verdicts were given more than once, `last` and `any` are means over the evaluations, and beside them stand
+
+worst  right at every evaluation      vote  right at more than half of them
 """
 
 from __future__ import annotations
@@ -21,16 +25,21 @@ Table = dict[tuple[str, str, str], Accuracy]  # (system, attack, semantics) -> a
 
 
 def accuracies(rows: Sequence[Row]) -> Table:
-    """Accuracy for every system, attack and success semantics (`last`, `any`) that the rows hold."""
-    counts: dict[tuple[str, str, str], list[int]] = {}
+    """Accuracy for every system, attack and success semantics (`last`, `any worst`, ...) that the rows hold."""
+    counts: dict[tuple[str, str, str], list[float]] = {}
     for row in rows:
-        for semantics in ("last", "any"):
-            correct = row.get(f"correct_{semantics}")
-            if correct is not None:
-                cell = counts.setdefault((str(row["system"]), str(row["attack"]), semantics), [0, 0])
-                cell[0] += bool(correct)
+        for iterate in ("last", "any"):
+            votes, evaluations = row.get(f"votes_{iterate}"), row["evaluations"]
+            if votes is None:
+                continue
+            verdicts = {iterate: votes / evaluations}
+            if evaluations > 1:
+                verdicts |= {f"{iterate} worst": votes == evaluations, f"{iterate} vote": 2 * votes > evaluations}
+            for semantics, correct in verdicts.items():
+                cell = counts.setdefault((str(row["system"]), str(row["attack"]), semantics), [0.0, 0])
+                cell[0] += correct
                 cell[1] += 1
-    return {key: Accuracy(*cell) for key, cell in counts.items()}
+    return {key: Accuracy(correct, int(n)) for key, (correct, n) in counts.items()}
 
 
 def _columns(table: Table, order: Sequence[str]) -> list[tuple[str, str]]:
@@ -38,12 +47,17 @@ def _columns(table: Table, order: Sequence[str]) -> list[tuple[str, str]]:
     rank = {name: position for position, name in enumerate(("clean", *order))}
     attacks = sorted({attack for _, attack, _ in table}, key=lambda name: (rank.get(name, len(rank)), name))
     found = {(attack, semantics) for _, attack, semantics in table}
-    return [(a, s) for a in attacks for s in ("last", "any") if (a, s) in found]
+    semantics = [f"{iterate}{verdict}" for iterate in ("last", "any") for verdict in ("", " worst", " vote")]
+    return [(a, s) for a in attacks for s in semantics if (a, s) in found]
 
 
 def _cells(table: Table, order: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     columns = _columns(table, order)
-    head = ["system", *(name if name == "clean" else f"{name} ({semantics})" for name, semantics in columns), "n"]
+    head = [
+        "system",
+        *(name if (name, semantics) == ("clean", "last") else f"{name} ({semantics})" for name, semantics in columns),
+        "n",
+    ]
     systems = sorted({system for system, _, _ in table}, key=lambda name: (name != "undefended", name))
     body = []
     for system in systems:
@@ -70,7 +84,7 @@ def as_csv(table: Table) -> str:
     writer.writerow(["system", "attack", "semantics", "correct", "n", "accuracy", "low", "high"])
     for (system, attack, semantics), cell in sorted(table.items()):
         low, high = cell.interval
-        writer.writerow([system, attack, semantics, cell.correct, cell.n,
+        writer.writerow([system, attack, semantics, f"{cell.correct:g}", cell.n,
                          f"{cell.value:.6f}", f"{low:.6f}", f"{high:.6f}"])  # fmt: skip
     return out.getvalue()
 

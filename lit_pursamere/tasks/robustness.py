@@ -39,6 +39,8 @@ class LitRobustness(pl.LightningModule):
         checkpoint: Weight file of the classifier, see `weights.load_weights` (None: as it is).
         output: Folder of records, report and figures. Running again continues there.
         undefended: Whether to evaluate the classifier without the purifier as well, for contrast.
+        evaluations: How often each verdict is given. More than once for a stochastic defence: then the table shows the
+            mean, and beside it the images that are right every time (worst) and most of the time (vote).
         pictures: Images in the picture grid (0: none).
 
     An attack with view `gray` does not see the defence while it runs, so only its last iterate is judged. Others
@@ -53,9 +55,12 @@ class LitRobustness(pl.LightningModule):
         checkpoint: str | None = None,
         output: str = "runs/robustness",
         undefended: bool = True,
+        evaluations: int = 1,
         pictures: int = 6,
     ) -> None:
         super().__init__()
+        if evaluations < 1:
+            raise ValueError(f"LitRobustness needs evaluations >= 1; got {evaluations}")
         if "clean" in attacks:
             raise ValueError("an attack cannot be named 'clean'; the clean verdict is always part of a test")
         if checkpoint is not None:
@@ -64,6 +69,7 @@ class LitRobustness(pl.LightningModule):
         if undefended and not isinstance(purifier, Identity):
             self.systems[UNDEFENDED] = Defense(Identity(), classifier)
         self.attacks, self.output, self.pictures = dict(attacks), Path(output), pictures
+        self.evaluations = evaluations
         self.columns = [(s, a, k) for s in self.systems for a in ("clean", *attacks) for k in ("last", "any")]
         self.accuracies = nn.ModuleList([MeanMetric(nan_strategy="disable") for _ in self.columns])
         self.records: Records | None = None
@@ -77,6 +83,7 @@ class LitRobustness(pl.LightningModule):
             "systems": {name: str(defense.purifier) for name, defense in self.systems.items()},
             "weights": {name: state_digest(defense) for name, defense in self.systems.items()},
             "attacks": {name: repr(attack) for name, attack in self.attacks.items()},
+            "evaluations": self.evaluations,
         }
 
     def on_test_start(self) -> None:
@@ -111,7 +118,7 @@ class LitRobustness(pl.LightningModule):
     def _count(self, system: str, attack: str, indices: list[int]) -> None:
         rows = [self.records.get(system, attack, index) for index in indices]
         for kind in ("last", "any"):
-            correct = [float(row[f"correct_{kind}"]) for row in rows if row[f"correct_{kind}"] is not None]
+            correct = [row[f"votes_{kind}"] / self.evaluations for row in rows if row[f"votes_{kind}"] is not None]
             if correct:
                 meter = self.accuracies[self.columns.index((system, attack, kind))]
                 meter.update(torch.tensor(correct, device=self.device))
@@ -131,7 +138,7 @@ class LitRobustness(pl.LightningModule):
                 self.shown = x[: self.pictures], y[: self.pictures], outcome.last[: self.pictures]
             distance = attack.threat.distance(outcome.last, x)
         with torch.no_grad():
-            last = defense(outcome.last).argmax(1)
+            prediction, last = self._judge(defense, outcome.last, y)
             worst = self._judge_any(defense, outcome, last, y) if judged_any else None
         seconds = round((time.monotonic() - started) / len(x), 4)
         return [
@@ -140,9 +147,10 @@ class LitRobustness(pl.LightningModule):
                 "attack": name,
                 "index": int(index[i]),
                 "label": int(y[i]),
-                "prediction": int(last[i]),
-                "correct_last": bool(last[i] == y[i]),
-                "correct_any": None if worst is None else bool(worst[i]),
+                "prediction": int(prediction[i]),
+                "evaluations": self.evaluations,
+                "votes_last": int(last[i]),
+                "votes_any": None if worst is None else int(worst[i]),
                 "distance": round(float(distance[i]), 6),
                 "seconds": seconds,
             }
@@ -159,14 +167,18 @@ class LitRobustness(pl.LightningModule):
 
             return attack(view, x, y, progress)
 
-    @staticmethod
-    def _judge_any(defense: Defense, outcome: Outcome, last: Tensor, y: Tensor) -> Tensor:
-        """Whether both candidates are classified correctly; purifies only those that differ from the last iterate."""
-        correct = last == y
-        differs = (outcome.any != outcome.last).flatten(1).any(1) & correct
+    def _judge(self, defense: Defense, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The first prediction for every image, and how many of the evaluations were right, both (B,)."""
+        predictions = torch.stack([defense(images).argmax(1) for _ in range(self.evaluations)])
+        return predictions[0], (predictions == y).sum(0)
+
+    def _judge_any(self, defense: Defense, outcome: Outcome, last: Tensor, y: Tensor) -> Tensor:
+        """Right evaluations at the worse of both candidates; purifies only those that differ from the last iterate."""
+        votes = last.clone()
+        differs = (outcome.any != outcome.last).flatten(1).any(1) & (last > 0)
         if differs.any():
-            correct[differs] = defense(outcome.any[differs]).argmax(1) == y[differs]
-        return correct
+            votes[differs] = torch.minimum(last[differs], self._judge(defense, outcome.any[differs], y[differs])[1])
+        return votes
 
     def on_test_epoch_end(self) -> None:
         self.trainer.strategy.barrier("records written")

@@ -12,7 +12,14 @@ MANIFEST = {"data": "digits, 8 images", "systems": {"PurSAMERE": "rho_pur=3"}, "
 
 
 def row(index: int, attack: str = "pgd", correct: bool = True, system: str = "PurSAMERE") -> dict:
-    return {"system": system, "attack": attack, "index": index, "correct_last": correct, "correct_any": None}
+    return {
+        "system": system,
+        "attack": attack,
+        "index": index,
+        "votes_last": int(correct),
+        "votes_any": None,
+        "evaluations": 1,
+    }
 
 
 def test_round_trip(tmp_path):

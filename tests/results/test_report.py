@@ -19,8 +19,9 @@ def rows(system: str, attack: str, last: str, any: str | None = None) -> list[di
             "system": system,
             "attack": attack,
             "index": index,
-            "correct_last": last[index] == "+",
-            "correct_any": None if any is None else any[index] == "+",
+            "evaluations": 1,
+            "votes_last": int(last[index] == "+"),
+            "votes_any": None if any is None else int(any[index] == "+"),
         }
         for index in range(len(last))
     ]
