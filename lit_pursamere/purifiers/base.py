@@ -7,11 +7,54 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+from torch.autograd.function import once_differentiable
 
 from lit_pursamere.diffusion.noise import NoiseSource
 
 __all__ = ["Identity", "Purifier"]
+
+
+# By how much a recomputed state may differ, relative, in l2: kernels that will be differentiated once more round
+# differently (group norm), and a sign-like step amplifies that.
+SAME = {torch.float64: 1e-8, torch.float32: 2e-2}
+
+
+class Recomputed(torch.autograd.Function):
+    """A step of which only the input and the output are kept; its derivative computes it a second time.
+
+    Unlike torch.utils.checkpoint it also saves memory where the step takes gradients itself. Weights get no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, step: Callable, name: str, *state: Tensor) -> tuple[Tensor, ...]:
+        result = tuple(step(*state))
+        ctx.set_materialize_grads(False)
+        ctx.step, ctx.name, ctx.inputs = step, name, len(state)
+        ctx.save_for_backward(*state, *result)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        state, first = ctx.saved_tensors[: ctx.inputs], ctx.saved_tensors[ctx.inputs :]
+        needed = ctx.needs_input_grad[2:]
+        state = [tensor.detach().requires_grad_(need) for tensor, need in zip(state, needed, strict=True)]
+        with torch.enable_grad():
+            again = ctx.step(*state)
+        for before, after in zip(first, again, strict=True):
+            if not (after.detach() - before).norm() <= SAME.get(before.dtype, 2e-2) * before.norm():
+                raise RuntimeError(
+                    f"a step of {ctx.name} gave another state when it was computed again, so its gradient would be "
+                    "wrong; look for noise that is drawn inside a step, for NaN, or switch on "
+                    "torch.use_deterministic_algorithms(True)"
+                )
+        given = [(a, g) for a, g in zip(again, gradients, strict=True) if g is not None and a.requires_grad]
+        wanted = [tensor for tensor in state if tensor.requires_grad]
+        outputs, weights = zip(*given, strict=True) if given else ((), ())
+        found = iter(
+            torch.autograd.grad(outputs, wanted, weights, allow_unused=True) if given else [None] * len(wanted)
+        )
+        return None, None, *(next(found) if need else None for need in needed)
 
 
 class Purifier(nn.Module, ABC):
@@ -40,24 +83,9 @@ class Purifier(nn.Module, ABC):
             RuntimeError: On the way back, if the step computed a second time gives another state: the gradient would
                 be that of another purification.
         """
-        if not (self.recompute and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in state)):
-            return step(*state)
-        first: list[Tensor] = []
-
-        def checked(*state: Tensor) -> tuple[Tensor, ...]:
-            result = step(*state)
-            if not first:
-                first.extend(tensor.detach() for tensor in result)
-            elif not all(torch.equal(a, b) for a, b in zip(first, result, strict=True)):
-                raise RuntimeError(
-                    f"a step of {type(self).__name__} gave another state when it was computed again, so its gradient "
-                    "would be wrong; switch on torch.use_deterministic_algorithms(True), and look for noise that is "
-                    "drawn inside a step, or for NaN"
-                )
-            return result
-
-        with set_checkpoint_early_stop(False):  # to the end of the step, where it is compared
-            return checkpoint(checked, *state, use_reentrant=False, preserve_rng_state=False)
+        if self.recompute and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in state):
+            return Recomputed.apply(step, type(self).__name__, *state)
+        return step(*state)
 
     def train(self, mode: bool = True) -> Purifier:
         return super().train(False)
