@@ -71,13 +71,16 @@ class Attack(ABC):
         with torch.enable_grad():
             outcome = self.perturb(view, x, y, progress or (lambda done, total: None))
         outcome = Outcome(*(self.threat.project(candidate.detach(), x) for candidate in outcome))
-        rounding = self.threat.distance(torch.full_like(x[:1], torch.finfo(x.dtype).eps), torch.zeros_like(x[:1]))
-        allowed = self.threat.eps * (1 + BUDGET_SLACK) + rounding
         for candidate in outcome:
             distance = self.threat.distance(candidate, x).max()
-            if not (candidate.min() >= 0 and candidate.max() <= 1 and distance <= allowed):
+            if not (candidate.min() >= 0 and candidate.max() <= 1 and distance <= self._reach(x)):
                 raise RuntimeError(f"{self} left its budget: distance {distance:g} > eps {self.threat.eps:g}, or NaN")
         return outcome
+
+    def _reach(self, x: Tensor) -> Tensor:
+        """Largest distance from images like x that rounding may make of eps, (1,)."""
+        rounding = self.threat.distance(torch.full_like(x[:1], torch.finfo(x.dtype).eps), torch.zeros_like(x[:1]))
+        return self.threat.eps * (1 + BUDGET_SLACK) + rounding
 
     @abstractmethod
     def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:

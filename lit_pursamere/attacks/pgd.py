@@ -2,6 +2,7 @@
 
 Reference: "Towards Deep Learning Models Resistant to Adversarial Attacks", eq. (3).
 
+    x_adv = start(x)
     repeat:  g = mean over eot draws of grad_x CE(view(x_adv), y)
              x_adv = project(x_adv + step_size * direction(g), ball(x, eps) and box)
 """
@@ -9,14 +10,14 @@ Reference: "Towards Deep Learning Models Resistant to Adversarial Attacks", eq. 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_pursamere.attacks.base import IterativeAttack, PerImage
+from lit_pursamere.attacks.gradients import EOT_MODES, LOSSES, EotMode, Loss, loss_gradient
 from lit_pursamere.threat import Pixels, largest_signs
 
 __all__ = ["PGD"]
@@ -24,50 +25,76 @@ __all__ = ["PGD"]
 
 @dataclass(frozen=True)
 class PGD(IterativeAttack):
-    """Projected gradient ascent on the cross-entropy, per image, in linf, l2 or l1.
+    """Projected gradient ascent on a loss, per image, in linf, l2 or l1.
 
     Args:
         threat: What the attacker may change.
-        gradient: View that the attack differentiates: `gray`, `bpda` or `exact`.
+        gradient: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
         steps: Number of steps; 1 with step_size = eps is FGSM.
         stop_on_success: Whether images leave as soon as the view misclassifies them.
         step_size: Length of a step in the threat model's norm, [0, 1] pixel units. None: 2.5 * eps / steps.
         direction: `steepest` is the ascent direction of the norm (linf sign, l2 normalised gradient, l1 signs of
             the 5 % largest entries); `sign` steps by the sign in any norm (ADBM's l2 attack: step_size per pixel);
             `top1` moves the one coordinate with the largest gradient (l1).
-        random_start: Whether to start from a random point of the ball instead of the image.
-        seed: Seed of the random start.
-        eot: Number of independent evaluations whose loss gradients are averaged (stochastic defences).
+        start: `none` is the image itself; `ball` a random point of the ball; `box-noise` adds uniform noise in
+            [-eps, eps] to every pixel in any norm (in l2 and l1 this leaves the ball, and the first step brings it
+            back); `laplace` adds a Laplace direction of uniform l1 length up to eps. All stay in the box.
+        seed: Seed of the start, which is the same displacement for every image.
+        eot: Number of independent evaluations of a stochastic defence per step.
+        loss: `ce`, `margin` or `dlr`, see `gradients.adversarial_loss`.
+        eot_mode: `grad_mean` follows the mean of the loss gradients; `logit_mean` the gradient of the loss of the mean
+            logits; `sign_vote` the sum of the signs of the gradients.
+        eot_chunk: Evaluations per forward pass, of all images each; bounds memory, changes no result. None: all.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range or a name unknown.
     """
 
     step_size: Pixels | None = None
     direction: Literal["steepest", "sign", "top1"] = "steepest"
-    random_start: bool = False
+    start: Literal["none", "ball", "box-noise", "laplace"] = "none"
     seed: int = 0
     eot: int = 1
+    loss: Loss = "ce"
+    eot_mode: EotMode = "grad_mean"
+    eot_chunk: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        name = type(self).__name__
         if self.step_size is not None and not 0 <= self.step_size < math.inf:
-            raise ValueError(f"PGD needs a step_size of at least 0, or none; got {self.step_size}")
+            raise ValueError(f"{name} needs a step_size of at least 0, or none; got {self.step_size}")
         if self.direction not in ("steepest", "sign", "top1"):
             raise ValueError(f"direction must be 'steepest', 'sign' or 'top1'; got {self.direction!r}")
+        if self.start not in ("none", "ball", "box-noise", "laplace"):
+            raise ValueError(f"start must be 'none', 'ball', 'box-noise' or 'laplace'; got {self.start!r}")
         if self.eot < 1:
-            raise ValueError(f"PGD needs eot >= 1; got {self.eot}")
+            raise ValueError(f"{name} needs eot >= 1; got {self.eot}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {self.loss!r}")
+        if self.eot_mode not in EOT_MODES:
+            raise ValueError(f"eot_mode must be one of {', '.join(EOT_MODES)}; got {self.eot_mode!r}")
+        if self.eot_chunk is not None and self.eot_chunk < 1:
+            raise ValueError(f"{name} needs eot_chunk >= 1, or none; got {self.eot_chunk}")
 
     def init(self, x: Tensor, y: Tensor) -> PerImage:
-        if not self.random_start:
+        if self.start == "none":
             return {"x_adv": x.clone()}
-        return {"x_adv": self.threat.random_start(x, torch.Generator().manual_seed(self.seed))}
+        # Uniform noise per pixel is the linf ball's random start, and the Laplace direction the l1 ball's.
+        norm = {"ball": self.threat.norm, "box-noise": "linf", "laplace": "l1"}[self.start]
+        ball = replace(self.threat, norm=norm)
+        return {"x_adv": ball.random_start(x, torch.Generator().manual_seed(self.seed))}
 
     def step(self, view: nn.Module, x: Tensor, y: Tensor, state: PerImage) -> tuple[PerImage, Tensor]:
-        gradient, wrong = loss_gradient(view, state["x_adv"], y, self.eot)
+        gradient, wrong = self._gradient(view, state["x_adv"], y)
+        return {"x_adv": self._move(state["x_adv"], x, gradient)}, wrong & self._allowed(state["x_adv"], x)
+
+    def _gradient(self, view: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return loss_gradient(view, x_adv, y, self.eot, self.loss, self.eot_mode, self.eot_chunk)
+
+    def _move(self, x_adv: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
         step_size = 2.5 * self.threat.eps / self.steps if self.step_size is None else self.step_size
-        moved = state["x_adv"] + step_size * self._direction(gradient)
-        return {"x_adv": self.threat.project(moved, x)}, wrong
+        return self.threat.project(x_adv + step_size * self._direction(gradient), x)
 
     def _direction(self, gradient: Tensor) -> Tensor:
         if self.direction == "sign":
@@ -76,27 +103,8 @@ class PGD(IterativeAttack):
             return largest_signs(gradient, 1)
         return self.threat.ascent_direction(gradient)
 
-
-def loss_gradient(view: nn.Module, x_adv: Tensor, y: Tensor, eot: int = 1) -> tuple[Tensor, Tensor]:
-    """Gradient of the cross-entropy at x_adv (B, C, H, W), averaged over `eot` evaluations in one batch.
-
-    The loss is summed over the batch, so that no image feels its neighbours.
-
-    Returns:
-        The gradient (B, C, H, W), and whether more than half of the evaluations were wrong, (B,).
-
-    Raises:
-        RuntimeError: If the view's output does not depend on its input differentiably.
-    """
-    x_adv = x_adv.detach().requires_grad_()
-    logits = view(x_adv.repeat(eot, 1, 1, 1) if eot > 1 else x_adv)
-    targets = y.repeat(eot)
-    loss = F.cross_entropy(logits, targets, reduction="sum") / eot
-    gradient = torch.autograd.grad(loss, x_adv, allow_unused=True)[0] if loss.requires_grad else None
-    if gradient is None:
-        raise RuntimeError(
-            "the attacked view returned logits without a gradient; run with inference_mode false, and check that "
-            "nothing in the defence detaches its input"
-        )
-    wrong = (logits.detach().argmax(1) != targets).float().unflatten(0, (eot, len(y))).mean(0) > 0.5
-    return gradient, wrong
+    def _allowed(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Whether a misclassification counts, (B,): a start outside the ball is no success."""
+        if self.start != "box-noise":
+            return torch.ones(len(x), dtype=torch.bool, device=x.device)
+        return self.threat.distance(x_adv, x) <= self._reach(x)

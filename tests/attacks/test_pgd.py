@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_pursamere.attacks import PGD
+from lit_pursamere.attacks import MIM, PGD
+from lit_pursamere.attacks.gradients import adversarial_loss
 from lit_pursamere.defense import Defense
 from lit_pursamere.purifiers import PurSAMERE
 from lit_pursamere.threat import ThreatModel
@@ -343,7 +344,7 @@ def test_eot_needs_a_majority_to_call_an_image_fooled(eot, stays):
 def test_random_start_depends_on_the_seed_alone(norm, linear_classifier, images, labels):
     def start(x: Tensor, y: Tensor, seed: int) -> Tensor:
         view = Spy(linear_classifier)
-        PGD(ThreatModel(norm, NORMS[norm]), steps=1, random_start=True, seed=seed)(view, x, y)
+        PGD(ThreatModel(norm, NORMS[norm]), steps=1, start="ball", seed=seed)(view, x, y)
         return view.seen[0]
 
     together = start(images, labels, 3)
@@ -353,6 +354,91 @@ def test_random_start_depends_on_the_seed_alone(norm, linear_classifier, images,
     assert torch.equal(start(images, labels, 3), together)
     assert torch.allclose(start(images[5:6], labels[5:6], 3), together[5:6], rtol=0, atol=1e-14)
     assert not torch.allclose(start(images, labels, 4), together, atol=1e-3)
+
+
+def first_seen(attack: PGD, x: Tensor, view: nn.Module) -> Tensor:
+    spy = Spy(view)
+    attack(spy, x, torch.zeros(len(x), dtype=torch.long))
+    return spy.seen[0]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_box_noise_is_uniform_per_pixel_in_any_norm(norm):
+    view, x, eps = two_classes(3072)[0], grey(2, 3, 32, 32), 0.2
+    attack = PGD(ThreatModel(norm, eps), steps=1, start="box-noise", seed=2)
+    delta = first_seen(attack, x, view) - x
+    assert delta.abs().max() <= eps and torch.equal(delta[0], delta[1])
+    assert delta.mean().item() == pytest.approx(0, abs=0.01)
+    assert delta.square().mean().item() == pytest.approx(eps**2 / 3, rel=0.05)
+    assert (attack.threat.distance(x + delta, x) > eps).all() == (norm != "linf")
+    far = first_seen(PGD(ThreatModel(norm, 3.0), steps=1, start="box-noise"), x, view)
+    assert far.min() == 0 and far.max() == 1
+    assert attack.threat.distance(attack(view, x, torch.zeros(2).long()).last, x).max() <= eps * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("kind", [PGD, MIM])
+def test_a_start_outside_the_ball_is_no_success(kind):
+    x, y = grey(2, 1, 4, 4), torch.zeros(2, dtype=torch.long)
+    view = Scripted({0})
+    attack = kind(ThreatModel("l2", 0.2), steps=3, step_size=0.01, start="box-noise", stop_on_success=True)
+    outcome = attack(view, x, y)
+    assert len(view.seen) == 3 and torch.equal(outcome.any, outcome.last)
+    inside = Scripted({0})
+    assert torch.equal(replace(attack, threat=ThreatModel("linf", 0.2))(inside, x, y).any, inside.seen[0])
+    assert len(inside.seen) == 1
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-4, 0.01])
+def test_rounding_does_not_hide_a_success(eps):
+    x = torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    view, y = Scripted({1}), torch.zeros(2, dtype=torch.long)
+    attack = PGD(ThreatModel("linf", eps), steps=4, start="box-noise", stop_on_success=True)
+    attack(view, x, y)
+    assert len(view.seen) == 2
+
+
+def test_laplace_start_is_that_of_the_l1_ball_with_a_uniform_length():
+    view, x = two_classes(48)[0], grey(1, 3, 4, 4)
+    seeds = range(150)
+    starts = [first_seen(PGD(ThreatModel("l1", 4), steps=1, start="laplace", seed=seed), x, view) for seed in seeds]
+    lengths = torch.stack([(start - x).abs().sum() for start in starts])
+    assert lengths.max() <= 4 and lengths.mean().item() == pytest.approx(2, rel=0.15)
+    assert lengths.std().item() == pytest.approx(4 / 12**0.5, rel=0.15)
+    direction = torch.cat([(start - x).flatten() / length for start, length in zip(starts, lengths, strict=True)])
+    ratio = direction.square().mean() / direction.abs().mean() ** 2  # 2 for Laplace, pi / 2 for Gaussian
+    assert ratio.item() == pytest.approx(2, abs=0.2)
+    ball = first_seen(PGD(ThreatModel("l1", 4), steps=1, start="ball", seed=3), x, view)
+    assert torch.equal(ball, starts[3])
+
+
+@pytest.mark.parametrize("start", ["box-noise", "laplace"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_starts_do_not_depend_on_the_batch(norm, start, linear_classifier, images):
+    attack = PGD(ThreatModel(norm, NORMS[norm]), steps=1, start=start)
+    together = first_seen(attack, images, linear_classifier)
+    assert torch.allclose(first_seen(attack, images[5:6], linear_classifier), together[5:6], rtol=0, atol=1e-14)
+    assert not torch.equal(first_seen(replace(attack, seed=1), images, linear_classifier), together)
+
+
+# --- losses
+
+
+@pytest.mark.parametrize("loss", ["ce", "margin", "dlr"])
+def test_every_loss_is_followed(loss, linear_classifier, images, labels):
+    outcome = PGD(ThreatModel("linf", 0.01), steps=1, step_size=0.01, loss=loss)(linear_classifier, images, labels)
+    x = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(adversarial_loss(linear_classifier(x), labels, loss).sum(), x)
+    assert torch.allclose(outcome.last, images + 0.01 * gradient.sign(), rtol=0, atol=1e-12)
+
+
+def test_the_margin_finds_the_best_class_of_a_linear_classifier(linear_classifier):
+    """The nearest other class stays the same on the way, so that its direction is the optimal one."""
+    eps, x, linear = 0.01, grey(1, 2, 2, 2), linear_classifier[1]
+    y = linear_classifier(x).argmax(1)
+    outcome = PGD(ThreatModel("linf", eps), steps=5, loss="margin")(linear_classifier, x, y)
+    directions = (linear.weight - linear.weight[y]).detach()
+    best = (directions @ x.flatten() + eps * directions.abs().sum(1))[torch.arange(3) != y].max()
+    assert adversarial_loss(linear_classifier(outcome.last), y, "margin").item() == pytest.approx(best.item())
 
 
 # --- mistakes
@@ -367,6 +453,10 @@ def test_random_start_depends_on_the_seed_alone(norm, linear_classifier, images,
         {"step_size": math.nan},
         {"step_size": math.inf},
         {"direction": "down"},
+        {"start": "corner"},
+        {"loss": "hinge"},
+        {"eot_mode": "median"},
+        {"eot_chunk": 0},
         {"gradient": "white"},
     ],
     ids=str,

@@ -1,0 +1,70 @@
+"""AutoAttack: four attacks in turn, each on the images that those before have left.
+
+Reference: "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks" (Croce and
+Hein, 2020); for views with randomness, a decision by the mean of 20 draws instead of one.
+
+    standard:  APGD on cross-entropy, APGD on targeted DLR, targeted FAB, Square
+    rand:      APGD on cross-entropy and on DLR, gradients averaged over 20 draws
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lit_pursamere.attacks.autoattack_parts import APGD, FAB, Square, at_least_one
+from lit_pursamere.attacks.library import LibraryView
+from lit_pursamere.attacks.survivors import Run, SurvivorAttack
+
+__all__ = ["AutoAttack"]
+
+
+@dataclass(frozen=True)
+class AutoAttack(SurvivorAttack):
+    """The ensemble, each attack on the images that those before have left.
+
+    Args:
+        threat: What the attacker may change.
+        gradient: View that the attack differentiates: `gray`, `bpda` or `exact`.
+        seed: Seed of all random numbers.
+        evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
+        decision: `mean` over the draws, or `original`.
+        one_by_one: Whether to attack every image in a batch of its own.
+        version: `standard`, or `rand` for views with randomness.
+        eot: Draws of the view whose gradients are averaged in a step of APGD (None: 20 in `rand`, else 1).
+        steps: Steps of APGD and FAB.
+        queries: Evaluations by Square.
+
+    Raises:
+        ValueError: If a number is out of range, or the view has fewer classes than DLR needs: 4 for `standard`, 3
+            for `rand`.
+    """
+
+    version: Literal["standard", "rand"] = "standard"
+    eot: int | None = None
+    steps: int = 100
+    queries: int = 5000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.version not in ("standard", "rand"):
+            raise ValueError(f"version must be 'standard' or 'rand'; got {self.version!r}")
+        at_least_one(self, "eot", "steps", "queries")
+
+    def parts(self) -> list[SurvivorAttack]:
+        """The attacks in their order."""
+        base = (self.threat, self.gradient, self.seed, self.evaluations, self.decision)
+        eot = self.eot or (20 if self.version == "rand" else 1)
+        if self.version == "rand":
+            return [
+                APGD(*base, loss=loss, steps=self.steps, restarts=1, eot=eot, large_eps=False) for loss in ("ce", "dlr")
+            ]
+        return [
+            APGD(*base, loss="ce", steps=self.steps, eot=eot),
+            APGD(*base, loss="dlr-t", steps=self.steps, eot=eot),
+            FAB(*base, steps=self.steps),
+            Square(*base, queries=self.queries),
+        ]
+
+    def runs(self, view: LibraryView) -> list[Run]:
+        return [run for part in self.parts() for run in part.runs(view)]

@@ -1,0 +1,262 @@
+"""Attacks of the MNIST evaluations: Carlini-Wagner, EAD and Boundary by the package foolbox, salt and pepper by hand.
+
+References: "Towards Evaluating the Robustness of Neural Networks" (Carlini and Wagner, 2017); "EAD: Elastic-Net Attacks
+to Deep Neural Networks via Adversarial Examples" (Chen et al., 2018); "Decision-Based Adversarial Attacks" (Brendel et
+al., 2018).
+
+All look for the nearest wrong image, or for any; what is kept must be within the budget, see survivors.py. The package
+returns black images where it fails, and gives up a whole batch if one image has no starting point.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_pursamere.attacks.autoattack_parts import at_least_one
+from lit_pursamere.attacks.library import LibraryView, fingerprint, require
+from lit_pursamere.attacks.survivors import Run, SurvivorAttack
+from lit_pursamere.seeding import generator
+
+__all__ = ["EAD", "Boundary", "CarliniWagnerL2", "SaltAndPepper"]
+
+PACKAGE = "foolbox"
+
+
+@dataclass(frozen=True)
+class CarliniWagnerL2(SurvivorAttack):
+    """Minimise |delta|^2 + c * max(0, z_y - max of the other logits + kappa) by Adam, through a tanh into the box.
+
+    Args:
+        threat: What the attacker may change; with `l2`, the largest distance that counts.
+        gradient: View that the attack differentiates: `gray`, `bpda` or `exact`.
+        seed: Unused, this attack draws no random numbers of its own.
+        evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
+        decision: `mean` over the draws, or `original`.
+        one_by_one: Whether to attack every image in a batch of its own.
+        steps: Steps per search step.
+        step_size: Step size of Adam, in the space before the tanh.
+        constant: First c; 10 times as large wherever it was too small, if there is another search step.
+        search_steps: Search steps for the smallest c.
+        confidence: kappa, in logits.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    steps: int = 1000
+    step_size: float = 0.1
+    constant: float = 100.0
+    search_steps: int = 1
+    confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "steps", "search_steps")
+        _positive(self, "step_size", "constant")
+
+    def runs(self, view: LibraryView) -> list[Run]:
+        attack = _foolbox().attacks.L2CarliniWagnerAttack(
+            binary_search_steps=self.search_steps,
+            steps=self.steps,
+            stepsize=self.step_size,
+            confidence=self.confidence,
+            initial_const=self.constant,
+            abort_early=False,  # it would look at the loss of the whole batch
+        )
+        return [Run(self.search_steps * self.steps, partial(_search, attack, view))]
+
+
+@dataclass(frozen=True)
+class EAD(SurvivorAttack):
+    """Minimise c * f + |delta|_2^2 + beta * |delta|_1 by iterative shrinkage, f as in Carlini and Wagner's attack.
+
+    Args:
+        threat: What the attacker may change.
+        gradient: View that the attack differentiates: `gray`, `bpda` or `exact`.
+        seed: Unused, this attack draws no random numbers of its own.
+        evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
+        decision: `mean` over the draws, or `original`.
+        one_by_one: Whether to attack every image in a batch of its own.
+        steps: Steps per search step.
+        step_size: First step size, [0, 1] pixel units; falls as a square root to 0.
+        constant: First c; 10 times as large wherever it was too small.
+        search_steps: Search steps for the smallest c.
+        beta: Weight of the l1 norm.
+        confidence: kappa, in logits.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    steps: int = 100
+    step_size: float = 0.01
+    constant: float = 0.01
+    search_steps: int = 9
+    beta: float = 0.01
+    confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "steps", "search_steps")
+        _positive(self, "step_size", "constant", "beta")
+
+    def runs(self, view: LibraryView) -> list[Run]:
+        attack = _foolbox().attacks.EADAttack(
+            binary_search_steps=self.search_steps,
+            steps=self.steps,
+            initial_stepsize=self.step_size,
+            confidence=self.confidence,
+            initial_const=self.constant,
+            regularization=self.beta,
+            decision_rule="EN",
+            abort_early=False,  # it would look at the loss of the whole batch
+        )
+        return [Run(2 * self.search_steps * self.steps, partial(_search, attack, view))]
+
+
+@dataclass(frozen=True)
+class Boundary(SurvivorAttack):
+    """Walk along the decision boundary towards the image, from a random image that the view misclassifies.
+
+    Needs classes only. Images for which no starting point is found are left as they are.
+
+    Args:
+        threat: What the attacker may change; with `l2`, the largest distance that counts.
+        gradient: View that is queried: `gray`, `bpda` or `exact`.
+        seed: Seed of all random numbers.
+        evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
+        decision: `mean` over the draws, or `original`.
+        one_by_one: Whether to attack every image in a batch of its own.
+        steps: Steps of the walk.
+        spherical_step: First step around the image, as a part of the distance.
+        source_step: First step towards the image, as a part of the distance.
+        adaptation: Factor by which steps grow or shrink.
+        starts: Images of uniform noise that are tried as starting points; a point counts if the view misclassifies
+            it in more than half of the draws.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    steps: int = 5000
+    spherical_step: float = 0.01
+    source_step: float = 0.01
+    adaptation: float = 1.5
+    starts: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "steps", "starts")
+        _positive(self, "spherical_step", "source_step", "adaptation")
+
+    def runs(self, view: LibraryView) -> list[Run]:
+        attack = _foolbox().attacks.BoundaryAttack(
+            steps=self.steps,
+            spherical_step=self.spherical_step,
+            source_step=self.source_step,
+            step_adaptation=self.adaptation,
+        )
+
+        @torch.no_grad()
+        def walk(x: Tensor, y: Tensor) -> list[Tensor]:
+            start, found = self._starting_points(view, x, y)
+            nearest = x.clone()
+            if found.any():
+                view.vouch((y[found] + 1) % view.classes)  # the package would check the starting points by one draw
+                nearest[found] = _search(attack, view, x[found], y[found], starting_points=start[found])[0]
+            return [nearest]
+
+        return [Run(self.starts * self.draws + self.steps, walk)]
+
+    def _starting_points(self, view: LibraryView, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The first noise image that the view does not take for class y, and whether there is one, (B,)."""
+        torch.manual_seed(self.seed)
+        start, found = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        for noise in torch.rand((self.starts, *x.shape[1:])).to(x).unsqueeze(1):
+            predictions = torch.cat([view(noise).argmax(1) for _ in range(self.draws)])
+            wrong = (predictions[:, None] != y).float().mean(0) > 0.5
+            start = torch.where((wrong & ~found)[:, None, None, None], noise, start)
+            found |= wrong
+            if found.all():
+                break
+        return start, found
+
+
+@dataclass(frozen=True)
+class SaltAndPepper(SurvivorAttack):
+    """Set random pixels to black or white; the best of several draws.
+
+    Args:
+        threat: What the attacker may change; the published noise knows no bound, which is linf 1.
+        gradient: View that is queried: `gray`, `bpda` or `exact`.
+        seed: Seed of all random numbers.
+        evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
+        decision: `mean` over the draws, or `original`.
+        one_by_one: Whether to attack every image in a batch of its own.
+        rho: Probability that a pixel is set; black and white are equally likely.
+        tries: Number of draws of the noise.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    rho: float = 0.25
+    tries: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "tries")
+        if not 0 <= self.rho <= 1:
+            raise ValueError(f"SaltAndPepper needs rho in [0, 1]; got {self.rho}")
+
+    def runs(self, view: LibraryView) -> list[Run]:
+        def sprinkle(x: Tensor, y: Tensor, number: int) -> list[Tensor]:
+            draws = [generator(self.seed, fingerprint(image), number) for image in x]  # by image, not by place
+            shape = (2, 1, *x.shape[-2:])
+            chosen, white = torch.stack([torch.rand(shape, generator=draw) for draw in draws], 1).to(x.device)
+            return [torch.where(chosen < self.rho, (white < 0.5).to(x), x)]
+
+        return [Run(1, partial(sprinkle, number=number)) for number in range(self.tries)]
+
+
+def _search(attack: Any, view: LibraryView, x: Tensor, y: Tensor, **how: Tensor) -> list[Tensor]:
+    """Nearest wrong images that an attack of foolbox finds; black ones where it finds none."""
+    foolbox = _foolbox()
+    model = foolbox.PyTorchModel(view, bounds=(0, 1), device=x.device)
+    return [attack.run(model, x, foolbox.Misclassification(y), **how)]
+
+
+def _foolbox() -> Any:
+    with _quiet_import():
+        return require("foolbox", PACKAGE)
+
+
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    """The package imports GitPython, which refuses where there is no git unless told not to mind, and a moved name."""
+    told = os.environ.get("GIT_PYTHON_REFRESH")
+    os.environ["GIT_PYTHON_REFRESH"] = "quiet"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        if told is None:
+            del os.environ["GIT_PYTHON_REFRESH"]
+        else:
+            os.environ["GIT_PYTHON_REFRESH"] = told
+
+
+def _positive(attack: SurvivorAttack, *names: str) -> None:
+    for name in names:
+        if not getattr(attack, name) > 0:
+            raise ValueError(f"{type(attack).__name__} needs {name} > 0; got {getattr(attack, name)}")

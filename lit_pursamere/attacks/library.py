@@ -1,0 +1,96 @@
+"""Around attack libraries: they get a float32 view of their own, and whatever they do to the world is undone.
+
+Libraries seed the global generators, add to the parameters' gradients, cast images to float32 and overwrite logits.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_pursamere.seeding import reseed
+
+__all__ = ["LibraryView", "fingerprint", "forked_randomness", "frozen", "require"]
+
+
+def require(module: str, package: str) -> ModuleType:
+    """Import a module of an attack library.
+
+    Raises:
+        ImportError: With the command that installs the package.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f"this attack needs another package: pip install {package}  ({error})") from error
+
+
+@contextmanager
+def forked_randomness(*key: int) -> Iterator[None]:
+    """Seed torch's generators by a tuple of numbers inside, and put them back afterwards."""
+    # Seeding touches the generators of all devices, not only of the one with the images.
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        reseed(*key)
+        yield
+
+
+@contextmanager
+def frozen(view: nn.Module) -> Iterator[None]:
+    """No parameter of the view requires a gradient inside: a library's `backward` finds nowhere to add to."""
+    trainable = [parameter for parameter in view.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def fingerprint(x: Tensor) -> int:
+    """A number of 32 bits that depends on the pixels of a batch."""
+    return zlib.crc32(x.detach().cpu().contiguous().view(torch.uint8).numpy())
+
+
+class LibraryView(nn.Module):
+    """A view as libraries want it: float32 images to float32 logits that they may overwrite.
+
+    The view is no submodule, so that moving this module, or changing its mode, does not reach the view.
+
+    Args:
+        view: Map from images (B, C, H, W) to logits (B, K).
+        dtype: Type of the images that the view is given.
+        classes: Number of classes K.
+        tick: Called at every evaluation.
+    """
+
+    def __init__(self, view: nn.Module, dtype: torch.dtype, classes: int, tick: Callable[[], None]) -> None:
+        super().__init__()
+        self.training = False  # a library warns otherwise
+        self.evaluate, self.dtype, self.classes, self.tick = view.__call__, dtype, classes, tick
+        self._vouched: Tensor | None = None
+
+    def vouch(self, y: Tensor) -> None:
+        """Answer the next call with these classes: for a library that would first check the clean images itself."""
+        self._vouched = y
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._vouched is not None:
+            y, self._vouched = self._vouched, None
+            return F.one_hot(y, self.classes).float()
+        self.tick()
+        logits = self.evaluate(x.to(self.dtype))
+        if torch.is_grad_enabled() and x.requires_grad and not logits.requires_grad:
+            raise RuntimeError(
+                "the attacked view returned logits without a gradient; run with inference_mode false, and check that "
+                "nothing in the defence detaches its input"
+            )
+        return logits.to(torch.float32, copy=True)

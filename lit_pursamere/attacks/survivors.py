@@ -1,0 +1,146 @@
+"""Attacks in turn on the images that are left, decided by the mean over several draws of the view.
+
+    hits = right answers of the view on x, per image, out of `evaluations` draws
+    for each run, on the images with hits > 0:
+        for each candidate of the run:  keep it where its own hits, out of as many fresh draws, are fewer
+
+AutoAttack as published decides by one draw, which a stochastic view answers wrongly now and then: an image counts as
+broken as soon as any of many single draws errs, and one that errs in the first draw is not attacked at all.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lit_pursamere.attacks.base import Attack, Outcome, Progress
+from lit_pursamere.attacks.library import LibraryView, fingerprint, forked_randomness, frozen
+from lit_pursamere.threat import over_images
+
+__all__ = ["Run", "SurvivorAttack"]
+
+ROUNDING = 1e-3  # how far beyond eps, relatively, a library's float32 arithmetic may end; projected before it is judged
+
+
+class Run(NamedTuple):
+    """One attempt: images (B, C, H, W) and classes (B,) to candidates of that shape, in at most about `calls` calls."""
+
+    calls: int
+    attempt: Callable[[Tensor, Tensor], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class SurvivorAttack(Attack):
+    """Base of attacks that return the best candidate of several runs, and x itself where no run gained anything.
+
+    `last` and `any` of the outcome are the same. Runs draw their random numbers per batch, so an image's result
+    depends on its neighbours unless `one_by_one` is set; the same batch gives the same result, whatever the state of
+    the global generators.
+
+    Args:
+        threat: What the attacker may change.
+        gradient: View that the attack differentiates: `gray`, `bpda` or `exact`.
+        seed: Seed of all random numbers.
+        evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
+        decision: `mean` compares the means over `evaluations` draws; `original` lets single draws decide, as the
+            published code does, for comparison.
+        one_by_one: Whether to attack every image in a batch of its own, which is slow.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    seed: int = 0
+    evaluations: int = 20
+    decision: Literal["mean", "original"] = "mean"
+    one_by_one: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"{type(self).__name__} needs a seed in [0, 2^32); got {self.seed}")
+        if self.evaluations < 1:
+            raise ValueError(f"{type(self).__name__} needs evaluations >= 1; got {self.evaluations}")
+        if self.decision not in ("mean", "original"):
+            raise ValueError(f"decision must be 'mean' or 'original'; got {self.decision!r}")
+
+    @abstractmethod
+    def runs(self, view: LibraryView) -> list[Run]:
+        """What to try in turn on a view; each run sees the images that are left."""
+
+    def correctness(self, view: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Mean correctness of every image over `evaluations` draws that no decision has seen, (B,)."""
+        return self._hits(view, x, y, stage=0)[0] / self.draws
+
+    def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:
+        if self.threat.eps == 0:
+            progress(1, 1)
+            return Outcome(x, x)
+        size = 1 if self.one_by_one else len(x)
+        kept, groups = [], list(zip(x.split(size), y.split(size), strict=True))
+        for i, (images, labels) in enumerate(groups):
+
+            def of_all(done: int, total: int, i: int = i) -> None:
+                progress(i * total + done, len(groups) * total)
+
+            with forked_randomness(self.seed), frozen(view):
+                kept.append(self._attack(view, images, labels, of_all))
+        best = torch.cat(kept)
+        return Outcome(best, best)
+
+    def _attack(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Tensor:
+        stage = count(1)
+        best, (hits, classes) = x.clone(), self._hits(view, x, y, next(stage))
+        meter = _Meter(progress)
+        runs = self.runs(LibraryView(view, x.dtype, classes, meter.tick))
+        meter.total = sum(run.calls for run in runs)
+        for run in runs:
+            todo = torch.nonzero(hits > 0).flatten()
+            if not len(todo):
+                break
+            meter.start(run.calls)
+            for candidate in run.attempt(x[todo].float().contiguous(), y[todo]):
+                feasible = self._feasible(candidate.to(x), x[todo])
+                new, _ = self._hits(view, feasible, y[todo], next(stage))
+                better = new < hits[todo]
+                best[todo[better]], hits[todo[better]] = feasible[better], new[better]
+        progress(meter.total, meter.total)
+        return best
+
+    @property
+    def draws(self) -> int:
+        """Evaluations of the view per decision."""
+        return self.evaluations if self.decision == "mean" else 1
+
+    @torch.no_grad()
+    def _hits(self, view: nn.Module, x: Tensor, y: Tensor, stage: int) -> tuple[Tensor, int]:
+        """Number of right answers on every image, (B,), and number of classes."""
+        with forked_randomness(self.seed, fingerprint(x), stage):  # other images and other stages: other draws
+            draws = [view(x) for _ in range(self.draws)]
+        return sum((logits.argmax(1) == y).long() for logits in draws), draws[0].shape[1]
+
+    def _feasible(self, candidate: Tensor, x: Tensor) -> Tensor:
+        """The candidate, with rounding projected away; x itself where it is out of reach or not a number."""
+        near = self.threat.distance(candidate, x) <= self.threat.eps * (1 + ROUNDING)
+        return torch.where(over_images(near, x), self.threat.project(candidate, x), x)
+
+
+class _Meter:
+    """Progress in evaluations of the view; a run that ends early, or calls more often than planned, stays in step."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.done, self.ceiling, self.total = progress, 0, 0, 0
+
+    def start(self, calls: int) -> None:
+        self.done, self.ceiling = self.ceiling, self.ceiling + calls
+
+    def tick(self) -> None:
+        if self.done < self.ceiling:
+            self.done += 1
+            self.progress(self.done, self.total)
