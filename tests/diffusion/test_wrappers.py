@@ -137,6 +137,23 @@ def test_ddpmpp_gives_the_recorded_score_of_the_vp_state(golden, golden_tensors)
         assert error.max() < limit
 
 
+def test_ddpmpp_gives_the_recorded_drift_of_the_reverse_sde(golden, golden_tensors):
+    data = golden_tensors("score_sde/ddpmpp_small_io")
+    model = DDPMppScore(**SMALL_DDPMPP, checkpoint=str(golden / "score_sde/ddpmpp_small_checkpoint.pth")).eval()
+    x = data["x"][:2].double()
+    model = model.double()
+    for reversed_time, drift, diffusion in zip(data["rev.t_prime"], data["rev.f"], data["rev.g"], strict=True):
+        t = 1 - reversed_time.double()
+        beta, alpha_bar = VP.beta_min + (VP.beta_max - VP.beta_min) * t, VP.alpha_bar(t)
+        with torch.no_grad():
+            noise = model.predict_noise((x / alpha_bar.sqrt() + 1) / 2, (VP.sigma_of_time(t) / 2).item())
+        ours = 0.5 * beta * x - beta * noise / (1 - alpha_bar).sqrt()  # -(f - g^2 score), f = -beta x / 2
+        theirs = drift.double().view_as(x)
+        limit = 1e-2 if t < 1e-4 else 1e-3  # near 0 the recorded deviation cancels in float32
+        assert (ours - theirs).norm() < limit * theirs.norm(), float(t)
+        assert torch.allclose(diffusion.double(), beta.sqrt().expand_as(diffusion), rtol=1e-4)
+
+
 @pytest.mark.parametrize("preconditioning", ["edm", "vp"])
 def test_songunet_gives_the_recorded_denoiser(golden, golden_tensors, preconditioning):
     data = golden_tensors("edm/songunet_small")
