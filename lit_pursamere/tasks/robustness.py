@@ -105,8 +105,7 @@ class LitRobustness(pl.LightningModule):
         x, y, index = batch
         for system in self.systems:
             for attack in ("clean", *self.attacks):
-                if self.trainer.received_sigterm:  # Lightning only notes the signal, and would run on to the end
-                    raise SystemExit("stopped by SIGTERM; the same command continues")
+                self._stop_if_told()
                 done = [self.records.get(system, attack, i) is not None for i in index.tolist()]
                 todo = torch.nonzero(~torch.tensor(done)).flatten().to(x.device)
                 if len(todo):
@@ -114,6 +113,10 @@ class LitRobustness(pl.LightningModule):
                 self._count(system, attack, index.tolist())
         if batch_idx == 0 and self.shown is not None and self.trainer.is_global_zero:
             self._draw(*self.shown)
+
+    def _stop_if_told(self) -> None:
+        if self.trainer.received_sigterm:  # Lightning only notes the signal, and would run on to the end
+            raise SystemExit("stopped by SIGTERM; the same command continues")
 
     def _count(self, system: str, attack: str, indices: list[int]) -> None:
         rows = [self.records.get(system, attack, index) for index in indices]
@@ -162,6 +165,7 @@ class LitRobustness(pl.LightningModule):
         with tqdm(desc=title, position=1, leave=False, unit="step", disable=hidden or None) as bar:
 
             def progress(done: int, total: int) -> None:
+                self._stop_if_told()
                 bar.total = total
                 bar.update(done - bar.n)
 

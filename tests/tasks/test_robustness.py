@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import signal
+from dataclasses import dataclass
 
 import pytest
 import pytorch_lightning as pl
@@ -182,3 +185,23 @@ def test_the_worse_candidate_decides_and_evaluations_must_be_positive(tmp_path):
     assert {row["votes_last"] for row in attacked} <= {0, 3}, "a deterministic defence repeats its verdict"
     with pytest.raises(ValueError, match="got 0"):
         evaluate(tmp_path, evaluations=0)
+
+
+@dataclass(frozen=True)
+class Signalling(PGD):
+    """PGD during whose third step the machine asks the process to stop."""
+
+    def step(self, view, x, y, state):
+        Signalling.taken += 1
+        if Signalling.taken == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().step(view, x, y, state)
+
+
+def test_sigterm_stops_within_an_attack(tmp_path):
+    Signalling.taken = 0
+    with pytest.raises(SystemExit, match="the same command continues"):
+        evaluate(tmp_path, {"long": Signalling(ThreatModel("linf", 0.1), "bpda", 50)})
+    assert Signalling.taken == 3
+    done = {(row["system"], row["attack"]) for row in read_rows(tmp_path / "out")}
+    assert done == {("PurSAMERE", "clean")}, "finished verdicts are kept"
