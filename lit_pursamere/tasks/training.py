@@ -15,7 +15,8 @@ class Training(pl.LightningModule):
     """Base of the training tasks.
 
     Every step starts from its own seed, made of the run's seed, the epoch, the batch and the process, so a run that was
-    stopped and continued from a checkpoint repeats one that was not: same losses, same weights.
+    stopped and continued from a checkpoint repeats one that was not: same losses, same weights. That needs a loader
+    that remembers its place, which the one of resident images does.
     """
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
