@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lit_pursamere.attacks.autoattack_parts import APGD, FAB, Square, at_least_one
+from lit_pursamere.attacks.autoattack_parts import APGD, FAB, Square
 from lit_pursamere.attacks.library import LibraryView
-from lit_pursamere.attacks.survivors import Run, SurvivorAttack
+from lit_pursamere.attacks.survivors import Run, SurvivorAttack, at_least_one
 
 __all__ = ["AutoAttack"]
 
@@ -25,7 +25,7 @@ class AutoAttack(SurvivorAttack):
 
     Args:
         threat: What the attacker may change.
-        gradient: View that the attack differentiates: `gray`, `bpda` or `exact`.
+        gradient: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
         seed: Seed of all random numbers.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from lit_pursamere.attacks.library import LibraryView, require
-from lit_pursamere.attacks.survivors import Run, SurvivorAttack
+from lit_pursamere.attacks.survivors import Run, SurvivorAttack, at_least_one
 
-__all__ = ["APGD", "FAB", "Square", "at_least_one"]
+__all__ = ["APGD", "FAB", "Square"]
 
 PACKAGE = "pyautoattack"
 NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}  # as the package calls them
@@ -38,7 +38,7 @@ class APGD(SurvivorAttack):
 
     Args:
         threat: What the attacker may change.
-        gradient: View that the attack differentiates: `gray`, `bpda` or `exact`.
+        gradient: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
         seed: Seed of all random numbers.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.
@@ -124,7 +124,7 @@ class FAB(SurvivorAttack):
 
     Args:
         threat: What the attacker may change.
-        gradient: View that the attack differentiates: `gray`, `bpda` or `exact`.
+        gradient: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
         seed: Seed of all random numbers.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.
@@ -185,7 +185,7 @@ class Square(SurvivorAttack):
 
     Args:
         threat: What the attacker may change.
-        gradient: View that is queried: `gray`, `bpda` or `exact`.
+        gradient: View that is queried: `gray`, `bpda`, `first_order` or `exact`.
         seed: Seed of all random numbers.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.
@@ -240,11 +240,3 @@ def _ranked(logits: Tensor, y: Tensor, rank: int) -> Tensor:
 def _in_turn(restart: Callable[..., list[Tensor]], calls: int, settings: list[dict[str, Any]]) -> list[Run]:
     """One run per setting of a restart."""
     return [Run(calls, lambda x, y, chosen=chosen: restart(x, y, **chosen)) for chosen in settings]
-
-
-def at_least_one(attack: SurvivorAttack, *names: str) -> None:
-    """Raise a ValueError if one of these numbers of an attack is below 1; None passes."""
-    for name in names:
-        value = getattr(attack, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{type(attack).__name__} needs {name} >= 1; got {value}")

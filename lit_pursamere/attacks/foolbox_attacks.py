@@ -21,9 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_pursamere.attacks.autoattack_parts import at_least_one
 from lit_pursamere.attacks.library import LibraryView, fingerprint, require
-from lit_pursamere.attacks.survivors import Run, SurvivorAttack
+from lit_pursamere.attacks.survivors import Run, SurvivorAttack, at_least_one
 from lit_pursamere.seeding import generator
 
 __all__ = ["EAD", "Boundary", "CarliniWagnerL2", "SaltAndPepper"]
@@ -37,7 +36,7 @@ class CarliniWagnerL2(SurvivorAttack):
 
     Args:
         threat: What the attacker may change; with `l2`, the largest distance that counts.
-        gradient: View that the attack differentiates: `gray`, `bpda` or `exact`.
+        gradient: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
         seed: Unused, this attack draws no random numbers of its own.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.
@@ -81,7 +80,7 @@ class EAD(SurvivorAttack):
 
     Args:
         threat: What the attacker may change.
-        gradient: View that the attack differentiates: `gray`, `bpda` or `exact`.
+        gradient: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
         seed: Unused, this attack draws no random numbers of its own.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.
@@ -131,7 +130,7 @@ class Boundary(SurvivorAttack):
 
     Args:
         threat: What the attacker may change; with `l2`, the largest distance that counts.
-        gradient: View that is queried: `gray`, `bpda` or `exact`.
+        gradient: View that is queried: `gray`, `bpda`, `first_order` or `exact`.
         seed: Seed of all random numbers.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.
@@ -197,7 +196,7 @@ class SaltAndPepper(SurvivorAttack):
 
     Args:
         threat: What the attacker may change; the published noise knows no bound, which is linf 1.
-        gradient: View that is queried: `gray`, `bpda` or `exact`.
+        gradient: View that is queried: `gray`, `bpda`, `first_order` or `exact`.
         seed: Seed of all random numbers.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.

@@ -14,12 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["EOT_MODES", "LOSSES", "EotMode", "Loss", "adversarial_loss", "loss_gradient"]
+__all__ = ["EOT_MODES", "LOSSES", "NO_GRADIENT", "EotMode", "Loss", "adversarial_loss", "loss_gradient"]
 
 Loss = Literal["ce", "margin", "dlr"]
 EotMode = Literal["grad_mean", "logit_mean", "sign_vote"]
 LOSSES: tuple[str, ...] = get_args(Loss)
 EOT_MODES: tuple[str, ...] = get_args(EotMode)
+NO_GRADIENT = (
+    "the attacked view returned logits without a gradient; run with inference_mode false, and check that nothing in "
+    "the defence detaches its input"
+)
 
 
 def adversarial_loss(logits: Tensor, y: Tensor, loss: Loss = "ce") -> Tensor:
@@ -123,8 +127,5 @@ def _slope(logits: Tensor, y: Tensor, loss: Loss) -> Tensor:
 def _pull_back(logits: Tensor, copies: Tensor, slope: Tensor) -> Tensor:
     gradient = torch.autograd.grad(logits, copies, slope, allow_unused=True)[0] if logits.requires_grad else None
     if gradient is None:
-        raise RuntimeError(
-            "the attacked view returned logits without a gradient; run with inference_mode false, and check that "
-            "nothing in the defence detaches its input"
-        )
+        raise RuntimeError(NO_GRADIENT)
     return gradient

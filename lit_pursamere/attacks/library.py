@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_pursamere.attacks.gradients import NO_GRADIENT
 from lit_pursamere.seeding import reseed
 
 __all__ = ["LibraryView", "fingerprint", "forked_randomness", "frozen", "require"]
@@ -89,8 +90,5 @@ class LibraryView(nn.Module):
         self.tick()
         logits = self.evaluate(x.to(self.dtype))
         if torch.is_grad_enabled() and x.requires_grad and not logits.requires_grad:
-            raise RuntimeError(
-                "the attacked view returned logits without a gradient; run with inference_mode false, and check that "
-                "nothing in the defence detaches its input"
-            )
+            raise RuntimeError(NO_GRADIENT)
         return logits.to(torch.float32, copy=True)

@@ -23,7 +23,7 @@ from lit_pursamere.attacks.base import Attack, Outcome, Progress
 from lit_pursamere.attacks.library import LibraryView, fingerprint, forked_randomness, frozen
 from lit_pursamere.threat import over_images
 
-__all__ = ["Run", "SurvivorAttack"]
+__all__ = ["Run", "SurvivorAttack", "at_least_one"]
 
 ROUNDING = 1e-3  # how far beyond eps, relatively, a library's float32 arithmetic may end; projected before it is judged
 
@@ -45,7 +45,7 @@ class SurvivorAttack(Attack):
 
     Args:
         threat: What the attacker may change.
-        gradient: View that the attack differentiates: `gray`, `bpda` or `exact`.
+        gradient: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
         seed: Seed of all random numbers.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` compares the means over `evaluations` draws; `original` lets single draws decide, as the
@@ -144,3 +144,11 @@ class _Meter:
         if self.done < self.ceiling:
             self.done += 1
             self.progress(self.done, self.total)
+
+
+def at_least_one(attack: SurvivorAttack, *names: str) -> None:
+    """Raise a ValueError if one of these numbers of an attack is below 1; None passes."""
+    for name in names:
+        value = getattr(attack, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{type(attack).__name__} needs {name} >= 1; got {value}")

@@ -18,6 +18,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ class NCSNObjective(Objective):
                 f"got {self.step_size} and {self.steps_per_level}"
             )
 
-    @property
+    @cached_property  # every training step draws from them
     def levels(self) -> tuple[float, ...]:
         return tuple(self.sigmas.values if isinstance(self.sigmas, NoiseLevels) else self.sigmas)
 
@@ -125,8 +126,8 @@ class VPObjective(Objective):
         return torch.full_like(sigma, 1 / dimension)
 
     def sample(self, score_model: ScoreModel, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-        chosen = torch.linspace(0, len(self.levels) - 1, self.steps).round().long().tolist()
-        sigmas = [self.levels[i] for i in chosen]
+        levels = torch.tensor(self.levels, dtype=torch.float64)
+        sigmas = levels[torch.linspace(0, len(levels) - 1, self.steps).round().long()].tolist()
         return ddim(score_model, sigmas[0] * normal(shape, generator) + 0.5, [*sigmas, 0.0])
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lit_pursamere.tasks.training import Training
-from lit_pursamere.weights import save_weights
 
 __all__ = ["LitClassifier"]
 
@@ -86,11 +85,11 @@ class LitClassifier(Training):
             self.log(f"val/accuracy_{name}", self.accuracy[name], prog_bar=True)
 
     def on_fit_end(self) -> None:
-        if self.export is not None and self.trainer.is_global_zero and not self.trainer.interrupted:
-            card = self.card(
-                purified=getattr(self.trainer.datamodule, "purified", None),
-                classifier=type(self.classifier).__name__,
-                loss="cross-entropy, half on clean and half on purified images where there are pairs",
-                lr=self.lr,
-            )
-            save_weights(self.classifier, self.export, card)
+        self.export_weights(
+            self.classifier,
+            self.export,
+            purified=getattr(self.trainer.datamodule, "purified", None),
+            classifier=type(self.classifier).__name__,
+            loss="cross-entropy, half on clean and half on purified images where there are pairs",
+            lr=self.lr,
+        )

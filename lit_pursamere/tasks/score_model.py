@@ -24,7 +24,6 @@ from torchvision.utils import make_grid
 from lit_pursamere.diffusion import NCSNObjective, Objective, ScoreModel, expected_reconstruction_error
 from lit_pursamere.seeding import generator
 from lit_pursamere.tasks.training import Training
-from lit_pursamere.weights import save_weights
 
 __all__ = ["LitScoreModel"]
 
@@ -163,11 +162,11 @@ class LitScoreModel(Training):
         return self.objective.sample(self.score_model, (count, *shape), draws)
 
     def on_fit_end(self) -> None:
-        if self.export is not None and self.trainer.is_global_zero and not self.trainer.interrupted:
-            card = self.card(
-                score_model=type(self.score_model).__name__,
-                objective=repr(self.objective),
-                lr=self.lr,
-                ema_decay=self.ema_decay,
-            )
-            save_weights(self.score_model, self.export, card)
+        self.export_weights(
+            self.score_model,
+            self.export,
+            score_model=type(self.score_model).__name__,
+            objective=repr(self.objective),
+            lr=self.lr,
+            ema_decay=self.ema_decay,
+        )

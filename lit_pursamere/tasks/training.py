@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytorch_lightning as pl
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_pursamere.seeding import reseed, run_seed
-from lit_pursamere.weights import model_card
+from lit_pursamere.weights import model_card, save_weights
 
 __all__ = ["Training"]
 
@@ -27,6 +27,11 @@ class Training(pl.LightningModule):
             progress.increment_ready()
             progress.increment_started()
         reseed(run_seed(), self.current_epoch, batch_idx, self.global_rank)
+
+    def export_weights(self, module: nn.Module, path: str | None, **facts: object) -> None:
+        """Write a module with its card at the end of a run that was not interrupted, once for all processes."""
+        if path is not None and self.trainer.is_global_zero and not self.trainer.interrupted:
+            save_weights(module, path, self.card(**facts))
 
     def card(self, **facts: object) -> dict[str, str]:
         """What a user of the weights must know, for the metadata of the exported file."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_pursamere.networks.ddpm_unet import OLD_ATTENTION_NAMES
 from lit_pursamere.weights.files import printable
 from lit_pursamere.weights.modules import ModuleState
 
@@ -26,8 +27,6 @@ IGNORABLE = ("sigmas", "num_batches_tracked", "resample_filter")
 RAW_KEYS = ("unaveraged_model_state_dict", "state_dict", "model_state_dict", "net", "model", "best_model", "network",
             "model_state", "params", "weights")  # fmt: skip
 EMA_KEYS = ("ema", "ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "params_ema")
-
-OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 @dataclass(frozen=True)
@@ -174,8 +173,8 @@ def _modern_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], boo
     for name, tensor in tensors.items():
         layer, _, rest = name.rpartition(".")
         parent, _, part = layer.rpartition(".")
-        known = f"{parent}." in layers and part in OLD_ATTENTION
-        renamed[f"{parent}.{OLD_ATTENTION[part]}.{rest}" if known else name] = tensor
+        known = f"{parent}." in layers and part in OLD_ATTENTION_NAMES
+        renamed[f"{parent}.{OLD_ATTENTION_NAMES[part]}.{rest}" if known else name] = tensor
     return renamed, bool(layers)
 
 
