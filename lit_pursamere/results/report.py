@@ -19,8 +19,9 @@ from lit_pursamere.manifest import read_manifest
 from lit_pursamere.results.records import Row, read_rows
 from lit_pursamere.results.statistics import Accuracy
 
-__all__ = ["accuracies", "as_csv", "as_markdown", "write_report"]
+__all__ = ["SEMANTICS", "accuracies", "as_csv", "as_markdown", "write_report"]
 
+SEMANTICS = tuple(f"{iterate}{verdict}" for iterate in ("last", "any") for verdict in ("", " worst", " vote"))
 Table = dict[tuple[str, str, str], Accuracy]  # (system, attack, semantics) -> accuracy
 
 
@@ -47,8 +48,7 @@ def _columns(table: Table, order: Sequence[str]) -> list[tuple[str, str]]:
     rank = {name: position for position, name in enumerate(("clean", *order))}
     attacks = sorted({attack for _, attack, _ in table}, key=lambda name: (rank.get(name, len(rank)), name))
     found = {(attack, semantics) for _, attack, semantics in table}
-    semantics = [f"{iterate}{verdict}" for iterate in ("last", "any") for verdict in ("", " worst", " vote")]
-    return [(a, s) for a in attacks for s in semantics if (a, s) in found]
+    return [(a, s) for a in attacks for s in SEMANTICS if (a, s) in found]
 
 
 def _cells(table: Table, order: Sequence[str]) -> tuple[list[str], list[list[str]]]:

@@ -20,7 +20,7 @@ from lit_pursamere.attacks import Attack, Outcome
 from lit_pursamere.data import ShardSampler
 from lit_pursamere.defense import Defense
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
-from lit_pursamere.results import Records, write_report
+from lit_pursamere.results import SEMANTICS, Records, write_report
 from lit_pursamere.results.figures import picture_grid, trajectory_figure
 from lit_pursamere.weights import load_weights, state_digest
 
@@ -41,6 +41,8 @@ class LitRobustness(pl.LightningModule):
         undefended: Whether to evaluate the classifier without the purifier as well, for contrast.
         evaluations: How often each verdict is given. More than once for a stochastic defence: then the table shows the
             mean, and beside it the images that are right every time (worst) and most of the time (vote).
+        success: Which verdict is the headline of the protocol that is followed, one of `results.SEMANTICS`: at the last
+            iterate or at any; the mean over evaluations, or right every time (`worst`) or most of the time (`vote`).
         pictures: Images in the picture grid (0: none).
 
     An attack with view `gray` does not see the defence while it runs, so only its last iterate is judged. Others
@@ -56,11 +58,14 @@ class LitRobustness(pl.LightningModule):
         output: str = "runs/robustness",
         undefended: bool = True,
         evaluations: int = 1,
+        success: str = "any",
         pictures: int = 6,
     ) -> None:
         super().__init__()
         if evaluations < 1:
             raise ValueError(f"LitRobustness needs evaluations >= 1; got {evaluations}")
+        if success not in SEMANTICS:
+            raise ValueError(f"success must be one of {', '.join(SEMANTICS)}; got {success!r}")
         if "clean" in attacks:
             raise ValueError("an attack cannot be named 'clean'; the clean verdict is always part of a test")
         if checkpoint is not None:
@@ -69,7 +74,7 @@ class LitRobustness(pl.LightningModule):
         if undefended and not isinstance(purifier, Identity):
             self.systems[UNDEFENDED] = Defense(Identity(), classifier)
         self.attacks, self.output, self.pictures = dict(attacks), Path(output), pictures
-        self.evaluations = evaluations
+        self.evaluations, self.success = evaluations, success
         self.columns = [(s, a, k) for s in self.systems for a in ("clean", *attacks) for k in ("last", "any")]
         self.accuracies = nn.ModuleList([MeanMetric(nan_strategy="disable") for _ in self.columns])
         self.records: Records | None = None
@@ -84,6 +89,7 @@ class LitRobustness(pl.LightningModule):
             "weights": {name: state_digest(defense) for name, defense in self.systems.items()},
             "attacks": {name: repr(attack) for name, attack in self.attacks.items()},
             "evaluations": self.evaluations,
+            "success": self.success,
         }
 
     def on_test_start(self) -> None:
