@@ -14,9 +14,14 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lit_pursamere import __version__
+
+if TYPE_CHECKING:
+    from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 __all__ = ["main"]
 
@@ -29,6 +34,7 @@ USAGE = """usage: lit-pursamere VERB [options]
   test       attack a defence and print the table       (LitRobustness)
   report     print the table of a test run again
   figure     draw a figure of the theory
+  audit      ask whether an attack could have broken a defence
   sigmas     choose the noise levels for a data set
   weights    look into weight files, convert them
 
@@ -83,6 +89,17 @@ def readable(error: Exception) -> str:
 
 def lightning(args: list[str]) -> None:
     """fit, validate, test, predict."""
+    command_line(args)
+
+
+def command_line(args: list[str], run: bool = True, options: dict[str, type] | None = None) -> LightningCLI:
+    """Lightning's command line: run a verb, or only build what the configuration describes.
+
+    Args:
+        args: Verb and options; without a verb if nothing is to run.
+        run: Whether to run the verb.
+        options: Further groups of options, by name: dataclasses.
+    """
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -99,13 +116,17 @@ def lightning(args: list[str]) -> None:
     register_type(Pixels, serializer=Pixels.plain, deserializer=Pixels, fail_already_registered=False)
 
     class CLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            for name, group in (options or {}).items():
+                parser.add_class_arguments(group, name)
+
         def _parse_ckpt_path(self) -> None:
             """Look whether the file is whole; Lightning would let its stored arguments override the command line."""
             path = (self.config.get(self.config.get("subcommand")) or {}).get("ckpt_path")
             if path not in (None, "last", "best", "hpc"):
                 check_run(Path(path))
 
-    CLI(
+    return CLI(
         pl.LightningModule,
         data.ImageDataModule,
         args=args,
@@ -116,6 +137,7 @@ def lightning(args: list[str]) -> None:
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"inference_mode": False, "use_distributed_sampler": False},
         parser_kwargs={"prog": "lit-pursamere", "exit_on_error": False},
+        run=run,
     )
 
 
@@ -134,6 +156,26 @@ def check_run(path: Path) -> None:
             f"{path} ({path.stat().st_size} bytes) is not a whole Lightning checkpoint: {error}. `--ckpt_path` "
             "continues a training run; weights alone go to the `checkpoint` argument of the network"
         ) from error
+
+
+def audit(args: list[str]) -> None:
+    """Run the checks of `lit_pursamere.audit` on the defence of a `test` configuration, under one of its attacks."""
+    import torch
+
+    from lit_pursamere.audit import Audit, run_audit
+    from lit_pursamere.tasks import LitRobustness
+
+    cli = command_line(args[1:], run=False, options={"audit": Audit})
+    task, settings = cli.model, cli.config_init.audit
+    if not isinstance(task, LitRobustness):
+        raise ValueError(f"an audit needs the configuration of a `test`; its model is {type(task).__name__}")
+    name, device = settings.choose(task.attacks), cli.trainer.strategy.root_device
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("test")
+    batches = list(islice(cli.datamodule.test_dataloader(), -(-settings.images // cli.datamodule.eval_batch_size)))
+    x, y = (torch.cat([batch[i] for batch in batches])[: settings.images].to(device) for i in (0, 1))
+    defense = next(iter(task.systems.values())).to(device)
+    print(run_audit(settings, defense, name, task.attacks[name], x, y, task.evaluations, len(batches[0][0])), end="")
 
 
 def report(args: list[str]) -> None:
@@ -200,6 +242,7 @@ def weights(args: list[str]) -> None:
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
     **dict.fromkeys(LIGHTNING_VERBS, lightning),
+    "audit": audit,
     "report": report,
     "figure": figure,
     "sigmas": sigmas,

@@ -1,0 +1,186 @@
+"""The audit catches what it is there for: masked gradients, weak attacks, lucky draws; and clears what is sound."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from lit_pursamere.attacks import PGD, Square
+from lit_pursamere.audit import CHECKS, Audit, Examination, run_audit
+from lit_pursamere.audit.run import examine
+from lit_pursamere.cli import main
+from lit_pursamere.defense import Defense
+from lit_pursamere.purifiers import Identity, Purifier
+from lit_pursamere.threat import ThreatModel
+
+SHAPE = (1, 8, 8)
+
+
+class Quantise(Purifier):
+    """Rounds pixels: harmless to a linear classifier, but without a gradient."""
+
+    def forward(self, x, noise=None):
+        return (x * 16).round() / 16
+
+
+class Shiver(Purifier):
+    """Adds fresh noise."""
+
+    def forward(self, x, noise=None):
+        return (x + 0.3 * torch.randn_like(x)).clamp(0, 1)
+
+
+def world(purifier=None, classes=4):
+    """Nearest of some mean images, a linear classifier, and 32 noisy images of them."""
+    rng = torch.Generator().manual_seed(1)
+    means = torch.rand((classes, *SHAPE), generator=rng)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+    with torch.no_grad():
+        network[1].weight.copy_(2 * means.flatten(1))
+        network[1].bias.copy_(-means.flatten(1).square().sum(1))
+    y = torch.arange(classes).repeat(32 // classes)
+    x = (means[y] + 0.2 * torch.randn((32, *SHAPE), generator=rng)).clamp(0, 1)
+    return Defense(purifier or Identity(), network), x, y
+
+
+def findings(defense, attack, x, y, checks=CHECKS, **options):
+    exam = Examination(defense, attack, x, y, planted=8, **options)
+    return {check: examine(exam, check) for check in checks}
+
+
+@pytest.mark.parametrize("norm, eps, falls", [("linf", 0.05, False), ("linf", 0.2, True), ("l2", 1.6, True)])
+def test_a_linear_model_passes(norm, eps, falls):
+    """Between two classes nothing beats the gradient of a linear model, whether or not its images fall."""
+    defense, x, y = world(classes=2)
+    attack = PGD(ThreatModel(norm, eps), "exact", 20, loss="margin")
+    assert Examination(defense, attack, x, y).broken(attack).any() == falls
+    found = findings(defense, attack, x, y)
+    assert {check: f for check, f in found.items() if f.verdict not in ("pass", "n/a")} == {}
+    assert [check for check, f in found.items() if f.verdict == "n/a"] == ["undefended", "transfer", "views"]
+
+
+def test_steps_that_push_against_the_wall_are_caught():
+    """The l1 step moves the pixels with the largest gradients; on a linear model these are soon at the wall."""
+    defense, x, y = world(classes=2)
+    found = findings(defense, PGD(ThreatModel("l1", 12.0), "exact", 40, loss="margin"), x, y, ["radius", "planted"])
+    assert {f.verdict for f in found.values()} == {"fail"}
+
+
+def test_masked_gradients_are_caught():
+    defense, x, y = world(Quantise())
+    found = findings(defense, PGD(ThreatModel("linf", 0.25), "exact", 20), x, y)
+    failed = {check for check, f in found.items() if f.verdict == "fail"}
+    assert failed >= {"gradients", "transfer", "views", "radius", "planted"}
+    assert "exact 32" in found["gradients"].detail and "bpda 0" in found["gradients"].detail
+
+
+def test_masked_gradients_show_by_queries_too():
+    defense, x, y = world(Quantise())
+    found = findings(defense, PGD(ThreatModel("linf", 0.25), "exact", 5), x, y, ["black_box"], queries=3000)
+    assert found["black_box"].verdict == "fail"
+
+
+def test_the_same_defence_is_cleared_under_the_view_that_works():
+    defense, x, y = world(Quantise())
+    found = findings(defense, PGD(ThreatModel("linf", 0.25), "bpda", 20, loss="margin"), x, y)
+    assert {check for check, f in found.items() if f.verdict == "fail"} == set()
+
+
+def test_a_weak_attack_is_caught():
+    defense, x, y = world()
+    weak = PGD(ThreatModel("linf", 0.25), "exact", steps=2, step_size=0.01)
+    found = findings(defense, weak, x, y, ("single_step", "random_search", "black_box", "radius", "planted"))
+    assert found["single_step"].verdict == "fail"
+    assert found["planted"].verdict == "fail"
+    assert found["radius"].verdict == "fail"
+
+
+def test_a_lucky_defence_is_caught():
+    torch.manual_seed(0)
+    defense, x, y = world(Shiver())
+    assert findings(defense, PGD(ThreatModel("linf", 0.1), "exact", 2), x, y, ["deterministic"], evaluations=3)[
+        "deterministic"
+    ].detail.endswith("needs eot > 1")
+    sound = findings(defense, PGD(ThreatModel("linf", 0.1), "exact", 2, eot=4), x, y, ["deterministic"], evaluations=3)
+    assert sound["deterministic"].verdict == "pass"
+
+
+def test_only_images_that_are_right_are_examined():
+    defense, x, y = world()
+    y = y.clone()
+    y[:3] = (y[:3] + 1) % 4
+    exam = Examination(defense, PGD(ThreatModel("linf", 0.1), "exact", 2), x, y)
+    assert exam.index.tolist() == list(range(3, 32))
+    with pytest.raises(ValueError, match="none of the 3 images right"):
+        Examination(defense, PGD(ThreatModel("linf", 0.1), "exact", 2), x[:3], y[:3])
+
+
+def test_attacks_that_lack_a_setting_are_not_applicable():
+    defense, x, y = world()
+    found = findings(defense, Square(ThreatModel("linf", 0.1), queries=5), x, y, ["restarts", "converged", "losses"])
+    assert {f.verdict for f in found.values()} == {"n/a"}
+
+
+def test_gained_counts_only_what_the_trial_attack_left():
+    defense, x, y = world()
+    weak, strong = (PGD(ThreatModel("linf", 0.25), "exact", n, step_size=0.02) for n in (6, 40))
+    exam = Examination(defense, weak, x, y)
+    expected = exam.broken(strong) & ~exam.broken(weak)
+    assert expected.any() and torch.equal(exam.gained(strong), expected)
+    assert torch.equal(exam.left & ~exam.fallen, ~exam.broken(strong))
+
+
+class Counted(Identity):
+    calls = 0
+
+    def forward(self, x, noise=None):
+        Counted.calls += 1
+        return x
+
+
+def test_an_audit_that_was_stopped_goes_on(tmp_path):
+    defense, x, y = world(Counted())
+    audit = Audit(queries=20, planted=2, checks=["single_step", "planted"], output=str(tmp_path / "out"))
+    attack = PGD(ThreatModel("linf", 0.2), "exact", 5)
+    first = run_audit(audit, defense, "PGD5", attack, x, y)
+    assert (tmp_path / "out/audit.md").read_text() == first and "| single_step |" in first
+    verdicts = json.loads((tmp_path / "out/verdicts.json").read_text())
+    (tmp_path / "out/verdicts.json").write_text(json.dumps(dict(list(verdicts.items())[:3])))
+    Counted.calls = 0
+    assert run_audit(audit, defense, "PGD5", attack, x, y) == first
+    resumed, Counted.calls = Counted.calls, 0
+    assert run_audit(audit, defense, "PGD5", attack, x, y) == first
+    assert Counted.calls == 0 < resumed
+    with pytest.raises(ValueError, match="another configuration"):
+        run_audit(audit, defense, "PGD6", PGD(ThreatModel("linf", 0.2), "exact", 6), x, y)
+
+
+def test_mistakes_name_the_value_and_the_mend():
+    with pytest.raises(ValueError, match="no check gradient; known: deterministic, gradients"):
+        Audit(checks=["gradient"])
+    with pytest.raises(ValueError, match="images >= 1; got 0"):
+        Audit(images=0)
+    attacks = {"a": PGD(ThreatModel("linf", 0.1), "gray"), "b": PGD(ThreatModel("linf", 0.1), "bpda")}
+    assert Audit().choose(attacks) == "b"
+    with pytest.raises(ValueError, match="no attack 'c'; it has a, b"):
+        Audit(attack="c").choose(attacks)
+    with pytest.raises(ValueError, match="the configuration has none"):
+        Audit().choose({})
+
+
+def test_from_the_command_line(repository_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(repository_root)
+    args = [
+        "audit", "--config=configs/digits/robustness.yaml", "--trainer.logger=false",
+        "--model.checkpoint=checkpoints/digits/classifier.safetensors", "--model.purifier.sigmas.stride=8",
+        "--model.attacks.BPDA20-det.steps=3", "--audit.images=6", "--audit.checks=[gradients,single_step]",
+        f"--audit.output={tmp_path}/audit",
+    ]  # fmt: skip
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    assert "Audit of BPDA20-det (PGD, linf 0.15, view bpda)" in out and "| single_step |" in out
+    assert main([*args, "--audit.attack=FGSM"]) == 1
+    assert "has no attack 'FGSM'; it has gPGD20, BPDA20-det" in capsys.readouterr().err
+    assert main(["audit", "--config=configs/digits/score.yaml"]) == 1
+    assert "an audit needs the configuration of a `test`; its model is LitScoreModel" in capsys.readouterr().err
