@@ -7,13 +7,16 @@
     exact        values and gradient of the defence through every purification step; each step is computed a second time
                  on the way back, so memory does not grow with their number
 
-Views are what attackers differentiate; verdicts always come from the defence itself.
+Views are what attackers differentiate; verdicts always come from the defence itself. Every evaluation is checked, so
+that a broken part cannot pass for robustness: modes, shapes, the pixel box and NaN.
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
 
+import torch
 from torch import Tensor, nn
 
 from lit_pursamere.diffusion.noise import NoiseSource
@@ -21,6 +24,8 @@ from lit_pursamere.purifiers.base import Purifier
 from lit_pursamere.threat import GRADIENTS, Gradient
 
 __all__ = ["Defense"]
+
+SLACK = 0.5  # how far beyond the box an attack may ask; images in other units (0..255, normalised) are farther out
 
 
 class Defense(nn.Module):
@@ -35,13 +40,59 @@ class Defense(nn.Module):
         super().__init__()
         self.purifier, self.classifier = purifier, classifier
         self.requires_grad_(False).train(False)
+        self._logits_seen = False
 
     def train(self, mode: bool = True) -> Defense:
         return super().train(False)
 
     def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Logits (B, K) of the purified images."""
-        return self.classifier(self.purifier(x, noise))
+        """Logits (B, K) of the purified images.
+
+        Raises:
+            ValueError: If a part is in training mode, x is not in [0, 1] units, the purifier changes the shape or
+                leaves the box, the classifier does not return logits (B, K), or anything is NaN.
+        """
+        return self.classify(self.purify(x, noise))
+
+    def purify(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
+        """Purified images (B, C, H, W); raises as `forward` does."""
+        _refuse_training("purifier", self.purifier)
+        low, high = _check_images(x)
+        purified = self.purifier(x, noise)
+        name = type(self.purifier).__name__
+        if purified.shape != x.shape:
+            raise ValueError(
+                f"the purifier {name} turned images of shape {tuple(x.shape)} into {tuple(purified.shape)}; "
+                "it must keep the shape"
+            )
+        lowest, highest = (low, high) if purified is x else _extremes(purified)
+        if not (lowest >= min(0, low) and highest <= max(1, high)):
+            raise ValueError(
+                f"the purifier {name} must return images in [0, 1]; they range from {lowest:g} to {highest:g} "
+                "(clamp them; NaN comes from the score model or from too large a step)"
+            )
+        return purified
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of images as they are; raises as `forward` does."""
+        _refuse_training("classifier", self.classifier)
+        logits, name = self.classifier(images), type(self.classifier).__name__
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
+            raise ValueError(
+                f"the classifier {name} must return logits (B, K), one row per image and one column for each of at "
+                f"least two classes; got {shape} for {len(images)} images"
+            )
+        low, high = _extremes(logits)
+        if not -torch.inf < low <= high < torch.inf:
+            raise ValueError(
+                f"the classifier {name} returned logits from {low:g} to {high:g}; they must be finite numbers "
+                "(look for a division by zero, or for half precision that overflows)"
+            )
+        if not self._logits_seen and _tangible(logits):
+            self._logits_seen = True
+            _warn_of_probabilities(logits, low, name)
+        return logits
 
     def view(self, gradient: Gradient) -> nn.Module:
         """The module x -> logits that an attacker with this knowledge differentiates.
@@ -50,7 +101,7 @@ class Defense(nn.Module):
             ValueError: If the view is unknown.
         """
         if gradient == "gray":
-            return self.classifier
+            return Gray(self)
         if gradient == "bpda":
             return StraightThrough(self)
         if gradient == "first_order":
@@ -62,13 +113,67 @@ class Defense(nn.Module):
         raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
 
 
+class Gray(nn.Module):
+    """The classifier of a defence alone."""
+
+    def __init__(self, defense: Defense) -> None:
+        super().__init__()
+        self.defense = defense
+        self.train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_images(x)
+        return self.defense.classify(x)
+
+
 class StraightThrough(nn.Module):
     """The defence with the identity as the purifier's derivative."""
 
     def __init__(self, defense: Defense) -> None:
         super().__init__()
         self.defense = defense
+        self.train(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        purified = self.defense.purifier(x.detach()).detach()
-        return self.defense.classifier(purified + (x - x.detach()))  # adds an exact zero that carries the gradient
+        purified = self.defense.purify(x.detach()).detach()
+        return self.defense.classify(purified + (x - x.detach()))  # adds an exact zero that carries the gradient
+
+
+def _tangible(values: Tensor) -> bool:
+    return values.numel() > 0 and not values.is_meta and not torch.compiler.is_compiling()
+
+
+def _extremes(values: Tensor) -> tuple[float, float]:
+    """Smallest and largest value, both NaN if any is; (0, 0) where there are no values to look at."""
+    if not _tangible(values):
+        return 0.0, 0.0
+    low, high = torch.stack(torch.aminmax(values.detach())).tolist()
+    return low, high
+
+
+def _refuse_training(part: str, module: nn.Module) -> None:
+    if any(child.training for child in module.modules()):
+        name = next(name for name, child in module.named_modules() if child.training)
+        raise ValueError(
+            f"the {part} of a defence was put in training mode (module {name or type(module).__name__!r}): dropout "
+            "and batch statistics would decide; call .eval() on it"
+        )
+
+
+def _check_images(x: Tensor) -> tuple[float, float]:
+    low, high = _extremes(x)
+    if not (low >= -SLACK and high <= 1 + SLACK):
+        raise ValueError(
+            f"images must lie in [0, 1]; they range from {low:g} to {high:g} (divide 0..255 by 255; normalisation "
+            "belongs into the classifier)"
+        )
+    return low, high
+
+
+def _warn_of_probabilities(logits: Tensor, low: float, name: str) -> None:
+    if low >= 0 and ((logits.detach().sum(1) - 1).abs() < 1e-3).all():
+        warnings.warn(
+            f"the classifier {name} seems to return probabilities instead of logits (its rows sum to 1): gradients of "
+            "the cross-entropy fade on them, which looks like robustness; leave out its softmax",
+            stacklevel=2,
+        )

@@ -1,5 +1,7 @@
 """Every YAML file under configs/ parses and runs one tiny step."""
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,14 @@ import yaml
 from lit_pursamere import diffusion
 from lit_pursamere.cli import main
 from lit_pursamere.diffusion import NCSNv2Score
+from lit_pursamere.results import SEMANTICS
 from lit_pursamere.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml"))
-PURIFIERS, ATTACKS, DATA, SCORE_MODELS = (
-    [path for path in ALL if path.parts[1] == folder] for folder in ("purifier", "attack", "data", "score_model")
-)
-EXPERIMENTS = [path for path in ALL if path not in (*PURIFIERS, *ATTACKS, *DATA, *SCORE_MODELS)]
+FOLDERS = ("purifier", "attack", "data", "score_model", "protocol")
+PURIFIERS, ATTACKS, DATA, SCORE_MODELS, PROTOCOLS = ([p for p in ALL if p.parts[1] == folder] for folder in FOLDERS)
+EXPERIMENTS = [path for path in ALL if path.parts[1] not in FOLDERS]
 
 SMALL_SCORE = {
     "NCSNv2Score": {"ngf": 2},
@@ -28,27 +30,53 @@ SMALL_SCORE = {
 SMALL_NET = ["--model.classifier.depth=10", "--model.classifier.width=1"]
 
 
+SHAPES = {"cifar10": (3, 32), "fashion_mnist": (1, 28), "digits": (1, 8)}  # channels and size, by folder
+
+
 @pytest.fixture
 def arrays(tmp_path):
-    """A data set in CIFAR-10's format with 12 random images per split."""
+    """A folder with 12 random images per split in the format of every data set that would have to be downloaded."""
     rng = np.random.default_rng(0)
-    images = {f"{split}_images": rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8) for split in ("train", "test")}
     labels = {f"{split}_labels": np.arange(12) % 10 for split in ("train", "test")}
-    np.savez(tmp_path / "tiny.npz", **images, **labels)
-    return tmp_path / "tiny.npz"
+    for name, (channels, size) in SHAPES.items():
+        shape = (12, size, size, channels)
+        images = {f"{split}_images": rng.integers(0, 256, shape, dtype=np.uint8) for split in ("train", "test")}
+        np.savez(tmp_path / f"{name}.npz", **images, **labels)
+    return tmp_path
 
 
-def tiny_run(config: Path, folder: Path, arrays: Path) -> list[str]:
-    """Arguments that shrink an experiment to one small step, writing below `folder`."""
+def shrunk(content, most: int = 2):
+    """The content of an attack's file with every number that makes it long cut to at most `most`."""
+    if isinstance(content, list):
+        return [shrunk(item, most) for item in content]
+    if not isinstance(content, dict):
+        return content
+    long = ("steps", "eot", "draws", "pairs", "queries", "search_steps", "tries", "evaluations")
+    return {key: min(value, most) if key in long else shrunk(value, most) for key, value in content.items()}
+
+
+def tiny_attacks(config: Path) -> list[str]:
+    """Arguments that shorten the attacks of an experiment or protocol, which are files or stand in place."""
+    attacks = yaml.safe_load((ROOT / config).read_text())["model"]["init_args"]["attacks"]
+    for name, attack in attacks.items():
+        if isinstance(attack, str):
+            attacks[name] = yaml.safe_load((ROOT / config.parent / attack).read_text())
+    return [f"--model.attacks.{name}={json.dumps(shrunk(attack))}" for name, attack in attacks.items()]
+
+
+def tiny_run(config: Path, folder: Path, arrays: Path, overlay: Path | None = None) -> list[str]:
+    """Arguments that shrink an experiment, under a protocol if one is given, to one small step below `folder`."""
     content = yaml.safe_load((ROOT / config).read_text())
     task = content["model"]["class_path"].rsplit(".", 1)[1]
     verb = {"LitPurification": "predict", "LitRobustness": "test"}.get(task, "fit")
-    args = [verb, "--config", str(ROOT / config), "--trainer.fast_dev_run=1", "--trainer.accelerator=cpu"]
+    args = [verb, "--config", str(ROOT / config), *(["--config", str(ROOT / overlay)] if overlay else [])]
+    args += ["--trainer.fast_dev_run=1", "--trainer.accelerator=cpu"]
     args += ["--trainer.devices=1", f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
-    if "CIFAR10" in content["data"]["class_path"]:
-        args += ["--data=lit_pursamere.data.NPZ", f"--data.path={arrays}"]
-        if "test_size" in content["data"]["init_args"]:
-            args += ["--data.test_size=4"]
+    name = config.parts[1]
+    if not content["data"]["class_path"].endswith("Digits"):
+        args += ["--data=lit_pursamere.data.NPZ", f"--data.path={arrays}/{name}.npz"]
+    if "test_size" in content["data"]["init_args"]:
+        args += ["--data.test_size=4"]
     args += ["--data.batch_size=4", "--data.eval_batch_size=4", "--data.num_workers=0", "--data.val_size=4"]
     if task == "LitScoreModel":
         kind = content["model"]["init_args"]["score_model"]["class_path"].rsplit(".", 1)[1]
@@ -56,8 +84,7 @@ def tiny_run(config: Path, folder: Path, arrays: Path) -> list[str]:
         return [*args, "--model.compile=false", f"--model.export={folder}/score.safetensors"]
     if task == "LitClassifier":
         return [*args, *SMALL_NET, "--data.purified=null", f"--model.export={folder}/net.safetensors"]
-    shape = (3, 32) if "cifar10" in str(config) else (1, 8)
-    save_weights(NCSNv2Score(2, *shape), folder / "score.safetensors")
+    save_weights(NCSNv2Score(2, *SHAPES[name]), folder / "score.safetensors")
     args += ["--model.purifier.score_model.ngf=2"]
     args += [f"--model.purifier.score_model.checkpoint={folder}/score.safetensors"]
     args += ["--model.purifier.sigmas.stride=60", "--model.purifier.draws=1", f"--model.output={folder}/out"]
@@ -71,14 +98,75 @@ def test_experiments_run_one_tiny_step(config, tmp_path, arrays, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     args = tiny_run(config, tmp_path, arrays)
     if args[0] == "test":
-        shortened = yaml.safe_load((ROOT / config).read_text())["model"]["init_args"]["attacks"]
-        args += [f"--model.attacks.{name}.steps=1" for name in shortened]
+        args += tiny_attacks(config)
     assert main(args) == 0, capsys.readouterr().err
     if args[0] == "test":
         systems = 2 if yaml.safe_load((ROOT / config).read_text())["model"]["init_args"].get("undefended", True) else 1
-        assert len((tmp_path / "out/report.md").read_text().splitlines()) == 2 + systems
+        assert (tmp_path / "out/report.md").read_text().count("| clean ") == systems
     if args[0] == "predict":
         assert np.load(tmp_path / "out/done.npy").sum() == 4
+
+
+@pytest.mark.parametrize("config", PROTOCOLS, ids=lambda path: path.stem)
+def test_protocols_replace_attacks_images_and_verdicts_of_an_experiment(config, tmp_path, arrays, monkeypatch, capsys):
+    """One tiny step of the protocol on CIFAR-10's experiment; what is judged, and how, is what the file says."""
+    monkeypatch.chdir(tmp_path)
+    content = yaml.safe_load((ROOT / config).read_text())
+    settings = content["model"]["init_args"]
+    assert settings["success"] in SEMANTICS and content["data"]["init_args"].keys() >= {"test_size", "test_seed"}
+    assert settings["output"] == f"runs/protocol/{config.stem}"
+    args = tiny_run(Path("configs/cifar10/tables_1_2.yaml"), tmp_path, arrays, overlay=config)
+    args += tiny_attacks(config)
+    args += ["--data.test_size=4", "--data.eval_batch_size=1", "--model.undefended=false"]
+    args += ["--model.purifier.sigmas.stride=232"]  # a single level
+    assert main([*args, f"--model.evaluations={min(2, settings['evaluations'])}"]) == 0, capsys.readouterr().err
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert list(manifest["attacks"]) == list(settings["attacks"])
+    assert manifest["success"] == settings["success"]
+    noise = {"liu-dw-fwd": "PartlySeededNoise", "liu-semi-128": "NoiseTables"}.get(config.stem, "SeededNoise(seed=0)")
+    assert f"noise={noise}" in manifest["systems"]["PurSAMERE"]
+
+
+def test_a_protocol_keeps_what_it_does_not_name(capsys):
+    experiment, protocol = ROOT / "configs/cifar10/table_3.yaml", ROOT / "configs/protocol/leekim.yaml"
+    with pytest.raises(SystemExit) as exit_:
+        main(["test", "--config", str(experiment), "--config", str(protocol), "--print_config"])
+    assert exit_.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    model, data = printed["model"]["init_args"], printed["data"]
+    assert list(model["attacks"]) == ["PGD200-EoT20"]
+    attack = model["attacks"]["PGD200-EoT20"]["init_args"]
+    assert (attack["steps"], attack["eot"], attack["start"], attack["gradient"]) == (200, 20, "none", "exact")
+    assert (model["evaluations"], model["success"], model["output"]) == (1, "last", "runs/protocol/leekim")
+    assert data["class_path"] == "lit_pursamere.data.CIFAR10" and data["init_args"]["root"] == "data"
+    assert [data["init_args"][f"test_{key}"] for key in ("size", "seed", "generator")] == [512, 0, "RandomState"]
+    assert model["purifier"]["init_args"]["rho_pur"] == 3.0 and model["classifier"]["init_args"]["depth"] == 28
+
+
+def test_every_protocol_is_in_the_table():
+    table = (ROOT / "docs/protocols.md").read_text().splitlines()
+    rows = [line.split("|")[1].strip(" `") for line in table if line.startswith("| `")]
+    assert sorted(rows) == sorted(path.stem for path in PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--config", "configs/protocol/nonsense.yaml"], "configs/protocol/nonsense.yaml"),
+        (["--model.attacks.PGD", "configs/attack/nonsense.yaml"], "nonsense"),
+        (
+            ["--model.success", "sometimes", "--model.purifier", "Identity", "--model.checkpoint", "null"],
+            "success.*sometimes",
+        ),
+        (["--data.test_generator", "dice"], "test_generator.*dice"),
+    ],
+)
+def test_an_unknown_protocol_or_setting_is_one_line(args, expected, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(["test", "--config", "configs/cifar10/tables_1_2.yaml", *args]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert re.search(expected, lines[0]), lines
+    assert len(lines) == 2 and lines[1].startswith("(LIT_PURSAMERE_TRACEBACK=1")
 
 
 @pytest.mark.parametrize("config", [*PURIFIERS, *ATTACKS], ids=str)
@@ -108,11 +196,8 @@ def test_parts_are_complete(config, tmp_path, capsys):
         purifier = parser.instantiate(parser.parse_object({"part": content})).part
         assert purifier(x).shape == x.shape
     else:
-        settings = content["init_args"]
-        large = ("steps", "eot", "draws", "pairs", "queries", "search_steps", "tries", "evaluations")
-        settings.update({key: 2 for key in large if settings.get(key, 0) > 2})
         parser.add_subclass_arguments(Attack, "part")
-        attack = parser.instantiate(parser.parse_object({"part": content})).part
+        attack = parser.instantiate(parser.parse_object({"part": shrunk(content)})).part
         x, network = torch.rand(1, 3, 8, 8), WideResNet(10, 1).eval()
         outcome = attack(network, x, network(x).argmax(1))
         distance = attack.threat.distance(outcome.last, x)
@@ -135,7 +220,7 @@ def test_every_score_model_fits_into_pursamere_from_the_command_line(config, tmp
     args += [f"--model.purifier.score_model.{key}={value}" for key, value in SMALL_SCORE[kind].items()]
     assert main([*args, "--model.attacks={}"]) == 0, capsys.readouterr().err
     manifest = (tmp_path / "out/manifest.json").read_text()
-    assert "PurSAMERE" in manifest and len((tmp_path / "out/report.md").read_text().splitlines()) == 4
+    assert "PurSAMERE" in manifest and (tmp_path / "out/report.md").read_text().count("| clean ") == 2
 
 
 @pytest.mark.parametrize("config", DATA, ids=str)

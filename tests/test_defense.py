@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import warnings
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_pursamere.attacks import PGD
+from lit_pursamere.attacks import PGD, SPSA
 from lit_pursamere.defense import GRADIENTS, Defense
 from lit_pursamere.diffusion import GaussianMixtureScore, NoiseSource, ScoreModel
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
@@ -307,3 +310,142 @@ def test_first_order_sees_that_clamped_pixels_do_not_move(linear_classifier):
     assert (defense.purifier(x) == 1).all()
     assert (loss_gradient(defense.view("first_order"), x, torch.tensor([0])) == 0).all()
     assert loss_gradient(defense.view("bpda"), x, torch.tensor([0])).abs().max() > 0
+
+
+# --- parts that are broken
+
+
+class Spoiled(Purifier):
+    """Applies a function to the images."""
+
+    def __init__(self, spoil: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.spoil = spoil
+
+    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
+        return self.spoil(x)
+
+
+class Answering(nn.Module):
+    """A classifier that applies a function to linear logits."""
+
+    def __init__(self, spoil: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.spoil = spoil
+
+    def forward(self, x: Tensor) -> object:
+        first = x.flatten(1)[:, 0]
+        return self.spoil(torch.stack([first, 1 - 2 * first, first * 0], 1))
+
+
+def nan_in_one_pixel(x: Tensor) -> Tensor:
+    return torch.where(torch.arange(x[0].numel()).reshape(x.shape[1:]) == 3, torch.nan, x)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: x[:, :1], r"purifier Spoiled turned images of shape \(8, 2, 2, 2\) into \(8, 1, 2, 2\)"),
+        (lambda x: x[:4], r"into \(4, 2, 2, 2\)"),
+        (lambda x: 2 * x - 1, r"purifier Spoiled must return images in \[0, 1\]; they range from -0\."),
+        (lambda x: 1.001 + 0 * x, "range from 1.001 to 1.001"),
+        (nan_in_one_pixel, "range from nan to nan.*NaN comes from"),
+    ],
+)
+@pytest.mark.parametrize("gradient", ["bpda", "first_order", "exact"])
+def test_a_purifier_that_breaks_its_word_is_named(linear_classifier, images, spoil, message, gradient):
+    with pytest.raises(ValueError, match=message):
+        Defense(Spoiled(spoil), linear_classifier).view(gradient)(images)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda z: z[:, 0], r"classifier Answering must return logits \(B, K\).*got \(8,\) for 8 images"),
+        (lambda z: z[:, :1], r"at least two classes; got \(8, 1\)"),
+        (lambda z: z[:3], r"got \(3, 3\) for 8 images"),
+        (lambda z: z[:, :, None, None], r"got \(8, 3, 1, 1\)"),
+        (lambda z: (z, z), "got tuple for 8 images"),
+        (lambda z: z / 0, "logits from .*inf.*must be finite|logits from nan"),
+        (lambda z: torch.where(z > 0.9, torch.nan, z), "logits from nan to nan; they must be finite"),
+    ],
+)
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_classifier_that_returns_no_logits_is_named(images, spoil, message, gradient):
+    images[:, 0, 0, 0] = torch.linspace(0.01, 0.99, 8)
+    with pytest.raises(ValueError, match=message):
+        Defense(Identity(), Answering(spoil)).view(gradient)(images)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize(
+    "spoil", [lambda x: 255 * x, lambda x: 4 * x - 2, lambda x: x / 0.2 - 2.5, nan_in_one_pixel], ids=str
+)
+def test_images_in_other_units_are_refused(defense, images, spoil, gradient):
+    images[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    with pytest.raises(ValueError, match=r"images must lie in \[0, 1\]; they range from .*divide 0..255 by 255"):
+        defense.view(gradient)(spoil(images))
+
+
+def test_queries_just_outside_the_box_pass(linear_classifier, images):
+    images[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    queried = 1.02 * images - 0.01  # random search and finite differences step over its walls
+    defense = Defense(Identity(), linear_classifier)
+    assert torch.equal(defense(queried), linear_classifier(queried))
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_classifier_put_back_in_training_mode_is_refused(defense, images, gradient):
+    view = defense.view(gradient)
+    expected = view(images)
+    defense.classifier.train()
+    with pytest.raises(ValueError, match=r"classifier of a defence was put in training mode.*call .eval\(\)"):
+        view(images)
+    defense.classifier.eval()
+    assert torch.equal(view(images), expected)
+    defense.classifier[4].train()  # a single layer is enough
+    with pytest.raises(ValueError, match=r"training mode \(module '4'\)"):
+        view(images)
+    defense.train()  # evaluation mode, as always
+    assert torch.equal(view(images), expected)
+
+
+def test_a_score_model_put_back_in_training_mode_is_refused(defense, images):
+    defense.purifier.score_model.train()
+    with pytest.raises(ValueError, match=r"purifier of a defence was put in training mode.*'score_model'"):
+        defense(images)
+
+
+def test_probabilities_are_warned_of_once(images):
+    defense = Defense(Identity(), Answering(lambda logits: logits.softmax(1)))
+    with pytest.warns(UserWarning, match="Answering seems to return probabilities instead of logits"):
+        defense(images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        defense(images)
+        defense.view("bpda")(images)
+        Defense(Identity(), Answering(lambda logits: logits.abs()))(images)  # positive, but no probabilities
+        Defense(Identity(), Answering(lambda logits: logits.log_softmax(1)))(images)
+
+
+def test_an_empty_batch_and_one_without_data_pass(linear_classifier, images):
+    defense = Defense(Identity(), linear_classifier)
+    assert defense(images[:0]).shape == (0, 3)
+    assert Defense(Identity(), copy.deepcopy(linear_classifier).to("meta"))(images.to("meta")).shape == (8, 3)
+
+
+def test_checks_do_not_stop_a_second_derivative(linear_classifier, images):
+    defense = Defense(Spoiled(lambda x: x.square()), linear_classifier)
+    x = images.clone().requires_grad_()
+    (first,) = torch.autograd.grad(defense(x).square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x)
+    assert second.isfinite().all() and second.abs().max() > 0
+
+
+def test_a_view_without_gradient_is_refused_by_attacks_that_need_one(linear_classifier, images):
+    defense, y = Defense(Spoiled(lambda x: x.detach().clone()), linear_classifier), torch.zeros(8).long()
+    threat = ThreatModel("linf", 0.1)
+    with pytest.raises(RuntimeError, match=r"logits without a gradient.*detaches its input"):
+        PGD(threat, "exact", steps=2)(defense.view("exact"), images, y)
+    PGD(threat, "bpda", steps=2)(defense.view("bpda"), images, y)
+    SPSA(threat, "exact", steps=2, pairs=2)(defense.view("exact"), images, y)

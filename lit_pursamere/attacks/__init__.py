@@ -8,6 +8,7 @@ from lit_pursamere.attacks.mim import MIM
 from lit_pursamere.attacks.pgd import PGD
 from lit_pursamere.attacks.random_search import RandomSearch
 from lit_pursamere.attacks.reconstruction_pgd import ReconstructionPGD
+from lit_pursamere.attacks.selective_pgd import SelectivePGD
 from lit_pursamere.attacks.spsa import SPSA
 from lit_pursamere.attacks.transfer import Transfer
 from lit_pursamere.attacks.worst_case import Restarts, WorstCase
@@ -29,6 +30,7 @@ __all__ = [
     "ReconstructionPGD",
     "Restarts",
     "SaltAndPepper",
+    "SelectivePGD",
     "Square",
     "Transfer",
     "WorstCase",

@@ -31,9 +31,10 @@ class AutoAttack(SurvivorAttack):
         decision: `mean` over the draws, or `original`.
         one_by_one: Whether to attack every image in a batch of its own.
         version: `standard`, or `rand` for views with randomness.
-        eot: Draws of the view whose gradients are averaged in a step of APGD (None: 20 in `rand`, else 1).
+        eot: Draws of the view whose gradients are averaged in a step of APGD, and whose margins at a query of Square
+            (None: 20 in `rand`, else 1).
         steps: Steps of APGD and FAB.
-        queries: Evaluations by Square.
+        queries: Points that Square tries.
 
     Raises:
         ValueError: If a number is out of range, or the view has fewer classes than DLR needs: 4 for `standard`, 3
@@ -63,7 +64,7 @@ class AutoAttack(SurvivorAttack):
             APGD(*base, loss="ce", steps=self.steps, eot=eot),
             APGD(*base, loss="dlr-t", steps=self.steps, eot=eot),
             FAB(*base, steps=self.steps),
-            Square(*base, queries=self.queries),
+            Square(*base, queries=self.queries, eot=eot),
         ]
 
     def runs(self, view: LibraryView) -> list[Run]:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_pursamere.attacks.gradients import adversarial_loss
 from lit_pursamere.attacks.library import LibraryView, require
 from lit_pursamere.attacks.survivors import Run, SurvivorAttack, at_least_one
 
@@ -43,8 +44,8 @@ class APGD(SurvivorAttack):
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.
         one_by_one: Whether to attack every image in a batch of its own.
-        loss: `ce` cross-entropy, `dlr` difference of logits ratio, `dlr-t` the same towards the likeliest other
-            classes in turn.
+        loss: `ce` cross-entropy, `margin` the best other logit minus the true one, `dlr` the margin in units of the
+            spread of the logits, `dlr-t` the same towards the likeliest other classes in turn.
         steps: Steps per restart.
         restarts: Random starts per loss, or per target (None: 5 for untargeted l1, else 1).
         targets: Number of target classes of `dlr-t` (None: 9, in l1 5); at most all the other classes.
@@ -56,7 +57,7 @@ class APGD(SurvivorAttack):
             for `dlr-t`.
     """
 
-    loss: Literal["ce", "dlr", "dlr-t"] = "ce"
+    loss: Literal["ce", "margin", "dlr", "dlr-t"] = "ce"
     steps: int = 100
     restarts: int | None = None
     targets: int | None = None
@@ -65,15 +66,15 @@ class APGD(SurvivorAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss not in ("ce", "dlr", "dlr-t"):
-            raise ValueError(f"loss must be 'ce', 'dlr' or 'dlr-t'; got {self.loss!r}")
+        if self.loss not in ("ce", "margin", "dlr", "dlr-t"):
+            raise ValueError(f"loss must be 'ce', 'margin', 'dlr' or 'dlr-t'; got {self.loss!r}")
         at_least_one(self, "steps", "restarts", "targets", "eot")
         if self.large_eps and self.threat.norm != "l1":
             raise ValueError(f"large_eps is for l1 only; the norm is {self.threat.norm}")
 
     def runs(self, view: LibraryView) -> list[Run]:
         targeted, l1 = self.loss == "dlr-t", self.threat.norm == "l1"
-        needed = {"ce": 2, "dlr": 3, "dlr-t": 4}[self.loss]
+        needed = {"ce": 2, "margin": 2, "dlr": 3, "dlr-t": 4}[self.loss]
         if view.classes < needed:
             raise ValueError(f"the loss {self.loss} needs at least {needed} classes; the view has {view.classes}")
         restarts = self.restarts or (5 if l1 and not targeted else 1)
@@ -81,7 +82,7 @@ class APGD(SurvivorAttack):
         large_eps = l1 if self.large_eps is None else self.large_eps
         module = require("pyautoattack.autopgd_base", PACKAGE)
         make = module.APGDAttack_targeted if targeted else module.APGDAttack
-        special = {"n_target_classes": targets} if targeted else {"loss": self.loss}
+        special = {"n_target_classes": targets} if targeted else {"loss": "ce" if self.loss == "ce" else "dlr"}
         library = make(
             view,
             n_iter=self.steps,
@@ -94,6 +95,8 @@ class APGD(SurvivorAttack):
             logger=SILENT,
             **special,
         )
+        if self.loss == "margin":  # the package has no such loss: its DLR gives way
+            library.dlr_loss = lambda logits, y: adversarial_loss(logits, y, "margin")
         radii = len(LARGE_EPS) if large_eps else 1
         calls = (self.steps + radii) * self.eot
         if self.decision == "original":
@@ -180,8 +183,9 @@ class FAB(SurvivorAttack):
 class Square(SurvivorAttack):
     """Square Attack: random search by squares on the margin; needs logits only, no gradients.
 
-    The search ends for an image at the first query that is answered wrongly, so a view with randomness stops it early;
-    what it has found by then still has to pass the decision.
+    The search goes by the mean margin of `eot` draws per query, and ends for an image where that is not positive. With
+    one draw, a view with randomness stops it at the first unlucky answer; what it has found by then still has to pass
+    the decision.
 
     Args:
         threat: What the attacker may change.
@@ -190,8 +194,9 @@ class Square(SurvivorAttack):
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.
         one_by_one: Whether to attack every image in a batch of its own.
-        queries: Evaluations of the view per restart.
+        queries: Points that are tried per restart.
         restarts: Random starts.
+        eot: Draws of the view whose margins are averaged at a point; each is an evaluation.
 
     Raises:
         ValueError: If a number is out of range, or the images are smaller than 5 pixels (l2, l1).
@@ -199,10 +204,11 @@ class Square(SurvivorAttack):
 
     queries: int = 5000
     restarts: int = 1
+    eot: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least_one(self, "queries", "restarts")
+        at_least_one(self, "queries", "restarts", "eot")
 
     def runs(self, view: LibraryView) -> list[Run]:
         library = require("pyautoattack.square", PACKAGE).SquareAttack(
@@ -215,6 +221,12 @@ class Square(SurvivorAttack):
             resc_schedule=False,
         )
 
+        def mean_margin(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            margin = -sum(adversarial_loss(view(x), y, "margin") for _ in range(self.eot)) / self.eot
+            return margin, margin.clone()  # the package writes into both
+
+        library.margin_and_loss = mean_margin
+
         @torch.no_grad()
         def restart(x: Tensor, y: Tensor, number: int) -> list[Tensor]:
             if self.threat.norm != "linf" and min(x.shape[-2:]) < 5:
@@ -226,9 +238,10 @@ class Square(SurvivorAttack):
                 torch.manual_seed(self.seed)
             return [library.attack_single_run(x, y)[1]]
 
+        calls = (self.queries + 1) * self.eot
         if self.decision == "original":
-            return [Run((self.queries + 1) * self.restarts, lambda x, y: restart(x, y, 0))]
-        return _in_turn(restart, self.queries + 1, [{"number": number} for number in range(self.restarts)])
+            return [Run(calls * self.restarts, lambda x, y: restart(x, y, 0))]
+        return _in_turn(restart, calls, [{"number": number} for number in range(self.restarts)])
 
 
 def _ranked(logits: Tensor, y: Tensor, rank: int) -> Tensor:

@@ -14,7 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["EOT_MODES", "LOSSES", "NO_GRADIENT", "EotMode", "Loss", "adversarial_loss", "loss_gradient"]
+__all__ = [
+    "EOT_MODES",
+    "LOSSES",
+    "NO_GRADIENT",
+    "EotMode",
+    "Loss",
+    "adversarial_loss",
+    "check_labels",
+    "draw_gradients",
+    "loss_gradient",
+]
 
 Loss = Literal["ce", "margin", "dlr"]
 EotMode = Literal["grad_mean", "logit_mean", "sign_vote"]
@@ -24,6 +34,30 @@ NO_GRADIENT = (
     "the attacked view returned logits without a gradient; run with inference_mode false, and check that nothing in "
     "the defence detaches its input"
 )
+
+
+def check_labels(y: Tensor, images: int, classes: int | None = None) -> None:
+    """Refuse labels that are not one class number per image.
+
+    Args:
+        y: True classes (B,).
+        images: Number of images B.
+        classes: Number of classes K, where it is known.
+
+    Raises:
+        ValueError: If y has another shape, is not of an integer type, or leaves 0..K-1.
+    """
+    if y.shape != (images,) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise ValueError(
+            f"labels must be one class number per image, integers of shape ({images},); got {y.dtype} of shape "
+            f"{tuple(y.shape)}"
+        )
+    if not len(y):
+        return
+    low, high = torch.stack(torch.aminmax(y)).tolist()
+    if low < 0 or (classes is not None and high >= classes):
+        known = "at least 0" if classes is None else f"from 0 to {classes - 1}, as the view has {classes} logits"
+        raise ValueError(f"labels must be class numbers {known}; they range from {low} to {high}")
 
 
 def adversarial_loss(logits: Tensor, y: Tensor, loss: Loss = "ce") -> Tensor:
@@ -39,8 +73,9 @@ def adversarial_loss(logits: Tensor, y: Tensor, loss: Loss = "ce") -> Tensor:
         Loss of every image (B,).
 
     Raises:
-        ValueError: If the loss is unknown, or `dlr` has fewer than three classes.
+        ValueError: If the loss is unknown, a label is no class, or `dlr` has fewer than three classes.
     """
+    check_labels(y, *logits.shape)
     if loss == "ce":
         return F.cross_entropy(logits, y, reduction="none")
     if loss not in LOSSES:
@@ -101,6 +136,27 @@ def loss_gradient(
         total += gradient.unflatten(0, (size, -1)).sum(0)
         votes += (at.argmax(2) != y).sum(0)
     return total if mode == "sign_vote" else total / eot, votes > eot / 2
+
+
+def draw_gradients(
+    view: nn.Module, x_adv: Tensor, y: Tensor, eot: int = 1, loss: Loss = "ce", chunk: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of the loss for every evaluation by itself; arguments and errors are those of `loss_gradient`.
+
+    Returns:
+        Gradients (eot, B, C, H, W), losses (eot, B), and whether the view misclassified, (eot, B).
+    """
+    chunk = chunk or eot
+    parts = []
+    for done in range(0, eot, chunk):
+        size = min(chunk, eot - done)
+        copies, logits = _evaluate(view, x_adv, size)
+        at, labels = logits.detach().flatten(0, 1), y.repeat(size)
+        gradient = _pull_back(logits, copies, _slope(at, labels, loss).view_as(logits))
+        values = (gradient, adversarial_loss(at, labels, loss), at.argmax(1) != labels)
+        parts.append([value.unflatten(0, (size, -1)) for value in values])
+    gradients, losses, wrong = (torch.cat(column) for column in zip(*parts, strict=True))
+    return gradients, losses, wrong
 
 
 def _evaluate(view: nn.Module, x_adv: Tensor, size: int) -> tuple[Tensor, Tensor]:

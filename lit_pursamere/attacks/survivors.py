@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_pursamere.attacks.base import Attack, Outcome, Progress
+from lit_pursamere.attacks.gradients import check_labels
 from lit_pursamere.attacks.library import LibraryView, fingerprint, forked_randomness, frozen
 from lit_pursamere.threat import over_images
 
@@ -97,6 +98,7 @@ class SurvivorAttack(Attack):
     def _attack(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Tensor:
         stage = count(1)
         best, (hits, classes) = x.clone(), self._hits(view, x, y, next(stage))
+        check_labels(y, len(x), classes)
         meter = _Meter(progress)
         runs = self.runs(LibraryView(view, x.dtype, classes, meter.tick))
         meter.total = sum(run.calls for run in runs)

@@ -2,7 +2,7 @@
 
     for each attack:  run it on the images that no attack before has broken
 
-An image is broken if the view misclassifies the attack's `any`.
+An image is broken if the view misclassifies the attack's `any`, for stochastic views in most of several draws.
 """
 
 from __future__ import annotations
@@ -25,20 +25,24 @@ class WorstCase(Attack):
     """Run attacks in order, each on the images that the ones before did not break.
 
     An image's outcome is that of the attack that broke it, otherwise that of the last attack. All attacks see the
-    view that the first one asks for; the view is asked once more after each attack, about its `any`.
+    view that the first one asks for; the view is asked again after each attack, about its `any`.
 
     Args:
         attacks: What to run, cheap ones first; all within the same threat model.
+        evaluations: Draws of the view that decide whether an image is broken, by more than half of them.
 
     Raises:
-        ValueError: If there are no attacks, or two of them have different threat models.
+        ValueError: If there are no attacks or draws, or two attacks have different threat models.
     """
 
     threat: ThreatModel = field(init=False)
     gradient: Gradient = field(init=False)
     attacks: list[Attack]
+    evaluations: int = 1
 
     def __post_init__(self) -> None:
+        if self.evaluations < 1:
+            raise ValueError(f"WorstCase needs evaluations >= 1; got {self.evaluations}")
         if not self.attacks:
             raise ValueError(f"WorstCase needs at least one attack; got {self.attacks!r}")
         first = self.attacks[0]
@@ -54,8 +58,8 @@ class WorstCase(Attack):
 
     def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:
         last, any_ = x.clone(), x.clone()
-        for left, outcome, _ in in_turn(self.attacks, view, x, y, progress):
-            last[left], any_[left] = outcome
+        for left, outcome, _ in in_turn(self.attacks, view, x, y, progress, self.evaluations):
+            last[left], any_[left] = outcome.last, outcome.any
         return Outcome(last, any_)
 
 
@@ -101,7 +105,7 @@ class Restarts(Attack):
 
 
 def in_turn(
-    attacks: list[Attack], view: nn.Module, x: Tensor, y: Tensor, progress: Progress
+    attacks: list[Attack], view: nn.Module, x: Tensor, y: Tensor, progress: Progress, evaluations: int = 1
 ) -> Iterator[tuple[Tensor, Outcome, Tensor]]:
     """Run attacks on the images that are left; yields their positions, their outcome, and whether they are broken."""
     left = torch.arange(len(x), device=x.device)
@@ -110,7 +114,8 @@ def in_turn(
             return
         outcome = attack(view, x[left], y[left], stage(progress, i, len(attacks)))
         with torch.no_grad():
-            broken = view(outcome.any).argmax(1) != y[left]
+            wrong = sum((view(outcome.any).argmax(1) != y[left]).long() for _ in range(evaluations))
+            broken = wrong > evaluations / 2
         yield left, outcome, broken
         left = left[~broken]
 

@@ -76,16 +76,31 @@ class IndexedView(Dataset):
 
 
 class ShardSampler(DistributedSampler):
-    """Every world-th position, in order, without padding: each image is evaluated exactly once.
+    """Deals chunks of consecutive positions to processes in turn, without padding: each image is evaluated once.
 
-    A DistributedSampler by type, because those are the ones that Lightning does not replace by a padding sampler.
+    Chunk k goes to process k mod `world`. With the loader's batch size as `chunk`, any number of processes sees the
+    same batches. A DistributedSampler by type, because those are the ones that Lightning does not replace by a padding
+    sampler.
+
+    Args:
+        length: Number of positions.
+        rank: Number of this process.
+        world: Number of processes.
+        chunk: Positions per chunk; the last chunk may be shorter.
+
+    Raises:
+        ValueError: If there are fewer chunks than processes.
     """
 
-    def __init__(self, length: int, rank: int, world: int) -> None:
-        if length < world:
-            raise ValueError(f"{length} images cannot be shared among {world} processes; use fewer devices")
+    def __init__(self, length: int, rank: int, world: int, chunk: int = 1) -> None:
+        chunks = -(-length // chunk)
+        if chunks < world:
+            raise ValueError(
+                f"{length} images in batches of {chunk} make {chunks}, too few for {world} processes; use fewer "
+                "devices, or a smaller `data.eval_batch_size`"
+            )
         super().__init__(range(length), num_replicas=world, rank=rank, shuffle=False)
-        self.positions = range(rank, length, world)
+        self.positions = [position for position in range(length) if position // chunk % world == rank]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.positions)
@@ -104,6 +119,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         val_size: Images of the training split held out for validation.
         test_size: Images that `test` evaluates, the first ones (None: all of those that `evaluate` names).
         test_seed: Take the `test_size` images at random with this seed instead of the first ones.
+        test_generator: Which of NumPy's generators `test_seed` seeds: `default_rng`, or the old `RandomState`, whose
+            choice without replacement published evaluations used (DiffPure; Lee and Kim, 512 images with seed 0).
         evaluate: Which images `test` and `predict` see: `test`, `val` (for choices that must not touch the test
             images), or `train` (to purify the training set).
         crop: Padding of the random training crop in pixels (0: no crop).
@@ -128,6 +145,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         val_size: int = 0,
         test_size: int | None = None,
         test_seed: int | None = None,
+        test_generator: Literal["default_rng", "RandomState"] = "default_rng",
         evaluate: Literal["test", "val", "train"] = "test",
         crop: int = 0,
         flip: bool = False,
@@ -147,7 +165,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             if value < least:
                 raise ValueError(f"{type(self).__name__} needs {key} >= {least}; got {value}")
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.val_size, self.test_size, self.test_seed, self.evaluate = val_size, test_size, test_seed, evaluate
+        if test_generator not in ("default_rng", "RandomState"):
+            raise ValueError(f"test_generator must be 'default_rng' or 'RandomState'; got {test_generator!r}")
+        self.val_size, self.test_size, self.evaluate = val_size, test_size, evaluate
+        self.test_seed, self.test_generator = test_seed, test_generator
         self.crop, self.flip, self.purified, self.resident, self.seed = crop, flip, purified, resident, seed
         self.sources: dict[str, Dataset] = {}
 
@@ -180,8 +201,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         if size > len(chosen):
             raise ValueError(f"test_size={size} exceeds the {len(chosen)} {self.evaluate} images of {self.name}")
         if self.test_seed is not None:
-            order = np.random.default_rng(self.test_seed).permutation(len(chosen))
-            chosen = [chosen[position] for position in order]
+            generator = getattr(np.random, self.test_generator)(self.test_seed)
+            chosen = [chosen[position] for position in generator.permutation(len(chosen))]
         return sorted(chosen[:size])
 
     def training_images(self, count: int | None = None) -> Tensor:
@@ -236,13 +257,14 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def val_dataloader(self) -> DataLoader | list:
         if not self.val_size:
             return []
-        return self._evaluation_loader("val", self.indices("val"), self._twins(self.indices("val")))
+        indices = self.indices("val")
+        return self._evaluation_loader("val", indices, self._twins(indices), whole_batches=False)
 
     def test_dataloader(self) -> DataLoader:
         return self._evaluation_loader(self.evaluate, self.test_indices())
 
     def predict_dataloader(self) -> DataLoader:
-        return self._evaluation_loader(self.evaluate, self.indices(self.evaluate))
+        return self._evaluation_loader(self.evaluate, self.indices(self.evaluate), whole_batches=False)
 
     def _twins(self, indices: list[int]) -> PurifiedSet | None:
         if self.purified is None:
@@ -252,12 +274,20 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return twins
 
     def _evaluation_loader(
-        self, split: Literal["train", "val", "test"], chosen: list[int], twins: PurifiedSet | None = None
+        self,
+        split: Literal["train", "val", "test"],
+        chosen: list[int],
+        twins: PurifiedSet | None = None,
+        whole_batches: bool = True,
     ) -> DataLoader:
+        """Loader of images in order; with `whole_batches`, the same batches whatever the number of processes."""
         if not chosen:
             raise ValueError(f"there are no {split} images of {self.name}; set val_size above 0 to evaluate on val")
         view = IndexedView(self.sources["test" if split == "test" else "train"], chosen, twins)
-        return self._loader(view, self.eval_batch_size, ShardSampler(len(view), self._rank(), self._world()))
+        world, chunk = self._world(), self.eval_batch_size
+        if not whole_batches:  # a mean over images does not care how they are dealt
+            chunk = max(1, min(chunk, len(view) // world))
+        return self._loader(view, self.eval_batch_size, ShardSampler(len(view), self._rank(), world, chunk))
 
     def _loader(self, view: Dataset, batch_size: int, sampler: Sampler | None, **options) -> DataLoader:
         return DataLoader(

@@ -216,6 +216,39 @@ def test_a_stochastic_view_is_attacked_alike_whatever_the_global_generator():
     assert torch.equal(*outcomes)
 
 
+class Blurred(nn.Module):
+    """Adds noise to the logits of another view."""
+
+    def __init__(self, inner: nn.Module, noise: float) -> None:
+        super().__init__()
+        self.inner, self.noise = inner, noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.inner(x)
+        return logits + self.noise * torch.randn_like(logits)
+
+
+def test_square_searches_on_where_single_draws_would_stop_it():
+    x = grey(24)
+    y = linear()(x).argmax(1)
+    left = {}
+    for eot in (1, 16):
+        attack, view = Square(LARGE, queries=200, eot=eot, evaluations=50), Blurred(linear(), noise=1.0)
+        kept = attack(view, x, y).last
+        left[eot] = attack.correctness(view, kept, y).mean().item()
+    assert left[16] < left[1] - 0.1, left
+
+
+def test_apgd_takes_the_margin():
+    """With two classes the margin is the whole story: its gradient is that of the cross-entropy up to a factor."""
+    view, x = linear(2), grey()
+    y = view(x).argmax(1)
+    margin, ce = (APGD(SMALL, loss=loss, steps=8, evaluations=1)(view, x, y).last for loss in ("margin", "ce"))
+    assert torch.equal(margin, ce) and (view(margin).argmax(1) != y).any()
+    original = APGD(SMALL, loss="margin", steps=8, decision="original")(view, x, y).last
+    assert ((view(original).argmax(1) != y) == (view(margin).argmax(1) != y)).all()
+
+
 # --- what libraries may not touch, and what they cannot do
 
 
@@ -325,6 +358,7 @@ def test_runs_of_the_published_versions():
         for norm in ("linf", "l2", "l1")
     }
     assert count == {"linf": [1, 9, 9, 1], "l2": [1, 9, 9, 1], "l1": [5, 5, 9, 1]}
+    assert [part.eot for part in AutoAttack(SMALL, eot=7).parts() if not isinstance(part, FAB)] == [7, 7, 7]
     rand = AutoAttack(SMALL, version="rand").parts()
     assert [(part.loss, part.eot, len(part.runs(library_view(10)))) for part in rand] == [("ce", 20, 1), ("dlr", 20, 1)]
 
@@ -365,6 +399,7 @@ def test_a_missing_package_is_named(attack, monkeypatch):
         (lambda: FAB(SMALL, targets=0), "targets >= 1"),
         (lambda: Square(SMALL, queries=0), "queries >= 1"),
         (lambda: Square(SMALL, seed=-1), "seed"),
+        (lambda: Square(SMALL, eot=0), "eot >= 1; got 0"),
         (lambda: AutoAttack(SMALL, version="plus"), "plus"),
         (lambda: AutoAttack(SMALL, eot=0), "eot >= 1"),
         (lambda: AutoAttack(SMALL, evaluations=0), "evaluations >= 1"),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_pursamere.attacks import PGD
-from lit_pursamere.attacks.gradients import EOT_MODES, LOSSES, adversarial_loss, loss_gradient
+from lit_pursamere.attacks.gradients import EOT_MODES, LOSSES, adversarial_loss, check_labels, loss_gradient
 from lit_pursamere.threat import ThreatModel
 
 
@@ -174,3 +174,29 @@ def test_a_detached_view_is_an_error(mode, linear_classifier, images, labels):
 
     with pytest.raises(RuntimeError, match="without a gradient"):
         loss_gradient(Detached(), images, labels, 2, mode=mode, chunk=1)
+
+
+# --- labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 3, 1]), "from 0 to 2, as the view has 3 logits; they range from 0 to 3"),
+        (torch.tensor([0, -1, 1]), "range from -1 to 1"),
+        (torch.tensor([0.0, 1.0, 2.0]), "integers.*torch.float32"),
+        (torch.tensor([[0], [1], [2]]), r"shape \(3,\); got torch.int64 of shape \(3, 1\)"),
+        (torch.tensor([0, 1]), r"shape \(3,\).*\(2,\)"),
+        (torch.tensor([True, False, True]), "torch.bool"),
+    ],
+)
+def test_what_is_no_label_is_refused(labels, message):
+    for refuse in (lambda: check_labels(labels, 3, 3), lambda: adversarial_loss(torch.zeros(3, 3), labels)):
+        with pytest.raises(ValueError, match=message):
+            refuse()
+
+
+def test_labels_pass():
+    check_labels(torch.tensor([0, 2, 1]), 3, 3)
+    check_labels(torch.tensor([0, 200], dtype=torch.uint8), 2)
+    check_labels(torch.empty(0, dtype=torch.long), 0, 3)

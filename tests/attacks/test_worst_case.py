@@ -72,6 +72,33 @@ def test_each_image_gets_the_outcome_of_the_attack_that_broke_it(x, y):
     assert moved[0] == pytest.approx([0.02, 0.03, 0.04]) and moved[1] == pytest.approx([0.1, 0.18, 0.05])
 
 
+class EveryThird(nn.Module):
+    """Class 1 at every third evaluation, class 0 otherwise, whatever the image."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.asked = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += 1
+        return torch.tensor([[0.0, 1.0 if self.asked % 3 == 0 else -1.0]]).repeat(len(x), 1)
+
+
+@pytest.mark.parametrize("first", range(3))
+def test_most_evaluations_decide_whether_an_image_is_broken(first, x, y):
+    attacks = [shift(0.0, 0.1), shift(0.0, 0.1)]
+    WorstCase(attacks, evaluations=3)(EveryThird(first), x, y)
+    assert len(Shift.seen) == 2  # one of three draws is wrong: nothing is broken
+    Shift.seen.clear()
+    WorstCase(attacks)(EveryThird(first), x, y)
+    assert len(Shift.seen) == (1 if first == 2 else 2)  # a single draw may be that one
+
+
+def test_a_worst_case_without_evaluations_is_refused():
+    with pytest.raises(ValueError, match="evaluations >= 1; got 0"):
+        WorstCase([shift(0.0, 0.1)], evaluations=0)
+
+
 def test_nothing_runs_once_all_are_broken(x, y):
     WorstCase([shift(0.0, 0.2), shift(0.0, 0.2)])(Brightness(), x[:1], y[:1])
     assert len(Shift.seen) == 1

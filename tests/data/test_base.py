@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -108,17 +110,68 @@ def test_test_size_takes_the_first_images_or_seeded_ones():
     assert drawn != ready("test", test_size=4, test_seed=2).test_indices()
 
 
+def test_the_old_generator_gives_the_subsets_of_published_evaluations():
+    class Many(Ramp):
+        def load(self, split: str) -> Dataset:
+            return ArrayDataset(torch.zeros((10_000, 1, 1, 1), dtype=torch.uint8), torch.zeros(10_000))
+
+    def chosen(size: int, seed: int) -> list[int]:
+        data = Many(test_size=size, test_seed=seed, test_generator="RandomState")
+        data.setup("test")
+        return data.test_indices()
+
+    assert chosen(5, 0) == sorted([9394, 898, 2398, 5906, 2343])  # RandomState(0).choice(10000, 5, replace=False)
+    for size, seed in ((512, 0), (64, 3), (64, 7)):
+        assert chosen(size, seed) == sorted(np.random.RandomState(seed).choice(10_000, size, replace=False))
+
+
+def test_an_unknown_generator_is_refused():
+    with pytest.raises(ValueError, match="'default_rng' or 'RandomState'; got 'dice'"):
+        Ramp(test_generator="dice")
+
+
 @pytest.mark.parametrize("evaluate", ["val", "train"])
 def test_evaluate_chooses_which_images_test_and_predict_see(evaluate):
     data = ready("test", evaluate=evaluate, val_size=6)
     assert seen(data.test_dataloader()) == seen(data.predict_dataloader()) == data.indices(evaluate)
 
 
+@pytest.mark.parametrize("chunk", [1, 2])
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 5])
-def test_shards_cover_each_position_once_without_padding(world):
-    shards = [ShardSampler(TEST, rank, world) for rank in range(world)]
+def test_shards_cover_each_position_once_without_padding(world, chunk):
+    shards = [ShardSampler(TEST, rank, world, chunk) for rank in range(world)]
     assert sorted(i for shard in shards for i in shard) == list(range(TEST))
     assert [len(list(shard)) for shard in shards] == [len(shard) for shard in shards]
+
+
+def batches(loader) -> list[list[int]]:
+    return [index.tolist() for _, _, index in loader]
+
+
+def of_process(data: Ramp, rank: int, world: int) -> Ramp:
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, testing=True)
+    return data
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_any_number_of_processes_tests_the_same_batches(world):
+    found = [batches(of_process(ready("test", eval_batch_size=3), rank, world).test_dataloader())
+             for rank in range(world)]  # fmt: skip
+    assert sorted(itertools.chain(*found)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10]]
+    assert all(sorted(mine) == mine for mine in found)
+
+
+def test_too_few_batches_for_the_processes_is_an_error_that_names_the_mend():
+    with pytest.raises(ValueError, match=r"11 images in batches of 6 make 2, too few for 3 .*eval_batch_size"):
+        of_process(ready("test", eval_batch_size=6), 0, 3).test_dataloader()
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_validation_and_purification_are_shared_however_large_the_batches(world):
+    data = ready("fit", val_size=7, eval_batch_size=100, evaluate="val")
+    for loader in ("val_dataloader", "predict_dataloader"):
+        shares = [seen(getattr(of_process(data, rank, world), loader)()) for rank in range(world)]
+        assert sorted(itertools.chain(*shares)) == data.indices("val") and all(shares)
 
 
 @pytest.mark.parametrize("world", [2, 3])
