@@ -1,11 +1,15 @@
-"""What gradients of a defence cost: recomputed against kept graphs, and batched against serial EoT.
+"""What attacks cost: gradients recomputed or kept, EoT batched or serial, images in slots or in fixed batches.
 
-    python benchmarks/attack.py                              # about two minutes on two CPU cores
+    python benchmarks/attack.py                              # about three minutes on two CPU cores
+    python benchmarks/attack.py --only slots --slots 32 --images 256
     python benchmarks/attack.py --device cuda --ngf 128 --batch 16 --levels 4 16 64 232
 
 One gradient of the cross-entropy through PurSAMERE and a small classifier, for several numbers of levels. Each cell
 runs in a process of its own, so that its peak memory is its own. Weights are random: neither time nor memory depends on
 them.
+
+Slots: PGD through PurSAMERE at one level, where a share of the images falls within the first quarter of the steps, as
+if fooled, and leaves. Fixed batches shrink as images leave; slots are filled again.
 """
 
 from __future__ import annotations
@@ -23,10 +27,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lit_pursamere.attacks.pgd import loss_gradient
+from lit_pursamere.attacks import PGD
+from lit_pursamere.attacks.gradients import loss_gradient
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import NCSNv2Score, NoiseLevels
 from lit_pursamere.purifiers import PurSAMERE
+from lit_pursamere.threat import ThreatModel
 
 
 def main() -> None:
@@ -36,18 +42,38 @@ def main() -> None:
         return
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {args.threads or 'all'} threads"
     print(f"torch {torch.__version__}, {machine}, load {os.getloadavg()[0]:.1f}")
-    print(f"ngf {args.ngf}, {args.batch} images 32x32x3, {args.draws} draws\n")
-    print("| levels | view | s per gradient | peak memory above the process, MiB | relative l2 difference |")
+    print(f"ngf {args.ngf}, {args.batch} images 32x32x3, {args.draws} draws")
+    sections = {"gradients": print_gradients, "eot": print_eot, "slots": print_slots}
+    for name in [args.only] if args.only else sections:
+        sections[name](args)
+
+
+def print_gradients(args: argparse.Namespace) -> None:
+    print("\n| levels | view | s per gradient | peak memory above the process, MiB | relative l2 difference |")
     print("| --- | --- | --- | --- | --- |")
     for levels in args.levels:
         for view, recompute in (("bpda", True), ("first_order", True), ("exact", True), ("exact", False)):
             cell = run(args, {"levels": levels, "view": view, "recompute": recompute})
             name = view + ("" if view != "exact" else ", recomputed" if recompute else ", graph kept")
             print(f"| {levels} | {name} | {cell['seconds']:.2f} | {cell['memory']:.0f} | {cell['difference']:.1e} |")
+
+
+def print_eot(args: argparse.Namespace) -> None:
     print("\n| EoT draws | s batched | s serial | serial / batched |\n| --- | --- | --- | --- |")
     for draws in args.eot:
         seconds = [run(args, {"levels": args.levels[0], "eot": draws, "serial": s})["seconds"] for s in (False, True)]
         print(f"| {draws} | {seconds[0]:.2f} | {seconds[1]:.2f} | {seconds[1] / seconds[0]:.2f} |")
+
+
+def print_slots(args: argparse.Namespace) -> None:
+    print(f"\n{args.images} images, {args.steps} steps, batches of {args.slots}\n")
+    print("| fall early | calls, fixed batches | calls, slots | s, fixed batches | s, slots | fixed / slots |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for share in (0.2, 0.5, 0.8):
+        fixed, slots = (run(args, {"share": share, "slots": slots}) for slots in (False, True))
+        ratio = fixed["seconds"] / slots["seconds"]
+        print(f"| {share:.0%} | {fixed['calls']} | {slots['calls']} | {fixed['seconds']:.2f} | "
+              f"{slots['seconds']:.2f} | {ratio:.2f} |")  # fmt: skip
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -57,6 +83,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=2, help="noise draws of PurSAMERE")
     parser.add_argument("--levels", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--eot", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--images", type=int, default=128, help="images attacked in slots")
+    parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=20, help="steps of the attack in slots")
+    parser.add_argument("--size", type=int, default=8, help="height and width of the images attacked in slots")
+    parser.add_argument("--only", choices=["gradients", "eot", "slots"], help="one section instead of all")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
@@ -84,6 +115,8 @@ def build(args: argparse.Namespace, levels: int, seed: int | str) -> Defense:
 def measure(args: argparse.Namespace, cell: dict) -> dict:
     if args.threads:
         torch.set_num_threads(args.threads)
+    if "slots" in cell:
+        return measure_slots(args, cell)
     eot = cell.get("eot")
     defense = build(args, cell["levels"], 0 if eot is None else "fresh")
     generator = torch.Generator().manual_seed(1)
@@ -110,6 +143,42 @@ def measure(args: argparse.Namespace, cell: dict) -> dict:
     difference = 0.0 if not cell["recompute"] else float((gradient() - found).norm() / found.norm())
     defense.purifier.recompute = cell["recompute"]
     return {"seconds": timed(args, gradient), "memory": peak, "difference": difference}
+
+
+class Scripted(PGD):
+    """PGD on the first class that counts an image as fooled when the script, its label, says so."""
+
+    def init(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        return super().init(x, y) | {"number": torch.zeros_like(y)}
+
+    def step(self, view, x, y, state):
+        new, _ = super().step(view, x, torch.zeros_like(y), state)
+        return new | {"number": state["number"] + 1}, state["number"] == y
+
+
+def measure_slots(args: argparse.Namespace, cell: dict) -> dict:
+    torch.manual_seed(0)
+    classifier = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.SiLU(), nn.Flatten(),
+                               nn.Linear(16 * (args.size // 2) ** 2, 10))  # fmt: skip
+    purifier = PurSAMERE(NCSNv2Score(args.ngf, image_size=args.size), draws=args.draws, sigmas=[0.1])
+    defense = Defense(purifier, classifier).to(args.device)
+    x = torch.rand((args.images, 3, args.size, args.size)).to(args.device)
+    early = torch.rand(args.images) < cell["share"]
+    y = torch.where(early, torch.randint(max(1, args.steps // 4), (args.images,)), args.steps).to(args.device)
+    attack = Scripted(ThreatModel("linf", 8 / 255), steps=args.steps, stop_on_success=True)
+    view = defense.view("bpda")
+    calls = []
+    purifier.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+
+    def attack_all() -> None:
+        calls.clear()
+        if cell["slots"]:
+            attack.in_slots(view, x, y, args.slots, lambda position, outcome: None)
+        else:
+            for images, labels in zip(x.split(args.slots), y.split(args.slots), strict=True):
+                attack(view, images, labels)
+
+    return {"seconds": timed(args, attack_all), "calls": len(calls)}
 
 
 def timed(args: argparse.Namespace, action) -> float:

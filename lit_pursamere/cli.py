@@ -33,6 +33,7 @@ USAGE = """usage: lit-pursamere VERB [options]
   predict    purify a data set and keep the result      (LitPurification)
   test       attack a defence and print the table       (LitRobustness)
   report     print the table of a test run again
+  reverify   judge the stored images of a test run again
   figure     draw a figure of the theory
   audit      ask whether an attack could have broken a defence
   sigmas     choose the noise levels for a data set
@@ -57,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         verb(args)
     except (ValueError, OSError, RuntimeError, argparse.ArgumentError) as error:
-        if isinstance(error, RuntimeError) and MISFIT not in str(error):
+        if isinstance(error, RuntimeError) and not any(mistake in str(error) for mistake in (MISFIT, NO_GRADIENT)):
             raise
         if os.environ.get("LIT_PURSAMERE_TRACEBACK"):
             raise
@@ -68,6 +69,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 MISFIT = "Error(s) in loading state_dict"  # begins torch's message where a checkpoint meets another network
+NO_GRADIENT = "logits without a gradient"  # as in attacks.gradients, without importing torch for `--help`
 
 # What jsonargparse says around the one line that names the mistake.
 NOISE = ("Does not validate against", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
@@ -81,6 +83,9 @@ def readable(error: Exception) -> str:
             f"the checkpoint does not fit this configuration: {lines[1]} ({len(lines) - 1} complaints in all). "
             "Continue a run with the configuration that it was started with, the config.yaml in its logs"
         )
+    unread = re.search(r"(?:path format: |class_path ')(\S+\.ya?ml)\b", str(error))
+    if unread:
+        return f"there is no file {unread[1]}, and no class of that name"
     kept = [line.removeprefix("- ") for line in lines if line and not line.startswith(NOISE)]
     if len(kept) == len(lines):
         return str(error)
@@ -106,14 +111,12 @@ def command_line(args: list[str], run: bool = True, options: dict[str, type] | N
     warnings.filterwarnings("ignore", message="predict returned None")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     import pytorch_lightning as pl
-    from jsonargparse.typing import register_type
     from pytorch_lightning.cli import LightningCLI
 
-    # Imported for their side effect: a class that was imported can be named without its module path.
-    from lit_pursamere import attacks, data, networks, purifiers, tasks  # noqa: F401
-    from lit_pursamere.threat import Pixels
+    from lit_pursamere.data import ImageDataModule
+    from lit_pursamere.saved_config import SaveConfig
 
-    register_type(Pixels, serializer=Pixels.plain, deserializer=Pixels, fail_already_registered=False)
+    know_names()
 
     class CLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -128,17 +131,28 @@ def command_line(args: list[str], run: bool = True, options: dict[str, type] | N
 
     return CLI(
         pl.LightningModule,
-        data.ImageDataModule,
+        ImageDataModule,
         args=args,
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         seed_everything_default=0,
+        save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"inference_mode": False, "use_distributed_sampler": False},
         parser_kwargs={"prog": "lit-pursamere", "exit_on_error": False},
         run=run,
     )
+
+
+def know_names() -> None:
+    """Teach the parser fractions such as 8/255, and to find classes that are named without their module path."""
+    from jsonargparse.typing import register_type
+
+    from lit_pursamere import attacks, data, networks, purifiers, tasks  # noqa: F401 (finds what was imported)
+    from lit_pursamere.threat import Pixels
+
+    register_type(Pixels, serializer=Pixels.plain, deserializer=Pixels, fail_already_registered=False)
 
 
 def check_run(path: Path) -> None:
@@ -175,16 +189,37 @@ def audit(args: list[str]) -> None:
     batches = list(islice(cli.datamodule.test_dataloader(), -(-settings.images // cli.datamodule.eval_batch_size)))
     x, y = (torch.cat([batch[i] for batch in batches])[: settings.images].to(device) for i in (0, 1))
     defense = next(iter(task.systems.values())).to(device)
-    print(run_audit(settings, defense, name, task.attacks[name], x, y, task.evaluations, len(batches[0][0])), end="")
+    attack, size = task.attacks[name], cli.datamodule.eval_batch_size
+    print(run_audit(settings, defense, name, attack, x, y, task.evaluations, size, hidden=False), end="")
 
 
 def report(args: list[str]) -> None:
-    """Print the table of a test run, and write report.md and report.csv beside its records."""
-    parser = argparse.ArgumentParser("lit-pursamere report", description=report.__doc__)
-    parser.add_argument("folder", type=Path, help="output folder of `lit-pursamere test`")
-    from lit_pursamere.results import write_report
+    """Print the table of test runs, and write report.md, report.csv and report.tex beside the records.
 
-    print(write_report(parser.parse_args(args[1:]).folder), end="")
+    Several runs come into one table, which is written only if --output says where.
+    """
+    from lit_pursamere.results import FORMATS, INTERVALS, make_report, save_report
+
+    parser = argparse.ArgumentParser("lit-pursamere report", description=report.__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output folder of `lit-pursamere test`")
+    parser.add_argument("--format", choices=FORMATS, default="markdown", help="what to print (default: markdown)")
+    parser.add_argument("--interval", choices=INTERVALS, default="wilson", help="95 %% interval (default: wilson)")
+    parser.add_argument("--mix", action="store_true", help="allow runs that differ in more than systems and attacks")
+    parser.add_argument("--figures", action="store_true", help="draw accuracies and survival as PNG as well")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write to (default: that of a single run)")
+    parsed = parser.parse_args(args[1:])
+    output = parsed.output or (parsed.runs[0] if len(parsed.runs) == 1 else None)
+    if parsed.figures and output is None:
+        raise ValueError(f"where should the figures of {len(parsed.runs)} runs go? Say --output DIR")
+    table = make_report(parsed.runs, parsed.interval, parsed.mix)
+    print(FORMATS[parsed.format][1](table), end="")
+    if output is not None:
+        save_report(table, output)
+    if parsed.figures:
+        from lit_pursamere.results.plots import save_plots
+
+        for file in save_plots(table, output):
+            print(f"wrote {file}", file=sys.stderr)  # beside the table, which may go into a file
 
 
 def figure(args: list[str]) -> None:
@@ -203,10 +238,10 @@ def figure(args: list[str]) -> None:
 def sigmas(args: list[str]) -> None:
     """Choose the noise levels of a data set by the rules of Song & Ermon (2020): print them as YAML."""
     from jsonargparse import ArgumentParser
-    from tqdm import tqdm
 
     from lit_pursamere.data import ImageDataModule
     from lit_pursamere.diffusion.schedules import NoiseLevels, largest_distance
+    from lit_pursamere.progress import Progress
 
     parser = ArgumentParser("lit-pursamere sigmas", description=sigmas.__doc__, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a file of configs/data, or any other with a `data` entry")
@@ -220,17 +255,20 @@ def sigmas(args: list[str]) -> None:
     data.prepare_data()
     data.setup("fit")
     images = data.training_images(parsed.images)
-    with tqdm(desc="distances", unit="block", leave=False, delay=1) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with Progress("distances", "block") as progress:
         diameter = largest_distance(images, progress=progress)
     levels = NoiseLevels.from_data(diameter, images[0].numel(), parsed.sigma_min)
     print(f"# {data.name}: largest distance of {len(images)} training images {diameter:.4g}, ratio of the levels "
           f"{levels.ratio:.4f}")  # fmt: skip
     print(f"sigmas: {{sigma_max: {levels.sigma_max:.4g}, sigma_min: {levels.sigma_min:g}, count: {levels.count}}}")
+
+
+def reverify(args: list[str]) -> None:
+    """Judge the stored images of a test run again, in another batch size, precision or device."""
+    from lit_pursamere.tasks.reverify import run
+
+    know_names()
+    run(args[1:])
 
 
 def weights(args: list[str]) -> None:
@@ -244,6 +282,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     **dict.fromkeys(LIGHTNING_VERBS, lightning),
     "audit": audit,
     "report": report,
+    "reverify": reverify,
     "figure": figure,
     "sigmas": sigmas,
     "weights": weights,

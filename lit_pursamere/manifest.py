@@ -37,10 +37,9 @@ def check_manifest(folder: Path, manifest: dict) -> bool:
     existing = read_manifest(folder)
     if existing is None:
         return False
-    manifest = json.loads(json.dumps(manifest))
-    changed = sorted(key for key in manifest.keys() | existing.keys() if manifest.get(key) != existing.get(key))
+    changed = _differences(existing, json.loads(json.dumps(manifest)))
     if changed:
-        details = "; ".join(f"{key}: there {existing.get(key)!r}, now {manifest.get(key)!r}" for key in changed)
+        details = "; ".join(f"{key}: there {there!r}, now {now!r}" for key, there, now in changed)
         raise ValueError(
             f"{folder} holds results of another configuration ({details}); choose another `output` folder, or remove "
             "this one"
@@ -48,11 +47,26 @@ def check_manifest(folder: Path, manifest: dict) -> bool:
     return True
 
 
+def _differences(there: dict, now: dict, prefix: str = "") -> list[tuple[str, object, object]]:
+    """Entries that differ, "attacks.PGD.eps", with both values; None where there is no such entry."""
+    found = []
+    for key in sorted(there.keys() | now.keys()):
+        old, new = there.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append((f"{prefix}{key}", old, new))
+    return found
+
+
 def write_manifest(folder: Path, manifest: dict) -> None:
     """Write the manifest, whole or not at all."""
     temporary = folder / f"{NAME}.part"
     try:
-        temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(json.dumps(manifest, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # or a crash could leave an empty file under the final name
+        os.replace(temporary, folder / NAME)
     except OSError as error:
-        raise OSError(f"cannot write {temporary}: {error.strerror}") from error
-    os.replace(temporary, folder / NAME)
+        raise OSError(f"cannot write {temporary}: {error.strerror}; mend that and run the command again") from error

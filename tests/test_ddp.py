@@ -37,20 +37,18 @@ def rows(repository_root, tmp_path_factory):
             f"--model.output={folder}/out", f"--trainer.default_root_dir={folder}", "--model.pictures=0",
             processes=processes,
         )  # fmt: skip
-        found[processes] = (read_rows(folder / "out"), (folder / "out/report.md").read_text(), folder / "out")
+        found[processes] = (read_rows(folder / "out"), folder / "out")
     return found
 
 
 def test_two_processes_give_the_numbers_of_one(rows):
-    keys = ("system", "attack", "index", "label", "prediction", "votes_last", "votes_any")
-    (one, table_one, _), (two, table_two, _) = rows[1], rows[2]
+    (one, _), (two, _) = rows[1], rows[2]
     assert len(one) == 2 * 3 * 11
-    assert [[row[k] for k in keys] for row in one] == [[row[k] for k in keys] for row in two]
-    assert table_one == table_two
+    assert [row | {"seconds": 0} for row in one] == [row | {"seconds": 0} for row in two], "bit for bit"
 
 
 def test_no_image_is_evaluated_twice(rows):
-    shards = [(rows[2][2] / f"records-{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]
+    shards = [(rows[2][1] / f"records-{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]
     assert [len(shard) for shard in shards] == [6 * 6, 6 * 5]
 
 

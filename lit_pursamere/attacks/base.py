@@ -3,7 +3,8 @@
     outcome = attack(defense.view(attack.gradient), x, y)
 
 `outcome.last` is the final iterate, `outcome.any` the first iterate that fooled the view (the last one if none did).
-Iterative attacks are `init` and `step` on per-image state; the loop below drives them all and lets images leave.
+Iterative attacks are `init` and `step` on per-image state; one loop, in `scheduler`, drives them all: over a batch from
+which images leave, or over any number of images of which those that are done make room for others (`in_slots`).
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
+from lit_pursamere.attacks.scheduler import Landed, cycle, run_in_slots
 from lit_pursamere.threat import GRADIENTS, Gradient, ThreatModel
 
 __all__ = ["Attack", "IterativeAttack", "Outcome", "Progress"]
@@ -27,10 +30,21 @@ BUDGET_SLACK = 1e-5  # relative, for the arithmetic of a projection; the roundin
 
 
 class Outcome(NamedTuple):
-    """Adversarial images (B, C, H, W): the last iterate, and the first that fooled the view if any did."""
+    """Adversarial images (B, C, H, W): the last iterate, and the first that fooled the view if any did.
+
+    `first_success` (B,) counts the steps after which the view was first fooled: 0 is the clean image, or the start of
+    an attack that starts elsewhere; -1 if no iterate that the view was asked about fooled it, which the last one is
+    not. None for attacks that cannot say.
+    """
 
     last: Tensor
     any: Tensor
+    first_success: Tensor | None = None
+
+
+def _require_box(x: Tensor) -> None:
+    if not (x.min() >= 0 and x.max() <= 1):  # also catches NaN
+        raise ValueError(f"images must lie in [0, 1]; they range from {x.min():g} to {x.max():g}")
 
 
 @dataclass(frozen=True)
@@ -66,16 +80,20 @@ class Attack(ABC):
             ValueError: If x leaves [0, 1] or is not finite.
             RuntimeError: If the attack leaves its budget or returns NaN.
         """
-        if not (x.min() >= 0 and x.max() <= 1):  # also catches NaN
-            raise ValueError(f"images must lie in [0, 1]; they range from {x.min():g} to {x.max():g}")
+        _require_box(x)
         with torch.enable_grad():
             outcome = self.perturb(view, x, y, progress or (lambda done, total: None))
-        outcome = Outcome(*(self.threat.project(candidate.detach(), x) for candidate in outcome))
-        for candidate in outcome:
+        return self._verified(outcome, x)
+
+    @final
+    def _verified(self, outcome: Outcome, x: Tensor) -> Outcome:
+        """The outcome, detached and projected on the budget around x; raises a RuntimeError if it is not within."""
+        last, any_ = (self.threat.project(candidate.detach(), x) for candidate in (outcome.last, outcome.any))
+        for candidate in (last, any_):
             distance = self.threat.distance(candidate, x).max()
             if not (candidate.min() >= 0 and candidate.max() <= 1 and distance <= self._reach(x)):
                 raise RuntimeError(f"{self} left its budget: distance {distance:g} > eps {self.threat.eps:g}, or NaN")
-        return outcome
+        return outcome._replace(last=last, any=any_)
 
     def _reach(self, x: Tensor) -> Tensor:
         """Largest distance from images like x that rounding may make of eps, (1,)."""
@@ -113,23 +131,57 @@ class IterativeAttack(Attack):
     def step(self, view: nn.Module, x: Tensor, y: Tensor, state: PerImage) -> tuple[PerImage, Tensor]:
         """One step. Returns the new state and whether the view misclassified each image *before* the step, (B,)."""
 
+    @final
     def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:
-        state = self.init(x, y)
-        first = state["x_adv"].clone()  # the first iterate that fooled the view, filled in as images are fooled
-        fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        for done in range(self.steps):
-            active = torch.nonzero(~fooled if self.stop_on_success else torch.ones_like(fooled)).flatten()
-            if not len(active):
-                break
-            before = state["x_adv"][active]
-            new, wrong = self.step(view, x[active], y[active], {name: value[active] for name, value in state.items()})
-            hit = wrong & ~fooled[active]
-            first[active[hit]] = before[hit]
-            fooled[active[hit]] = True
-            moved = ~wrong if self.stop_on_success else torch.ones_like(wrong)
-            for name, value in new.items():
-                state[name][active[moved]] = value.detach()[moved]
-            progress(done + 1, self.steps)
-        last = state["x_adv"]
-        keep = fooled.reshape(-1, *[1] * (x.ndim - 1))
-        return Outcome(last, torch.where(keep, first, last))
+        last, any_ = torch.empty_like(x), torch.empty_like(x)
+        first_success, step = torch.empty(len(x), dtype=torch.long, device=x.device), count(1)
+
+        def deliver(landed: Landed) -> None:
+            last[landed.position], any_[landed.position] = landed.last, landed.any
+            first_success[landed.position] = landed.first_success
+
+        # One slot per image: nobody waits, and the batch shrinks as images leave.
+        run_in_slots(self, view, x, y, len(x), deliver, lambda done, total: progress(next(step), self.steps), pad=False)
+        return Outcome(last, any_, first_success)
+
+    @final
+    def in_slots(
+        self,
+        view: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        slots: int,
+        finished: Callable[[Tensor, Outcome], None],
+        progress: Progress | None = None,
+    ) -> None:
+        """Attack any number of images in batches of exactly `slots`: an image that is done makes room for the next.
+
+        At a given number of slots an image's result is the same bit for bit, whatever the other images are and in
+        whatever order they come, wherever a kernel does not care in which row of a batch an image stands. Attacks of
+        stochastic views are the exception, unless the view's randomness belongs to the image.
+
+        Args:
+            view: Differentiable map from images to logits (B, K).
+            x: Clean images (N, C, H, W) in [0, 1].
+            y: True classes (N,).
+            slots: Images per batch.
+            finished: Called with the positions (k,) of images that are done and their verified outcome, as soon as
+                `slots` of them are there, and with the rest in the end.
+            progress: Called with (image steps done, image steps in all); steps that are saved count as done.
+
+        Raises:
+            ValueError: If x leaves [0, 1] or is not finite, or there are no slots.
+            RuntimeError: If the attack leaves its budget or returns NaN.
+        """
+        if slots < 1:
+            raise ValueError(f"an attack needs slots >= 1; got {slots}")
+        _require_box(x)
+
+        def deliver(landed: Landed) -> None:
+            rows = cycle(len(landed.position), slots, x.device)  # projections, too, see as many images every time
+            outcome = Outcome(landed.last[rows], landed.any[rows], landed.first_success[rows])
+            verified = self._verified(outcome, x[landed.position[rows]])
+            finished(landed.position, Outcome(*(value[: len(landed.position)] for value in verified)))
+
+        with torch.enable_grad():
+            run_in_slots(self, view, x, y, slots, deliver, progress or (lambda done, total: None))

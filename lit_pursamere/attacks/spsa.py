@@ -72,26 +72,29 @@ class SPSA(IterativeAttack):
 
     def step(self, view: nn.Module, x: Tensor, y: Tensor, state: PerImage) -> tuple[PerImage, Tensor]:
         x_adv, number = state["x_adv"], state["number"]
-        gradient = torch.zeros_like(x_adv)
         with torch.no_grad():
             wrong = view(x_adv).argmax(1) != y
-            for k in number.unique().tolist():  # pairs belong to the image's own step number
-                mine = number == k
-                gradient[mine] = self._estimate(view, x_adv[mine], y[mine], generator(self.seed, k))
+            gradient = self._estimate(view, x_adv, y, number)
         step_size = self.threat.eps / 8 if self.step_size is None else self.step_size
         moved = x_adv + step_size * self.threat.ascent_direction(gradient)
         return {"x_adv": self.threat.project(moved, x), "number": number + 1}, wrong
 
-    def _estimate(self, view: nn.Module, x_adv: Tensor, y: Tensor, source: torch.Generator) -> Tensor:
-        """Estimate of the loss gradient (B, C, H, W)."""
+    def _estimate(self, view: nn.Module, x_adv: Tensor, y: Tensor, number: Tensor) -> Tensor:
+        """Estimate of the loss gradient (B, C, H, W); pairs belong to the image's own step number (B,)."""
         total = torch.zeros_like(x_adv)
+        steps, own = number.unique(return_inverse=True)
+        sources = [generator(self.seed, k) for k in steps.tolist()]
         for done in range(0, self.pairs, self.pairs_chunk):
             size = min(self.pairs_chunk, self.pairs - done)
-            signs = [2 * torch.randint(2, (1, *x_adv.shape[1:]), generator=source) - 1 for _ in range(size)]
-            v = torch.stack(signs).to(x_adv)
+            v = torch.stack([self._signs(source, size, x_adv) for source in sources], dim=1)[:, own]
             points = torch.stack([x_adv + self.sigma * v, x_adv - self.sigma * v]).clamp(0, 1)
             loss = adversarial_loss(view(points.flatten(0, 2)), y.repeat(2 * size), self.loss).unflatten(
                 0, (2, size, -1)
             )
             total += sum(over_images(slope, x_adv) * sign for slope, sign in zip(loss[0] - loss[1], v, strict=True))
         return total / (2 * self.sigma * self.pairs)
+
+    def _signs(self, source: torch.Generator, size: int, like: Tensor) -> Tensor:
+        """Random signs (size, C, H, W)."""
+        shape = (1, *like.shape[1:])
+        return torch.cat([2 * torch.randint(2, shape, generator=source) - 1 for _ in range(size)]).to(like)

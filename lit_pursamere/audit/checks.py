@@ -200,9 +200,10 @@ def planted(exam: Examination) -> Finding:
         attack = variant(attack, loss="margin")  # two classes have no third logit
     wanted = min(exam.planted, len(exam))
     results = []
-    for i in range(wanted):
-        exam.report("planted examples", i, wanted)
-        results.append(exam.remember(f"planted {attack!r} at {i}", lambda i=i: _find_planted(exam, attack, i)))
+    with exam.progress.inside("planted examples", "image") as images:
+        for i in range(wanted):
+            images(i, wanted)
+            results.append(exam.remember(f"planted {attack!r} at {i}", lambda i=i: _find_planted(exam, attack, i)))
     count, found, by_chance = torch.stack(results).sum(0).tolist()
     if not count:
         raise NotApplicable(f"no linear readout tells a planted point from the others, on any of {wanted} images")

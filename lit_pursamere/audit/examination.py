@@ -21,12 +21,12 @@ from torch import Tensor
 
 from lit_pursamere.attacks import Attack
 from lit_pursamere.defense import Defense
+from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity
 
 __all__ = ["Examination", "Finding", "NotApplicable", "variant"]
 
 Verdict = Literal["pass", "doubt", "fail", "n/a"]
-Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Examination:
         planted: Images of the binarisation test.
         seed: Seed of random points.
         store: JSON file of verdicts, read first and written after every attack (None: none).
-        report: Called with (what is attacked, steps done, steps in all).
+        progress: Shows the steps of the attacks (None: nobody does).
 
     Only images that every evaluation gets right are kept, as `x` and `y`; `index` says which ones.
 
@@ -77,11 +77,12 @@ class Examination:
 
     def __init__(
         self, defense: Defense, attack: Attack, x: Tensor, y: Tensor, evaluations: int = 1, batch: int = 64,
-        queries: int = 200, planted: int = 16, seed: int = 0, store: Path | None = None, report: Report | None = None,
+        queries: int = 200, planted: int = 16, seed: int = 0, store: Path | None = None,
+        progress: Progress | None = None,
     ) -> None:  # fmt: skip
         self.defense, self.attack, self.evaluations, self.batch = defense, attack, evaluations, batch
         self.queries, self.planted, self.seed = queries, planted, seed
-        self.report = report or (lambda what, done, total: None)
+        self.progress = progress or Progress("audit", "check", hidden=True)
         self.undefended = Defense(Identity(), defense.classifier)
         self.store, self.verdicts = store, {}
         if store is not None and store.is_file():
@@ -129,14 +130,15 @@ class Examination:
         defense = self.undefended if undefended else self.defense
         view, wrong = defense.view(attack.gradient), []
         groups = which.split(self.batch) if len(which) else ()
-        for i, group in enumerate(groups):
+        with self.progress.inside(f"{type(attack).__name__} {attack.threat} {attack.gradient}", "step") as steps:
+            for i, group in enumerate(groups):
 
-            def progress(done: int, total: int, i: int = i) -> None:
-                self.report(describe(attack), i * total + done, len(groups) * total)
+                def progress(done: int, total: int, i: int = i) -> None:
+                    steps(i * total + done, len(groups) * total)
 
-            x, y = self.x[group], self.y[group]
-            outcome = attack(view, x, y, progress)
-            wrong.append(torch.stack([~self._right(defense, images, y) for images in (outcome.last, outcome.any)]))
+                x, y = self.x[group], self.y[group]
+                outcome = attack(view, x, y, progress)
+                wrong.append(torch.stack([~self._right(defense, images, y) for images in outcome[:2]]))
         return torch.cat(wrong, dim=1) if wrong else torch.zeros(2, 0, dtype=torch.bool)
 
     @torch.no_grad()
@@ -160,8 +162,3 @@ class Examination:
                 part.write_text(json.dumps(self.verdicts), encoding="utf-8")
                 os.replace(part, self.store)
         return torch.tensor(self.verdicts[key], dtype=torch.bool)
-
-
-def describe(attack: Attack) -> str:
-    """An attack in a few words."""
-    return f"{type(attack).__name__} {attack.threat} {attack.gradient}"

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from lit_pursamere.attacks import Attack
 from lit_pursamere.audit.checks import CHECKS
-from lit_pursamere.audit.examination import Examination, Finding, NotApplicable, Report
+from lit_pursamere.audit.examination import Examination, Finding, NotApplicable
 from lit_pursamere.defense import Defense
 from lit_pursamere.manifest import check_manifest, write_manifest
+from lit_pursamere.progress import Progress
 from lit_pursamere.results import Accuracy
 from lit_pursamere.weights import state_digest
 
@@ -67,7 +68,7 @@ class Audit:
 
 def run_audit(
     audit: Audit, defense: Defense, name: str, attack: Attack, x: Tensor, y: Tensor, evaluations: int = 1,
-    batch: int = 64, report: Report | None = None,
+    batch: int = 64, hidden: bool = True,
 ) -> str:  # fmt: skip
     """Run the checks, write `audit.md` into the output folder, and return it.
 
@@ -80,7 +81,7 @@ def run_audit(
         y: Their classes (B,).
         evaluations: Verdicts per image.
         batch: Images that are attacked at once.
-        report: Called with (what is done, steps done, steps in all).
+        hidden: Whether to keep progress to oneself.
 
     Raises:
         ValueError: If the folder holds another audit, or the defence gets no image right.
@@ -94,11 +95,15 @@ def run_audit(
     }  # fmt: skip
     if not check_manifest(folder, manifest):
         write_manifest(folder, manifest)
-    exam = Examination(
-        defense, attack, x, y, evaluations, batch, audit.queries, audit.planted,
-        store=folder / "verdicts.json", report=report,
-    )  # fmt: skip
-    findings = {check: examine(exam, check) for check in audit.checks or CHECKS}
+    checks, findings = audit.checks or list(CHECKS), {}
+    with Progress("audit", "check", len(checks), hidden) as progress:
+        exam = Examination(
+            defense, attack, x, y, evaluations, batch, audit.queries, audit.planted,
+            store=folder / "verdicts.json", progress=progress,
+        )  # fmt: skip
+        for check in checks:
+            findings[check] = examine(exam, check)
+            progress.advance(1)
     text = as_markdown(exam, name, findings)
     (folder / "audit.md").write_text(text, encoding="utf-8")
     return text

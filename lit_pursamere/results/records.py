@@ -3,17 +3,32 @@
     FOLDER/manifest.json        what is evaluated; a folder never mixes two evaluations
     FOLDER/records-RANK.jsonl   rows; a broken last line (a killed process) is dropped on reading
 
-A row is keyed by (system, attack, index), so restarts and several processes cannot count an image twice.
+A row is keyed by (system, attack, index), so restarts and several processes cannot count an image twice. LitRobustness
+writes these entries; those that end in `_any` are null where an attack does not see the purifier:
+
+    dataset, system, attack, index, label       `attack` is `clean` for the verdict on the image itself
+    prediction_clean, prediction_last, prediction_any           first verdict: on the image, at the last iterate, and
+                                                at the worse of the last and the first that fooled the attacked view
+    votes_last, votes_any, evaluations          how many of the evaluations were right
+    margin_last, margin_any                     true logit minus the best other one, mean over evaluations
+    loss_last, loss_any                         cross-entropy, mean over evaluations
+    first_success                               steps after which an iterate first fooled the view (the last one: the
+                                                defence); 0: before any step, -1: never, null: the attack cannot say
+    linf, l2, l1                                distances of the last iterate from the image, in pixel units
+    moved                                       l2 distance that the purifier moves the last iterate
+    seconds                                     time per image, attack and verdicts
+    seed                                        what `seed_everything` was given
+    stored                                      [rank, position] in the image store, see `images`; null without
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from lit_pursamere.manifest import check_manifest, write_manifest
+from lit_pursamere.results.durable import append
 
 __all__ = ["Records", "read_rows"]
 
@@ -92,14 +107,10 @@ class Records:
         return self.rows.get((system, attack, index))
 
     def append(self, rows: list[Row]) -> None:
-        """Add rows and force them to disk."""
-        try:
-            with open(self.file, "a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise OSError(
-                f"cannot write {self.file}: {error.strerror}; mend that and run the same command again, it continues"
-            ) from error
+        """Add rows and force them to disk.
+
+        Raises:
+            OSError: If they cannot be written, with what to do about it.
+        """
+        append(self.file, "".join(json.dumps(row) + "\n" for row in rows).encode())
         self.rows.update((key_of(row), row) for row in rows)

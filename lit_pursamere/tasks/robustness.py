@@ -1,12 +1,12 @@
 """Evaluate a defence: clean accuracy, then every configured attack, with and without the purifier.
 
-for each batch and system:  clean verdict;  for each attack:  attack the view, then let the defence judge
+collect batches in a pool;  for each system:  clean verdict;  for each attack:  attack the view, let the defence judge
 rows per image  ->  records  ->  report.md, report.csv, figures, TensorBoard
 """
 
 from __future__ import annotations
 
-import time
+import hashlib
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -14,14 +14,19 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
-from tqdm import tqdm
 
-from lit_pursamere.attacks import Attack, Outcome
+from lit_pursamere.attacks import Attack
 from lit_pursamere.data import ShardSampler
 from lit_pursamere.defense import Defense
+from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
 from lit_pursamere.results import SEMANTICS, Records, write_report
+from lit_pursamere.results.environment import note_start
 from lit_pursamere.results.figures import picture_grid, trajectory_figure
+from lit_pursamere.results.images import ImageStore
+from lit_pursamere.results.locks import FolderLock
+from lit_pursamere.seeding import run_seed
+from lit_pursamere.tasks.evaluation import Batch, Evaluation
 from lit_pursamere.weights import load_weights, state_digest
 
 __all__ = ["LitRobustness"]
@@ -44,6 +49,9 @@ class LitRobustness(pl.LightningModule):
         success: Which verdict is the headline of the protocol that is followed, one of `results.SEMANTICS`: at the last
             iterate or at any; the mean over evaluations, or right every time (`worst`) or most of the time (`vote`).
         pictures: Images in the picture grid (0: none).
+        pool: Images that are gathered before they are evaluated, at most. Changes no result; the larger it is, the
+            longer images that are done make room for others.
+        save_images: Whether to keep the adversarial images, exactly; `lit-pursamere reverify` judges them again.
 
     An attack with view `gray` does not see the defence while it runs, so only its last iterate is judged. Others
     are judged at the last iterate (`last`) and at the first one that fooled the view (`any`).
@@ -60,10 +68,14 @@ class LitRobustness(pl.LightningModule):
         evaluations: int = 1,
         success: str = "any",
         pictures: int = 6,
+        pool: int = 1024,
+        save_images: bool = False,
     ) -> None:
         super().__init__()
         if evaluations < 1:
             raise ValueError(f"LitRobustness needs evaluations >= 1; got {evaluations}")
+        if pool < 1:
+            raise ValueError(f"LitRobustness needs a pool of at least 1 image; got {pool}")
         if success not in SEMANTICS:
             raise ValueError(f"success must be one of {', '.join(SEMANTICS)}; got {success!r}")
         if "clean" in attacks:
@@ -74,23 +86,41 @@ class LitRobustness(pl.LightningModule):
         if undefended and not isinstance(purifier, Identity):
             self.systems[UNDEFENDED] = Defense(Identity(), classifier)
         self.attacks, self.output, self.pictures = dict(attacks), Path(output), pictures
-        self.evaluations, self.success = evaluations, success
+        self.evaluations, self.success, self.pool, self.save_images = evaluations, success, pool, save_images
         self.columns = [(s, a, k) for s in self.systems for a in ("clean", *attacks) for k in ("last", "any")]
         self.accuracies = nn.ModuleList([MeanMetric(nan_strategy="disable") for _ in self.columns])
         self.records: Records | None = None
-        self.shown: tuple[Tensor, Tensor, Tensor] | None = None  # images, labels and attacked images of the grid
+        self.lock: FolderLock | None = None
+        self.evaluation: Evaluation | None = None
+        self.waiting: list[Batch] = []
+        self.pictured: list[int] | None = None  # positions of the images in the grid: the first ones
+        self.shown: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # of those: image, class, attacked image
 
     def manifest(self) -> dict[str, object]:
         """What decides the verdicts; a folder of records belongs to exactly one of these."""
         data = self.trainer.datamodule
+        indices = data.test_indices()
         return {
             "data": f"{data.name}, {data.evaluate} images",
+            "images": {
+                "count": len(indices),
+                "digest": hashlib.sha256(",".join(map(str, indices)).encode()).hexdigest()[:16],
+                "shape": [data.channels, data.image_size, data.image_size],
+            },
             "systems": {name: str(defense.purifier) for name, defense in self.systems.items()},
             "weights": {name: state_digest(defense) for name, defense in self.systems.items()},
-            "attacks": {name: repr(attack) for name, attack in self.attacks.items()},
+            "attacks": {name: describe(attack) for name, attack in self.attacks.items()},
             "evaluations": self.evaluations,
             "success": self.success,
+            "seed": run_seed(),
+            "slots": data.eval_batch_size,
+            "precision": str(self.trainer.precision),
         }
+
+    def setup(self, stage: str) -> None:
+        self.visible = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
+        if self.visible and stage == "test":  # Lightning's bar counts batches, which are only gathered
+            self.trainer.progress_bar_callback.disable()
 
     def on_test_start(self) -> None:
         if torch.is_inference_mode_enabled():
@@ -101,100 +131,110 @@ class LitRobustness(pl.LightningModule):
                 "the test loader would repeat images to even out the processes, which falsifies accuracies: use "
                 "Trainer(use_distributed_sampler=False), as the command line does, and a loader with a ShardSampler"
             )
-        if self.trainer.is_global_zero:  # writes the manifest that the other processes then compare with
-            self.records = Records(self.output, self.manifest(), 0)
-        self.trainer.strategy.barrier("records opened")
-        if self.records is None:
-            self.records = Records(self.output, self.manifest(), self.trainer.global_rank)
+        self._open_in_turn()
+        slots = self.trainer.datamodule.eval_batch_size
+        images = min(len(loader.sampler), self.trainer.num_test_batches[0] * slots)
+        self.evaluation = Evaluation(
+            systems=dict(self.systems.items()),
+            attacks=self.attacks,
+            dataset=self.trainer.datamodule.name,
+            slots=slots,
+            evaluations=self.evaluations,
+            records=self.records,
+            store=ImageStore(self.output, self.trainer.global_rank) if self.save_images else None,
+            progress=Progress(
+                "test", "verdict", images * len(self.systems) * (1 + len(self.attacks)), not self.visible, steady=False
+            ),
+            attacked=self._show,
+            stop=self._stop_if_told,
+        )
 
-    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        x, y, index = batch
-        for system in self.systems:
-            for attack in ("clean", *self.attacks):
-                self._stop_if_told()
-                done = [self.records.get(system, attack, i) is not None for i in index.tolist()]
-                todo = torch.nonzero(~torch.tensor(done)).flatten().to(x.device)
-                if len(todo):
-                    self.records.append(self._evaluate(system, attack, x[todo], y[todo], index[todo], batch_idx))
-                self._count(system, attack, index.tolist())
-        if batch_idx == 0 and self.shown is not None and self.trainer.is_global_zero:
-            self._draw(*self.shown)
+    def _open_in_turn(self) -> None:
+        """Open the folder, the first process first: it writes the manifest that the others then compare with."""
+        refused: Exception | None = None
+        if self.trainer.is_global_zero:
+            try:
+                self._open(0)
+                note_start(self.output, self.device, self.trainer.world_size)
+            except (ValueError, OSError) as error:
+                refused = error
+        if self.trainer.strategy.broadcast(refused is not None):
+            raise refused or SystemExit(1)  # one process complains for all
+        if not self.trainer.is_global_zero:
+            self._open(self.trainer.global_rank)
+
+    def _open(self, rank: int) -> None:
+        self.lock = FolderLock(self.output, rank)
+        try:
+            self.records = Records(self.output, self.manifest(), rank)
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._stop_if_told()
+        if self.waiting and sum(len(y) for _, y, _ in self.waiting) + len(batch[1]) > self.pool:
+            self._evaluate_pool()
+        self.waiting.append(batch)
+        if self.pictured is None:
+            self.pictured = batch[2][: self.pictures].tolist()
+
+    def on_test_epoch_end(self) -> None:
+        if self.waiting:
+            with self.trainer.precision_plugin.test_step_context():  # as in test_step
+                self._evaluate_pool()
+        for column, meter in zip(self.columns, self.accuracies, strict=True):
+            if meter.update_called:
+                self.log("test/" + "/".join(column), meter)
+        self.evaluation.progress.close()
+        self.trainer.strategy.barrier("records written")
+        if self.trainer.is_global_zero:
+            table = write_report(self.output)
+            self.print(f"\n{table}\nRecords, tables and pictures: {self.output}")
+
+    def on_test_end(self) -> None:
+        self.lock.release()
+        if self.visible:
+            self.trainer.progress_bar_callback.enable()
 
     def _stop_if_told(self) -> None:
         if self.trainer.received_sigterm:  # Lightning only notes the signal, and would run on to the end
             raise SystemExit("stopped by SIGTERM; the same command continues")
 
+    def _evaluate_pool(self) -> None:
+        """Complete the rows of all images that wait, for every system and attack."""
+        batches, self.waiting = self.waiting, []
+        indices = [i for _, _, index in batches for i in index.tolist()]
+        try:
+            for system in self.systems:
+                for attack in ("clean", *self.attacks):
+                    self.evaluation.complete(system, attack, batches)
+                    self._count(system, attack, indices)
+        except BaseException:
+            self.lock.release()  # whoever catches this may want to continue in the same process
+            raise
+        # A run that continues has only some of the images at hand, which are better than none.
+        whole = len(self.shown) == len(self.pictured) or not (self.output / "pictures.png").exists()
+        if self.shown and whole and self.trainer.is_global_zero:
+            shown = zip(*(self.shown[i] for i in sorted(self.shown)), strict=True)
+            self._draw(*(torch.stack(column) for column in shown))
+        self.shown.clear()
+
     def _count(self, system: str, attack: str, indices: list[int]) -> None:
+        """Add the verdicts on these images to the metrics."""
         rows = [self.records.get(system, attack, index) for index in indices]
         for kind in ("last", "any"):
             correct = [row[f"votes_{kind}"] / self.evaluations for row in rows if row[f"votes_{kind}"] is not None]
             if correct:
                 meter = self.accuracies[self.columns.index((system, attack, kind))]
                 meter.update(torch.tensor(correct, device=self.device))
-                self.log(f"test/{system}/{attack}/{kind}", meter)
 
-    def _evaluate(self, system: str, name: str, x: Tensor, y: Tensor, index: Tensor, batch_idx: int) -> list[dict]:
-        """Attack and judge images; one row per image."""
-        defense, started = self.systems[system], time.monotonic()
-        if name == "clean":
-            outcome, judged_any, distance = Outcome(x, x), False, torch.zeros(len(x))
-        else:
-            attack = self.attacks[name]
-            view = defense.view(attack.gradient)
-            outcome = self._attack(attack, f"{system} {name}, batch {batch_idx + 1}", view, x, y)
-            judged_any = attack.gradient != "gray" or isinstance(defense.purifier, Identity)
-            if batch_idx == 0 and self.pictures and (system, name) == (next(iter(self.systems)), [*self.attacks][-1]):
-                self.shown = x[: self.pictures], y[: self.pictures], outcome.last[: self.pictures]
-            distance = attack.threat.distance(outcome.last, x)
-        with torch.no_grad():
-            prediction, last = self._judge(defense, outcome.last, y)
-            worst = self._judge_any(defense, outcome, last, y) if judged_any else None
-        seconds = round((time.monotonic() - started) / len(x), 4)
-        return [
-            {
-                "system": system,
-                "attack": name,
-                "index": int(index[i]),
-                "label": int(y[i]),
-                "prediction": int(prediction[i]),
-                "evaluations": self.evaluations,
-                "votes_last": int(last[i]),
-                "votes_any": None if worst is None else int(worst[i]),
-                "distance": round(float(distance[i]), 6),
-                "seconds": seconds,
-            }
-            for i in range(len(x))
-        ]
-
-    def _attack(self, attack: Attack, title: str, view: nn.Module, x: Tensor, y: Tensor) -> Outcome:
-        hidden = not self.trainer.is_global_zero or self.trainer.progress_bar_callback is None
-        with tqdm(desc=title, position=1, leave=False, unit="step", disable=hidden or None) as bar:
-
-            def progress(done: int, total: int) -> None:
-                self._stop_if_told()
-                bar.total = total
-                bar.update(done - bar.n)
-
-            return attack(view, x, y, progress)
-
-    def _judge(self, defense: Defense, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The first prediction for every image, and how many of the evaluations were right, both (B,)."""
-        predictions = torch.stack([defense(images).argmax(1) for _ in range(self.evaluations)])
-        return predictions[0], (predictions == y).sum(0)
-
-    def _judge_any(self, defense: Defense, outcome: Outcome, last: Tensor, y: Tensor) -> Tensor:
-        """Right evaluations at the worse of both candidates; purifies only those that differ from the last iterate."""
-        votes = last.clone()
-        differs = (outcome.any != outcome.last).flatten(1).any(1) & (last > 0)
-        if differs.any():
-            votes[differs] = torch.minimum(last[differs], self._judge(defense, outcome.any[differs], y[differs])[1])
-        return votes
-
-    def on_test_epoch_end(self) -> None:
-        self.trainer.strategy.barrier("records written")
-        if self.trainer.is_global_zero:
-            table = write_report(self.output)
-            self.print(f"\n{table}\nAccuracy in % with 95 % intervals; records, tables and pictures in {self.output}")
+    def _show(self, system: str, attack: str, batch: Batch, attacked: Tensor) -> None:
+        """Keep the first images for the picture grid: what the last configured attack does to the defence."""
+        if [system, attack] == [next(iter(self.systems)), *[*self.attacks][-1:]]:
+            for x, y, index, x_adv in zip(*batch, attacked, strict=True):
+                if int(index) in self.pictured:
+                    self.shown[int(index)] = x, y, x_adv
 
     def _draw(self, x: Tensor, y: Tensor, attacked: Tensor) -> None:
         """Pictures of the last configured attack on the defence, and R and the distance at every level."""
@@ -217,3 +257,15 @@ class LitRobustness(pl.LightningModule):
             figure.savefig(self.output / f"{name}.png", bbox_inches="tight")
             if isinstance(self.logger, TensorBoardLogger):
                 self.logger.experiment.add_figure(f"test/{name}", figure, close=False)
+
+
+def describe(attack: Attack) -> dict[str, object]:
+    """What a manifest says of an attack."""
+    threat, steps = attack.threat, getattr(attack, "steps", None)
+    return {
+        "attack": repr(attack),
+        "gradient": attack.gradient,
+        "norm": threat.norm,
+        "eps": float(threat.eps),
+        "steps": steps,
+    }

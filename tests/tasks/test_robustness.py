@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lit_pursamere.attacks import PGD
+from lit_pursamere.attacks import PGD, Attack, Outcome
 from lit_pursamere.data import Digits
 from lit_pursamere.diffusion import GaussianMixtureScore
 from lit_pursamere.purifiers import Identity, PurSAMERE
 from lit_pursamere.results import accuracies, read_rows
+from lit_pursamere.results.images import read_images
+from lit_pursamere.results.locks import FolderLock
 from lit_pursamere.tasks import LitRobustness
 from lit_pursamere.threat import ThreatModel
 
@@ -55,6 +57,10 @@ def evaluate(tmp_path, attacks=ATTACKS, n=12, limit=None, batch=5, **options):
     return metrics, read_rows(tmp_path / "out")
 
 
+def without_times(rows):
+    return [{key: value for key, value in row.items() if key not in ("seconds", "stored")} for row in rows]
+
+
 def test_verdicts_are_the_defence_s_own(tmp_path):
     metrics, rows = evaluate(tmp_path)
     purifier, classifier = world()
@@ -78,7 +84,7 @@ def test_verdicts_are_the_defence_s_own(tmp_path):
 def test_rows_are_complete_and_metrics_agree(tmp_path):
     metrics, rows = evaluate(tmp_path)
     assert len(rows) == 2 * 3 * 12
-    assert all(row["distance"] <= 0.1 + 1e-6 for row in rows)
+    assert all(row["linf"] <= 0.1 + 1e-6 for row in rows)
     table = accuracies(rows)
     for (system, attack, kind), cell in table.items():
         assert cell.n == 12
@@ -103,21 +109,20 @@ def test_continues_where_it_stopped(tmp_path):
     assert stamps <= {json.dumps(row) for row in rows}, "finished images are not evaluated again"
     fresh_metrics, fresh = evaluate(tmp_path / "fresh")
     assert metrics == fresh_metrics
-    keys = ("system", "attack", "index", "prediction", "votes_last", "votes_any", "distance")
-    assert [[row[k] for k in keys] for row in rows] == [[row[k] for k in keys] for row in fresh]
+    assert without_times(rows) == without_times(fresh)
 
 
 def test_another_configuration_is_refused(tmp_path):
     evaluate(tmp_path)
-    with pytest.raises(ValueError, match=r"results of another configuration \(attacks: .*0\.2"):
+    with pytest.raises(ValueError, match=r"results of another configuration \(attacks\.bpda\..*0\.2"):
         evaluate(tmp_path, {"bpda": PGD(ThreatModel("linf", 0.2), "bpda", 3)})
 
 
 def test_writes_report_and_pictures(tmp_path):
     evaluate(tmp_path)
     out = tmp_path / "out"
-    head = (out / "report.md").read_text().splitlines()[0]
-    assert head.split("|")[3].strip() == "gray (last)", "columns follow the configuration"
+    table = [line.split("|") for line in (out / "report.md").read_text().splitlines() if line.startswith("| ")]
+    assert [line[2].strip() for line in table[1:3]] == ["clean", "gray"], "attacks follow the configuration"
     for picture in ("pictures.png", "levels.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
 
@@ -174,8 +179,8 @@ def test_repeated_verdicts_give_mean_worst_case_and_vote(tmp_path):
         cell = table["Identity", "clean", semantics]
         assert cell.n == 397 and cell.value == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 397))
     assert metrics["test/Identity/clean/last"] == pytest.approx(table["Identity", "clean", "last"].value)
-    head = (tmp_path / "out/report.md").read_text().splitlines()[0]
-    assert "clean (last worst)" in head and "clean (last vote)" in head
+    report = (tmp_path / "out/report.csv").read_text()
+    assert "Identity,clean,last worst," in report and "Identity,clean,last vote," in report
 
 
 def test_the_worse_candidate_decides_and_evaluations_must_be_positive(tmp_path):
@@ -205,3 +210,210 @@ def test_sigterm_stops_within_an_attack(tmp_path):
     assert Signalling.taken == 3
     done = {(row["system"], row["attack"]) for row in read_rows(tmp_path / "out")}
     assert done == {("PurSAMERE", "clean")}, "finished verdicts are kept"
+
+
+# --- rows
+
+
+def test_rows_say_what_they_should(tmp_path):
+    _, rows = evaluate(tmp_path)
+    purifier, classifier = world()
+    source = Digits().load("test")
+    by_key = {(row["system"], row["attack"], row["index"]): row for row in rows}
+    for (system, attack, index), row in by_key.items():
+        assert (row["dataset"], row["label"], row["evaluations"]) == ("digits", int(source.labels[index]), 1)
+        assert row["prediction_clean"] == by_key[system, "clean", index]["prediction_last"]
+        for kind in ("last", "any"):
+            entries = [row[f"{name}_{kind}"] for name in ("prediction", "votes", "margin", "loss")]
+            if entries[0] is None:
+                assert entries == [None] * 4 and kind == "any"
+                continue
+            right = entries[0] == row["label"]
+            assert entries[1] == right and (entries[2] > 0) == right and entries[3] > 0
+        assert (row["prediction_any"] is None) == (attack == "clean" or (system, attack) == ("PurSAMERE", "gray"))
+        assert row["linf"] <= row["l2"] <= row["l1"] and row["linf"] <= 0.1 + 1e-6
+        assert (row["l1"] == 0) == (attack == "clean") and (row["moved"] == 0) == (system == "undefended")
+        assert row["stored"] is None and row["seconds"] >= 0
+    x = torch.stack([source.images[i] for i in range(12)])
+    moved = (purifier(x) - x).flatten(1).norm(dim=1)
+    assert [by_key["PurSAMERE", "clean", i]["moved"] for i in range(12)] == pytest.approx(moved.tolist(), rel=1e-4)
+    loss = F.cross_entropy(classifier(x), source.labels[:12], reduction="none")
+    assert [by_key["undefended", "clean", i]["loss_last"] for i in range(12)] == pytest.approx(loss.tolist(), rel=1e-4)
+
+
+def test_first_success_is_the_step_that_broke_it(tmp_path):
+    _, rows = evaluate(tmp_path, {"bpda": PGD(ThreatModel("linf", 0.2), "bpda", 4, step_size=0.05)}, n=40)
+    attacked = [row for row in rows if row["attack"] == "bpda"]
+    assert {row["first_success"] for row in attacked} >= {-1, 4}, "the last iterate counts as well"
+    for row in attacked:
+        assert (row["first_success"] == -1) == (row["votes_any"] == 1)
+        assert (row["first_success"] == 0) == (row["prediction_clean"] != row["label"])
+    assert {row["first_success"] for row in rows if row["attack"] == "clean"} == {None}
+
+
+def test_the_manifest_says_what_decides(tmp_path):
+    evaluate(tmp_path)
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert set(manifest) == {
+        "data", "images", "systems", "weights", "attacks", "evaluations", "success", "seed", "slots", "precision",
+    }  # fmt: skip
+    assert manifest["images"]["count"] == 12 and manifest["slots"] == 5 and manifest["precision"] == "32-true"
+    bpda = manifest["attacks"]["bpda"]
+    assert bpda.pop("attack").startswith("PGD(") and bpda == {
+        "gradient": "bpda", "norm": "linf", "eps": 0.1, "steps": 3,
+    }  # fmt: skip
+    environment = (tmp_path / "out/environment.jsonl").read_text().splitlines()
+    assert len(environment) == 1 and json.loads(environment[0])["processes"] == 1
+
+
+# --- pools and slots
+
+
+@pytest.mark.parametrize("pool", [1, 5, 7, 10])
+def test_the_pool_does_not_matter(tmp_path, pool):
+    attacks = ATTACKS | {"stop": PGD(ThreatModel("linf", 0.3), "bpda", 5, True), "neighbours": Neighbours(THREAT)}
+    whole = evaluate(tmp_path / "whole", attacks)
+    small = evaluate(tmp_path / "small", attacks, pool=pool)
+    assert without_times(small[1]) == without_times(whole[1]) and small[0] == whole[0]
+    with pytest.raises(ValueError, match="pool of at least 1 image; got 0"):
+        evaluate(tmp_path, pool=0)
+
+
+THREAT = ThreatModel("linf", 0.3)
+
+
+@dataclass(frozen=True)
+class Neighbours(Attack):
+    """Adds to every image what lies between it and the next image of its batch, within the budget."""
+
+    sizes = []
+
+    def perturb(self, view, x, y, progress):
+        self.sizes.append(len(x))
+        return Outcome(x.roll(1, 0), x.roll(1, 0))
+
+
+def remove_rows(folder, attack, indices):
+    """Remove the rows of some images, as a deleted or damaged shard does."""
+    file = folder / "records-0.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    kept = [row for row in rows if not (row["attack"] == attack and row["index"] in indices)]
+    assert len(kept) < len(rows)
+    file.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+
+def test_batches_of_other_attacks_stay_whole(tmp_path):
+    """Images 3 and 11 lost: their batches are attacked again as they were, and only the missing rows are added."""
+    attacks = {"neighbours": Neighbours(THREAT)}
+    _, rows = evaluate(tmp_path, attacks)
+    remove_rows(tmp_path / "out", "neighbours", {3, 11})
+    kept = {json.dumps(row) for row in read_rows(tmp_path / "out")}
+    Neighbours.sizes.clear()
+    _, again = evaluate(tmp_path, attacks)
+    assert Neighbours.sizes == [5, 2, 5, 2]
+    assert without_times(again) == without_times(rows) and kept <= {json.dumps(row) for row in again}
+
+
+@pytest.mark.parametrize("attack", ["clean", "bpda"])
+def test_missing_rows_are_made_again_and_come_out_the_same(tmp_path, attack):
+    _, rows = evaluate(tmp_path)
+    remove_rows(tmp_path / "out", attack, {0, 6, 7})
+    assert without_times(evaluate(tmp_path)[1]) == without_times(rows)
+    (tmp_path / "out/records-0.jsonl").unlink()
+    assert without_times(evaluate(tmp_path)[1]) == without_times(rows)
+
+
+@dataclass(frozen=True)
+class Dying(PGD):
+    """PGD that dies at its n-th step."""
+
+    def step(self, view, x, y, state):
+        assert len(x) == 5, "every call gets as many images as a batch has"
+        Dying.left -= 1
+        if Dying.left == 0:
+            raise KeyboardInterrupt
+        return super().step(view, x, y, state)
+
+
+def test_finished_images_survive_in_the_middle_of_an_attack(tmp_path):
+    attacks = {"long": Dying(THREAT, "bpda", 6, True)}
+    Dying.left = 10_000
+    _, whole = evaluate(tmp_path / "whole", attacks, n=40)
+    steps = 10_000 - Dying.left
+    Dying.left = steps // 3
+    with pytest.raises(BaseException):  # noqa: B017 (Lightning turns it into an exit)
+        evaluate(tmp_path, attacks, n=40)
+    done = [row for row in read_rows(tmp_path / "out") if row["attack"] == "long"]
+    assert 0 < len(done) < 40 and len(done) % 5 == 0
+    Dying.left = 10_000
+    assert without_times(evaluate(tmp_path, attacks, n=40)[1]) == without_times(whole)
+
+
+def test_the_last_pool_runs_in_the_same_precision_as_the_others(tmp_path):
+    class Spy(NearestMean):
+        seen = set()
+
+        def forward(self, x):
+            self.seen.add((torch.is_autocast_enabled("cpu"), str(x.dtype)))
+            return super().forward(x)
+
+    def run(precision, folder):
+        Spy.seen.clear()
+        task = LitRobustness(Identity(), Spy(), {"gray": ATTACKS["gray"]}, output=str(tmp_path / folder), pool=5)
+        trainer = pl.Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            inference_mode=False, default_root_dir=tmp_path, precision=precision,
+        )  # fmt: skip
+        trainer.test(task, Digits(eval_batch_size=5, test_size=12), verbose=False)
+        return Spy.seen, read_rows(tmp_path / folder)
+
+    assert run("bf16-mixed", "mixed")[0] == {(True, "torch.float32")}
+    seen, double = run("64-true", "double")
+    assert seen == {(False, "torch.float64")}
+    single = run("32-true", "single")[1]
+    assert [row["margin_last"] for row in double] == pytest.approx([row["margin_last"] for row in single], rel=1e-3)
+    with pytest.raises(ValueError, match=r"precision: there '64-true', now '32-true'"):
+        run("32-true", "double")
+
+
+# --- what must not be mixed
+
+
+def test_other_weights_under_the_same_name_are_refused(tmp_path, monkeypatch):
+    evaluate(tmp_path)
+    other = NearestMean()
+    other.means[3] += 0.01
+    monkeypatch.setitem(globals(), "world", lambda: (Identity(), other))
+    before = (tmp_path / "out/manifest.json").read_bytes()
+    with pytest.raises(ValueError, match=r"weights\.undefended|weights\.Identity"):
+        evaluate(tmp_path)
+    assert (tmp_path / "out/manifest.json").read_bytes() == before
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(tmp_path):
+    evaluate(tmp_path)
+    lock = FolderLock(tmp_path / "out")
+    with pytest.raises(OSError, match="another run"):
+        evaluate(tmp_path)
+    lock.release()
+    evaluate(tmp_path)
+
+
+# --- stored images
+
+
+def test_stored_images_are_those_that_were_judged(tmp_path):
+    _, plain = evaluate(tmp_path / "plain", {"bpda": PGD(THREAT, "bpda", 4)})
+    _, rows = evaluate(tmp_path, {"bpda": PGD(THREAT, "bpda", 4)}, save_images=True)
+    assert without_times(rows) == without_times(plain)
+    purifier, classifier = world()
+    x = Digits().load("test").images
+    for system in ("PurSAMERE", "undefended"):
+        mine = [row for row in rows if row["system"] == system]
+        last, any_ = read_images(tmp_path / "out", mine)
+        for images, kind in ((last, "last"), (any_, "any")):
+            predicted = classifier(purifier(images) if system == "PurSAMERE" else images).argmax(1).tolist()
+            assert all(row[f"prediction_{kind}"] in (None, p) for row, p in zip(mine, predicted, strict=True))
+        clean = torch.stack([x[row["index"]] for row in mine])
+        distance = (last - clean).flatten(1).abs().amax(1)
+        assert distance.tolist() == pytest.approx([row["linf"] for row in mine], abs=1e-6)

@@ -1,0 +1,80 @@
+"""The verdict of a defence on images: what it predicts, how often it is right, and by how much.
+
+Everything that is computed for an image is computed in a group of one fixed size, so that rounding, which may depend on
+the size of a batch, is the same in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_pursamere.attacks.gradients import adversarial_loss
+from lit_pursamere.attacks.scheduler import cycle
+from lit_pursamere.defense import Defense
+from lit_pursamere.threat import image_norm
+
+__all__ = ["Verdict", "distances", "judge"]
+
+
+class Verdict(NamedTuple):
+    """What a defence says of B images, all (B,).
+
+    `prediction` is its first answer, `votes` the number of right ones; `margin` (true logit minus the best other one),
+    `loss` (cross-entropy) and `moved` (l2 distance by which the purifier moves the image) are means over all answers.
+    """
+
+    prediction: Tensor
+    votes: Tensor
+    margin: Tensor
+    loss: Tensor
+    moved: Tensor
+
+
+def in_groups(function: Callable[..., tuple[Tensor, ...]], slots: int, *values: Tensor) -> list[Tensor]:
+    """Apply a function of per-image tensors (B, ...) to groups of exactly `slots` images, copies filling the last."""
+    parts = []
+    for group in zip(*(value.split(slots) for value in values), strict=True):
+        count = len(group[0])
+        rows = cycle(count, slots, group[0].device)
+        parts.append([result[:count] for result in function(*(value[rows] for value in group))])
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+@torch.no_grad()
+def judge(defense: Defense, images: Tensor, y: Tensor, evaluations: int, slots: int) -> Verdict:
+    """Let a defence judge images.
+
+    Args:
+        defense: The defence.
+        images: (B, C, H, W) in [0, 1].
+        y: True classes (B,).
+        evaluations: How often each image is judged.
+        slots: Images per forward pass.
+
+    Returns:
+        The verdict on every image.
+    """
+
+    def answers(x: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        draws = []
+        for _ in range(evaluations):
+            purified = defense.purify(x)
+            logits = defense.classify(purified)
+            margin, loss = -adversarial_loss(logits, labels, "margin"), adversarial_loss(logits, labels)
+            draws.append((logits.argmax(1), margin, loss, image_norm(purified - x, "l2")))
+        predictions, *numbers = (torch.stack(column) for column in zip(*draws, strict=True))
+        return predictions[0], (predictions == labels).sum(0), *(number.mean(0) for number in numbers)
+
+    return Verdict(*in_groups(answers, slots, images, y))
+
+
+@torch.no_grad()
+def distances(x_adv: Tensor, x: Tensor, slots: int) -> dict[str, Tensor]:
+    """How far x_adv (B, C, H, W) is from x in every norm, (B,) each."""
+    norms = ("linf", "l2", "l1")
+    found = in_groups(lambda a, b: tuple(image_norm(a - b, norm) for norm in norms), slots, x_adv, x)
+    return dict(zip(norms, found, strict=True))

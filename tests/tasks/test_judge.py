@@ -1,0 +1,67 @@
+"""Verdicts count, measure, and are computed in groups of one size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lit_pursamere.defense import Defense
+from lit_pursamere.purifiers import Identity, Purifier
+from lit_pursamere.tasks.judge import distances, judge
+
+
+class Darken(Purifier):
+    """Halves the image; notes how many images come at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def forward(self, x, noise=None):
+        self.sizes.append(len(x))
+        return x / 2
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8, 20])
+def test_a_verdict_in_numbers(slots, images, linear_classifier):
+    defense = Defense(Darken(), linear_classifier)
+    y = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    logits = linear_classifier(images / 2)
+    verdict = judge(defense, images, y, 2, slots)
+    assert set(defense.purifier.sizes) == {slots}, "every call sees as many images as any other"
+    assert torch.equal(verdict.prediction, logits.argmax(1))
+    assert torch.equal(verdict.votes, 2 * (logits.argmax(1) == y).long())
+    ordered = logits.sort(1, descending=True).values
+    right = logits.argmax(1) == y
+    assert torch.allclose(verdict.margin[right], (ordered[:, 0] - ordered[:, 1])[right])
+    assert (verdict.margin[~right] < 0).all() and right.any() and not right.all()
+    assert torch.allclose(verdict.loss, F.cross_entropy(logits, y, reduction="none"))
+    assert torch.allclose(verdict.moved, images.flatten(1).norm(dim=1) / 2)
+    assert not verdict.loss.requires_grad
+
+
+class Alternating(nn.Module):
+    """Answers class 0 and class 1 in turn."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return torch.tensor([[2.0, 0.0]]).roll(self.calls - 1, 1).expand(len(x), 2)
+
+
+def test_repeated_verdicts_are_counted_and_averaged():
+    verdict = judge(Defense(Identity(), Alternating()), torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 0]), 3, 3)
+    assert verdict.prediction.tolist() == [0, 0, 0] and verdict.votes.tolist() == [2, 1, 2]
+    assert torch.allclose(verdict.margin, torch.tensor([2 / 3, -2 / 3, 2 / 3]))
+
+
+@pytest.mark.parametrize("slots", [1, 5, 8, 9])
+def test_distances_in_every_norm(slots, images):
+    shifted = images + 0.1
+    found = distances(shifted, images, slots)
+    assert list(found) == ["linf", "l2", "l1"]
+    for value, expected in zip(found.values(), (0.1, 0.1 * 8**0.5, 0.8), strict=True):
+        assert torch.allclose(value, torch.full((8,), expected, dtype=torch.float64))
