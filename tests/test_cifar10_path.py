@@ -54,5 +54,5 @@ def test_from_pictures_to_table(images, repository_root, tmp_path, monkeypatch, 
         "--trainer.logger.save_dir=logs")  # fmt: skip
     rows = read_rows("out")
     assert len(rows) == 2 * 3 * 6
-    assert max(row["distance"] for row in rows) == pytest.approx(4 / 255, abs=1e-5), "two steps of 2/255"
+    assert max(row["linf"] for row in rows) == pytest.approx(4 / 255, abs=1e-5), "two steps of 2/255"
     assert list(Path("logs").rglob("events.out.tfevents.*")), "TensorBoard files are written"

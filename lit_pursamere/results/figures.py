@@ -15,6 +15,20 @@ import torch
 from torch import Tensor
 
 from lit_pursamere.results import theory
+from lit_pursamere.results.style import (
+    BLUE,
+    GREY,
+    INK,
+    NORMAL,
+    PURPLE,
+    RIGHT,
+    SMALL,
+    VERMILION,
+    WRONG,
+    decorate,
+    grid_lines,
+    new_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,11 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FIGURES", "picture_grid", "proposition1_figure", "reconstruction_error_figure", "trajectory_figure"]
 
-# Okabe & Ito's palette, which stays distinct for colour-blind readers; RIGHT and WRONG come with a mark as well.
-BLUE, VERMILION, PURPLE, GREY, INK = "#0072B2", "#D55E00", "#AA4488", "#8A8A8A", "#333333"
-RIGHT, WRONG = "#00795A", "#C8102E"
-SMALL, NORMAL = 7.5, 9  # font sizes in points
-WIDTH, DPI = 6.0, 150  # inches and dots per inch: 900 pixels, the width of a README
 MAX_ROWS = 8
 
 
@@ -44,10 +53,10 @@ def reconstruction_error_figure(sigma: float = 0.1) -> Figure:
     modes, peaks = theory.local_minima(x, -density)
     minima, depths = theory.local_minima(x, error)
 
-    figure = _figure(2.75)
+    figure = new_figure(2.75)
     left, right = figure.subplots(1, 2)
-    _decorate(left, "Density of the data", "$x$", "$p_X(x)$")
-    _decorate(right, "Expected reconstruction error", "$x$", f"$R(x;\\,{sigma:g})$")
+    decorate(left, "Density of the data", "$x$", "$p_X(x)$")
+    decorate(right, "Expected reconstruction error", "$x$", f"$R(x;\\,{sigma:g})$")
     _curve(left, x, density, BLUE, "density")
     _mark(left, modes, -peaks, BLUE, "maxima", above=True)
     _curve(right, x, error, VERMILION, "reconstruction error")
@@ -73,9 +82,9 @@ def proposition1_figure() -> Figure:
     small = sigmas <= 0.01  # the slope is a statement about small levels
     worlds = {"Gaussian": ((0.5,), BLUE, "o"), "1-D mixture": (theory.MEANS, VERMILION, "s")}
 
-    figure = _figure(3.3)
+    figure = new_figure(3.3)
     axes = figure.subplots()
-    _decorate(
+    decorate(
         axes, "Remainder of Proposition 1", "noise level $\\sigma$", "$\\max_x\\,|R(x;\\sigma) - \\mathrm{expansion}|$"
     )
     for name, (means, colour, marker) in worlds.items():
@@ -87,8 +96,7 @@ def proposition1_figure() -> Figure:
     style = {"color": GREY, "linewidth": 1.1, "linestyle": (0, (4, 3))}
     axes.loglog(sigmas.numpy(), guide.numpy(), **style, label="guide: slope 3 (the bound)")
     axes.legend(frameon=False, fontsize=SMALL + 0.5, labelcolor=INK, loc="upper left")
-    axes.grid(which="major", color="#E6E6E6", linewidth=0.6)
-    axes.set_axisbelow(True)
+    grid_lines(axes, "both")
     return figure
 
 
@@ -130,7 +138,7 @@ def picture_grid(
     notes = ["", epsilon_note or "", "", "attacked $-$ clean", "purified $-$ attacked"]
 
     rows = len(columns[0])
-    figure = _figure(0.55 + 1.3 * rows)
+    figure = new_figure(0.55 + 1.3 * rows)
     figure.get_layout_engine().set(h_pad=0.07)
     grid = figure.subplots(rows, len(columns), squeeze=False)
     for column, pictures in enumerate(columns):
@@ -152,7 +160,7 @@ def trajectory_figure(trajectory: Trajectory) -> Figure:
     Args:
         trajectory: What `PurSAMERE.trajectory` reports: L levels, B images.
     """
-    figure = _figure(4.8)
+    figure = new_figure(4.8)
     panels = figure.subplots(3, 1, sharex=True)
     rows = {
         "reconstruction error\n$R(x;\\sigma)$": (trajectory.error, VERMILION),
@@ -160,7 +168,7 @@ def trajectory_figure(trajectory: Trajectory) -> Figure:
         "ascent norm\n$\\|x_{\\mathrm{max}} - x\\|_2$": (trajectory.ascent_norm, PURPLE),
     }
     for axes, (label, (values, colour)) in zip(panels, rows.items(), strict=True):
-        _decorate(axes, "", "", label)
+        decorate(axes, "", "", label)
         _band(axes, values.detach().float().cpu(), colour)
     if (trajectory.error > 0).all() and trajectory.error.max() > 100 * trajectory.error.min():
         panels[0].set_yscale("log")
@@ -173,21 +181,6 @@ def trajectory_figure(trajectory: Trajectory) -> Figure:
     panels[0].set_title(crowd, fontsize=SMALL + 0.5, color=GREY, loc="right")
     figure.align_ylabels()
     return figure
-
-
-def _figure(height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
-
-
-def _decorate(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
-    axes.set_title(title, fontsize=NORMAL + 0.5, color=INK, loc="left", pad=8)
-    axes.set_xlabel(xlabel, fontsize=NORMAL, color=INK)
-    axes.set_ylabel(ylabel, fontsize=NORMAL, color=INK)
-    axes.tick_params(which="both", labelsize=SMALL, color=GREY, labelcolor=INK, width=0.7)
-    for side, spine in axes.spines.items():
-        spine.set(visible=side in ("left", "bottom"), color=GREY, linewidth=0.7)
 
 
 def _note(
@@ -243,8 +236,7 @@ def _band(axes: Axes, values: Tensor, colour: str) -> None:
     axes.fill_between(levels, low, high, color=colour, alpha=0.18, linewidth=0, label="10-90 %")
     marker = "o" if len(values) <= 30 else None
     axes.plot(levels, values.mean(1).numpy(), color=colour, linewidth=1.6, marker=marker, markersize=3, label="mean")
-    axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
-    axes.set_axisbelow(True)
+    grid_lines(axes)
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {

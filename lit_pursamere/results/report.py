@@ -1,100 +1,165 @@
-"""Tables from records: accuracy per system and attack, with n and 95 % intervals.
+"""Reports of evaluations: one line per system and attack, the worst case over attacks, and what papers report.
 
-last   verdict at the attack's final iterate: what most published tables report
-any    wrong at any visited iterate counts as broken: what a deterministic defence must survive
-
-Where verdicts were given more than once, `last` and `any` are means over the evaluations, and beside them stand
-
-worst  right at every evaluation      vote  right at more than half of them
+The headline is the success semantics of the run's protocol, see `verdicts`; `formats` writes a report down.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from lit_pursamere.manifest import read_manifest
-from lit_pursamere.results.records import Row, read_rows
-from lit_pursamere.results.statistics import Accuracy
+from lit_pursamere.results.published import Published, contradicts, published
+from lit_pursamere.results.runs import AttackInfo, Run, check_comparable, read_runs
+from lit_pursamere.results.statistics import INTERVALS, Accuracy
+from lit_pursamere.results.verdicts import CLEAN, SEMANTICS, accuracies, mean_seconds, worst_cases
 
-__all__ = ["SEMANTICS", "accuracies", "as_csv", "as_markdown", "write_report"]
+__all__ = ["WORST", "Line", "Report", "make_report"]
 
-SEMANTICS = tuple(f"{iterate}{verdict}" for iterate in ("last", "any") for verdict in ("", " worst", " vote"))
-Table = dict[tuple[str, str, str], Accuracy]  # (system, attack, semantics) -> accuracy
-
-
-def accuracies(rows: Sequence[Row]) -> Table:
-    """Accuracy for every system, attack and success semantics (`last`, `any worst`, ...) that the rows hold."""
-    counts: dict[tuple[str, str, str], list[float]] = {}
-    for row in rows:
-        for iterate in ("last", "any"):
-            votes, evaluations = row.get(f"votes_{iterate}"), row["evaluations"]
-            if votes is None:
-                continue
-            verdicts = {iterate: votes / evaluations}
-            if evaluations > 1:
-                verdicts |= {f"{iterate} worst": votes == evaluations, f"{iterate} vote": 2 * votes > evaluations}
-            for semantics, correct in verdicts.items():
-                cell = counts.setdefault((str(row["system"]), str(row["attack"]), semantics), [0.0, 0])
-                cell[0] += correct
-                cell[1] += 1
-    return {key: Accuracy(correct, int(n)) for key, (correct, n) in counts.items()}
+WORST = "worst case"
 
 
-def _columns(table: Table, order: Sequence[str]) -> list[tuple[str, str]]:
-    """(attack, semantics) pairs in the given order, then by name; `any` only where some system has it."""
-    rank = {name: position for position, name in enumerate(("clean", *order))}
-    attacks = sorted({attack for _, attack, _ in table}, key=lambda name: (rank.get(name, len(rank)), name))
-    found = {(attack, semantics) for _, attack, semantics in table}
-    return [(a, s) for a in attacks for s in SEMANTICS if (a, s) in found]
+@dataclass(frozen=True)
+class Line:
+    """One line of a table.
+
+    Args:
+        run: The run it belongs to.
+        system: Name of the system.
+        attack: Name of the attack, `clean`, or a worst case over attacks.
+        accuracies: Accuracy by every semantics that was judged.
+        seconds: Mean seconds per image, attack and verdicts.
+        paper: What a paper reports for this.
+    """
+
+    run: Run
+    system: str
+    attack: str
+    accuracies: dict[str, Accuracy]
+    seconds: float | None = None
+    paper: Published | None = None
+
+    @property
+    def semantics(self) -> str:
+        """The semantics of the headline: the protocol's, or the nearest that was judged."""
+        wanted = self.run.success
+        single = wanted.split()[0]  # with one verdict per image, its mean, worst and vote are the same
+        for candidate in (wanted, single, wanted.replace("any", "last"), "last"):
+            if candidate in self.accuracies:
+                return candidate
+        return next(iter(self.accuracies))
+
+    @property
+    def headline(self) -> Accuracy:
+        """Accuracy by `semantics`."""
+        return self.accuracies[self.semantics]
+
+    @property
+    def paper_value(self) -> float | None:
+        """The published accuracy in %."""
+        return None if self.paper is None else self.paper.clean if self.attack == CLEAN else self.paper.robust
+
+    @property
+    def paper_label(self) -> str:
+        """Where the published accuracy stands."""
+        return "" if self.paper is None else self.paper.label(self.run.description(self.system))
+
+    @property
+    def doubt(self) -> str:
+        """What speaks against the published accuracy; doubts are about robust accuracies."""
+        return "" if self.paper is None or self.attack == CLEAN else self.paper.doubtful
 
 
-def _cells(table: Table, order: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    columns = _columns(table, order)
-    head = [
-        "system",
-        *(name if (name, semantics) == ("clean", "last") else f"{name} ({semantics})" for name, semantics in columns),
-        "n",
-    ]
-    systems = sorted({system for system, _, _ in table}, key=lambda name: (name != "undefended", name))
-    body = []
-    for system in systems:
-        found = [table.get((system, *column)) for column in columns]
-        sizes = sorted({cell.n for cell in found if cell is not None})
-        n = "-".join(str(size) for size in sizes[:1] + sizes[1:][-1:])
-        body.append([system, *("" if cell is None else str(cell) for cell in found), n])
-    return head, body
+@dataclass(frozen=True)
+class Report:
+    """A table of one or several runs.
+
+    Args:
+        runs: The runs, in order.
+        interval: One of INTERVALS.
+
+    Raises:
+        ValueError: If there are no runs, or the interval is unknown.
+    """
+
+    runs: tuple[Run, ...]
+    interval: str = "wilson"
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("a report needs at least one run; got none")
+        if self.interval not in INTERVALS:
+            raise ValueError(f"interval must be one of {', '.join(INTERVALS)}; got {self.interval!r}")
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """The lines of the table: by run, system and attack, the worst cases last."""
+        return [line for run in self.runs for line in _lines(run)]
+
+    @property
+    def several(self) -> bool:
+        """Whether lines must say which run they belong to."""
+        return len(self.runs) > 1
 
 
-def as_markdown(table: Table, order: Sequence[str] = ()) -> str:
-    """Markdown table: accuracy in % with its 95 % interval; attacks in the given order, others by name."""
-    head, body = _cells(table, order)
-    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in (head, *body)]
-    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+def make_report(folders: Sequence[str | Path], interval: str = "wilson", mix: bool = False) -> Report:
+    """Read one or several evaluations into one table.
+
+    Args:
+        folders: Output folders of `lit-pursamere test`.
+        interval: `wilson` or `clopper-pearson`.
+        mix: Whether runs may differ in more than systems and attacks; a note then says in what.
+
+    Raises:
+        FileNotFoundError: If a folder holds no records.
+        ValueError: If records are damaged, or runs differ in more than systems and attacks without `mix`.
+    """
+    runs = read_runs(folders)
+    if not mix:
+        check_comparable(runs)
+    return Report(tuple(runs), interval)
 
 
-def as_csv(table: Table) -> str:
-    """CSV: system, attack, semantics, correct, n, accuracy, low, high."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["system", "attack", "semantics", "correct", "n", "accuracy", "low", "high"])
-    for (system, attack, semantics), cell in sorted(table.items()):
-        low, high = cell.interval
-        writer.writerow([system, attack, semantics, f"{cell.correct:g}", cell.n,
-                         f"{cell.value:.6f}", f"{low:.6f}", f"{high:.6f}"])  # fmt: skip
-    return out.getvalue()
+def _lines(run: Run) -> list[Line]:
+    table, seconds, worst = accuracies(run.rows), mean_seconds(run.rows), _worst_tables(run)
+    lines = []
+    for system in run.systems:
+        for attack in (CLEAN, *run.attacks):
+            found = {s: table[system, attack, s] for s in SEMANTICS if (system, attack, s) in table}
+            if found:
+                paper = _paper_for(run, system, attack)
+                lines.append(Line(run, system, attack, found, seconds.get((system, attack)), paper))
+        for name, tables in worst.items():
+            found = {semantics: cells[system] for semantics, cells in tables.items() if system in cells}
+            if found:
+                lines.append(Line(run, system, name, found))
+    return lines
 
 
-def write_report(folder: str | Path) -> str:
-    """Write report.md and report.csv beside the records of an evaluation; returns the Markdown."""
-    folder = Path(folder)
-    table = accuracies(read_rows(folder))
-    order = list((read_manifest(folder) or {}).get("attacks", ()))
-    markdown = as_markdown(table, order)
-    (folder / "report.md").write_text(markdown, encoding="utf-8")
-    (folder / "report.csv").write_text(as_csv(table), encoding="utf-8")
-    return markdown
+def _worst_tables(run: Run) -> dict[str, dict[str, dict[str, Accuracy]]]:
+    """Name of a worst case -> semantics -> system -> accuracy; one per budget if several budgets are attacked."""
+    budgets: dict[str, list[str]] = {}
+    for name, info in run.attacks.items():
+        budgets.setdefault(info.budget, []).append(name)
+    groups = {f"{WORST} {budget}": names for budget, names in budgets.items() if budget and len(names) > 1}
+    groups = groups if len(budgets) > 1 else {}
+    if run.attacks:
+        groups[WORST] = list(run.attacks)
+    semantics = SEMANTICS if run.evaluations > 1 else ("last", "any")
+    return {name: {s: worst_cases(run.rows, attacks, s) for s in semantics} for name, attacks in groups.items()}
+
+
+def _paper_for(run: Run, system: str, attack: str) -> Published | None:
+    """The first published cell for a system under an attack; the clean number goes with the first such attack."""
+    for name in run.attacks if attack == CLEAN else [attack]:
+        info = run.attacks[name]
+        if info == AttackInfo():  # an attack that no manifest describes could be anything
+            continue
+        for cell in published(run.dataset, system, name, info.norm, info.eps):
+            bounded = cell.norm is None or info.norm is not None
+            as_long = info.steps in (None, cell.steps) or cell.steps is None  # a name may outlive its number of steps
+            agrees = bounded and as_long and not contradicts(cell, run.description(system))
+            if agrees and (attack != CLEAN or cell.clean is not None):
+                return cell
+    return None
