@@ -32,7 +32,7 @@ quickstart: $(RUNS)/robustness/report.md
 	@echo "TensorBoard: $(VENV)/bin/tensorboard --logdir $(RUNS)"
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
