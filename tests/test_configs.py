@@ -2,17 +2,25 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import register_type
 
 from lit_pursamere import diffusion
+from lit_pursamere.attacks import Attack
+from lit_pursamere.attacks.survivors import SurvivorAttack
 from lit_pursamere.cli import main
 from lit_pursamere.diffusion import NCSNv2Score
+from lit_pursamere.networks import WideResNet
+from lit_pursamere.purifiers import Purifier
 from lit_pursamere.results import SEMANTICS
+from lit_pursamere.threat import Pixels
 from lit_pursamere.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,40 +177,60 @@ def test_an_unknown_protocol_or_setting_is_one_line(args, expected, monkeypatch,
     assert len(lines) == 2 and lines[1].startswith("(LIT_PURSAMERE_TRACEBACK=1")
 
 
-@pytest.mark.parametrize("config", [*PURIFIERS, *ATTACKS], ids=str)
-def test_parts_are_complete(config, tmp_path, capsys):
-    """Purifiers purify and attacks attack one random image of the size they are made for."""
-    from jsonargparse import ArgumentParser
-    from jsonargparse.typing import register_type
+class WithPurifier:
+    def __init__(self, part: Purifier) -> None:
+        self.part = part
 
-    from lit_pursamere.attacks import Attack
-    from lit_pursamere.attacks.survivors import SurvivorAttack
-    from lit_pursamere.networks import WideResNet
-    from lit_pursamere.purifiers import Purifier
-    from lit_pursamere.threat import Pixels
 
+class WithAttack:
+    def __init__(self, part: Attack) -> None:
+        self.part = part
+
+
+def instantiate(holder: type, config: Path, changes: Callable[[Namespace], None] = lambda settings: None):
+    """The part that a file describes, as the command line would give it to the holder, with changes of its settings."""
     register_type(Pixels, serializer=Pixels.plain, deserializer=Pixels, fail_already_registered=False)
-    content = yaml.safe_load((ROOT / config).read_text())
     parser = ArgumentParser(exit_on_error=False)
-    if config in PURIFIERS:
-        if "score_model" in content.get("init_args", {}):
-            shape = content["init_args"]["score_model"]["init_args"]
-            x = torch.rand(1, shape["channels"], shape["image_size"], shape["image_size"])
-            shape.update(ngf=2, checkpoint=None)
-            content["init_args"]["sigmas"]["stride"] = 60
-        else:
-            x = torch.rand(1, 3, 8, 8)
-        parser.add_subclass_arguments(Purifier, "part")
-        purifier = parser.instantiate(parser.parse_object({"part": content})).part
-        assert purifier(x).shape == x.shape
-    else:
-        parser.add_subclass_arguments(Attack, "part")
-        attack = parser.instantiate(parser.parse_object({"part": shrunk(content)})).part
-        x, network = torch.rand(1, 3, 8, 8), WideResNet(10, 1).eval()
-        outcome = attack(network, x, network(x).argmax(1))
-        distance = attack.threat.distance(outcome.last, x)
-        assert distance <= attack.threat.eps * (1 + 1e-5)
-        assert distance > 0 or isinstance(attack, SurvivorAttack)  # these return x where they find nothing
+    parser.add_class_arguments(holder, "holder", sub_configs=True)
+    parsed = parser.parse_args([f"--holder.part={config}"])
+    changes(parsed.holder.part.get("init_args", Namespace()))
+    return parser.instantiate(parsed).holder.part
+
+
+@pytest.mark.parametrize("config", PURIFIERS, ids=str)
+def test_purifiers_are_complete(config):
+    """With tiny networks and few steps, each purifies one random image of the size it is made for."""
+    shape = (3, 32)
+
+    def shrink(settings: Namespace) -> None:
+        nonlocal shape
+        if score := settings.get("score_model"):
+            shape = (score.init_args.channels, score.init_args.image_size)
+            small = SMALL_SCORE[score.class_path.rsplit(".", 1)[1]]
+            score.init_args.update(Namespace(**small, checkpoint=None))
+        if net := settings.get("classifier"):
+            net.init_args.update(Namespace(depth=10, width=1))
+            settings["checkpoint"] = None
+        if "stride" in settings.get("sigmas", ()):
+            settings["sigmas.stride"] = 60
+        few = {"dt": 0.02, "rounds": 1, "steps": min(settings.get("steps", 0), 50)}
+        settings.update(Namespace(**{key: value for key, value in few.items() if key in settings}))
+
+    purifier = instantiate(WithPurifier, ROOT / config, shrink)
+    x = torch.rand(1, shape[0], shape[1], shape[1])
+    assert purifier(x).shape == x.shape
+
+
+@pytest.mark.parametrize("config", ATTACKS, ids=str)
+def test_attacks_are_complete(config, tmp_path):
+    """Shortened, each attacks one random image within its budget."""
+    (tmp_path / "attack.yaml").write_text(yaml.safe_dump(shrunk(yaml.safe_load((ROOT / config).read_text()))))
+    attack = instantiate(WithAttack, tmp_path / "attack.yaml")
+    x, network = torch.rand(1, 3, 8, 8), WideResNet(10, 1).eval()
+    outcome = attack(network, x, network(x).argmax(1))
+    distance = attack.threat.distance(outcome.last, x)
+    assert distance <= attack.threat.eps * (1 + 1e-5)
+    assert distance > 0 or isinstance(attack, SurvivorAttack)  # these return x where they find nothing
 
 
 @pytest.mark.parametrize("config", SCORE_MODELS, ids=str)

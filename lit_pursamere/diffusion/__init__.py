@@ -1,10 +1,33 @@
 """The mathematics of noise: score models, noise levels, the expected reconstruction error, sampling, objectives."""
 
-from lit_pursamere.diffusion.noise import FreshNoise, NoiseSource, NoiseTables, PartlySeededNoise, SeededNoise
+from lit_pursamere.diffusion.noise import (
+    FreshNoise,
+    NoiseSource,
+    NoiseTables,
+    PartlySeededNoise,
+    SeededNoise,
+    noise_source,
+)
 from lit_pursamere.diffusion.objectives import DDPMObjective, EDMObjective, NCSNObjective, Objective, VPObjective
 from lit_pursamere.diffusion.reconstruction import expected_reconstruction_error
-from lit_pursamere.diffusion.sampling import annealed_langevin, ddim, heun
-from lit_pursamere.diffusion.schedules import NoiseLevels, VariancePreserving
+from lit_pursamere.diffusion.sampling import (
+    annealed_langevin,
+    churn,
+    ddim,
+    ddim_step,
+    ddpm_moments,
+    ddpm_step,
+    diffuse,
+    heun,
+    heun_step,
+    langevin_step,
+    reverse_ode_step,
+    reverse_sde_step,
+    vp_clean,
+    vp_noise,
+    vp_score,
+)
+from lit_pursamere.diffusion.schedules import NoiseLevels, ReverseStep, VariancePreserving
 from lit_pursamere.diffusion.score_model import GaussianMixtureScore, ScoreModel
 from lit_pursamere.diffusion.wrappers import DDPMppScore, DDPMScore, EDMScore, NCSNv2Score, PreconditionedScore
 
@@ -24,12 +47,26 @@ __all__ = [
     "Objective",
     "PartlySeededNoise",
     "PreconditionedScore",
+    "ReverseStep",
     "ScoreModel",
     "SeededNoise",
     "VPObjective",
     "VariancePreserving",
     "annealed_langevin",
+    "churn",
     "ddim",
+    "ddim_step",
+    "ddpm_moments",
+    "ddpm_step",
+    "diffuse",
     "expected_reconstruction_error",
     "heun",
+    "heun_step",
+    "langevin_step",
+    "noise_source",
+    "reverse_ode_step",
+    "reverse_sde_step",
+    "vp_clean",
+    "vp_noise",
+    "vp_score",
 ]

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["FreshNoise", "NoiseSource", "NoiseTables", "PartlySeededNoise", "SeededNoise"]
+__all__ = ["FreshNoise", "NoiseSource", "NoiseTables", "PartlySeededNoise", "SeededNoise", "noise_source"]
 
 STREAMS = ("level", "forward", "reverse", "guide")
 
@@ -128,3 +129,18 @@ class ChosenTables(NoiseSource):
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
         drawn = {n: self.source.table(n).draw(stream, k, count, like) for n in set(self.numbers)}
         return torch.cat([drawn[n] for n in self.numbers], dim=1)
+
+
+def noise_source(seed: int | Literal["fresh"] | NoiseSource) -> NoiseSource:
+    """The source that a purifier's `seed` means: a number, `fresh`, or a source as it is.
+
+    Raises:
+        ValueError: If it is none of these, or a number out of range.
+    """
+    if isinstance(seed, NoiseSource):
+        return seed
+    if seed == "fresh":
+        return FreshNoise()
+    if not isinstance(seed, int):
+        raise ValueError(f"seed must be a number, 'fresh' or a NoiseSource; got {seed!r}")
+    return SeededNoise(seed)

@@ -8,19 +8,43 @@ et al. (2021), eq. 12 at eta = 0; Heun's second-order method, Karras et al. (202
                return denoise(x, sigma_L)
     DDIM       x' = x + (sigma' - sigma) xi_hat(x, sigma)          (keep the noise estimate, lower its level)
     Heun       x' = x + (sigma' - sigma) (xi_hat(x, sigma) + xi_hat(x', sigma')) / 2
+
+Steps of the variance-preserving samplers act on centred states u = sqrt(alpha_bar) (2 x - 1) + sqrt(1 - alpha_bar) xi
+(Song et al., 2021, VP-SDE), and take any score model:
+
+    SDE        u' = u + (beta u / 2 + beta s) dt + sqrt(beta dt) z,   s = -xi_hat / sqrt(1 - alpha_bar)
+    ODE        u' = u + (beta u / 2 + beta s / 2) dt
+    DDPM       u' ~ N(mean, variance), what is known of the next state from u and a clean image (Ho et al., 2020)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lit_pursamere.diffusion.score_model import ScoreModel
 
-__all__ = ["annealed_langevin", "ddim", "heun"]
+__all__ = [
+    "annealed_langevin",
+    "churn",
+    "ddim",
+    "ddim_step",
+    "ddpm_moments",
+    "ddpm_step",
+    "diffuse",
+    "heun",
+    "heun_step",
+    "langevin_step",
+    "reverse_ode_step",
+    "reverse_sde_step",
+    "vp_clean",
+    "vp_noise",
+    "vp_score",
+]
 
 
 def annealed_langevin(
@@ -48,7 +72,7 @@ def annealed_langevin(
         step = step_size * (sigma / sigmas[-1]) ** 2
         for _ in range(steps_per_level):
             z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-            x = x + step * score_model.score(x, sigma) + (2 * step) ** 0.5 * z
+            x = langevin_step(score_model, x, sigma, step, z)
     return score_model.denoise(x, sigmas[-1])
 
 
@@ -74,7 +98,98 @@ def heun(score_model: ScoreModel, x: Tensor, sigmas: Sequence[float]) -> Tensor:
     Args and returns as in `ddim`; two network calls a step instead of one.
     """
     for sigma, lower in pairwise(sigmas):
-        slope = score_model.predict_noise(x, sigma)
-        euler = x + (lower - sigma) * slope
-        x = euler if lower == 0 else x + (lower - sigma) * (slope + score_model.predict_noise(euler, lower)) / 2
+        x = heun_step(score_model, x, sigma, lower)
     return x
+
+
+def langevin_step(score_model: ScoreModel, x: Tensor, sigma: float, step: float, z: Tensor) -> Tensor:
+    """One unadjusted Langevin step x + step score(x, sigma) + sqrt(2 step) z; `step` in squared pixel units."""
+    return x + step * score_model.score(x, sigma) + (2 * step) ** 0.5 * z
+
+
+def heun_step(score_model: ScoreModel, x: Tensor, sigma: float, lower: float) -> Tensor:
+    """One step of `heun` from level sigma to a lower one; Euler's, with one network call, if that is 0."""
+    slope = score_model.predict_noise(x, sigma)
+    euler = x + (lower - sigma) * slope
+    return euler if lower == 0 else x + (lower - sigma) * (slope + score_model.predict_noise(euler, lower)) / 2
+
+
+def churn(x: Tensor, sigma: float, gamma: float, z: Tensor | float, s_noise: float = 1.0) -> tuple[Tensor, float]:
+    """Raise the noise of x from sigma to (1 + gamma) sigma (Karras et al., 2022, algorithm 2); also the new level."""
+    raised = (1 + gamma) * sigma
+    return x + (raised**2 - sigma**2) ** 0.5 * s_noise * z, raised
+
+
+def diffuse(u: Tensor, alpha_bar: float, z: Tensor) -> Tensor:
+    """Bring centred images u = 2 x - 1 (B, C, H, W) to signal power alpha_bar with the noise z: a VP state."""
+    return alpha_bar**0.5 * u + (1 - alpha_bar) ** 0.5 * z
+
+
+def vp_noise(score_model: ScoreModel, u: Tensor, alpha_bar: float) -> Tensor:
+    """Noise estimate (B, C, H, W) of any score model for VP states u at signal power alpha_bar in (0, 1)."""
+    return score_model.predict_noise((u / alpha_bar**0.5 + 1) / 2, (1 / alpha_bar - 1) ** 0.5 / 2)
+
+
+def vp_score(score_model: ScoreModel, u: Tensor, alpha_bar: float) -> Tensor:
+    """Gradient (B, C, H, W) of the log density of VP states at u: -xi_hat / sqrt(1 - alpha_bar)."""
+    return -vp_noise(score_model, u, alpha_bar) / (1 - alpha_bar) ** 0.5
+
+
+def reverse_sde_step(u: Tensor, score: Tensor, beta: float, dt: float, z: Tensor | float) -> Tensor:
+    """One Euler-Maruyama step of the reverse VP-SDE with the noise z (0: the drift alone)."""
+    return u + (0.5 * beta * u + beta * score) * dt + (beta * dt) ** 0.5 * z
+
+
+def reverse_ode_step(u: Tensor, score: Tensor, beta: float, dt: float) -> Tensor:
+    """One Euler step of the probability flow, whose marginals are those of the reverse VP-SDE."""
+    return u + 0.5 * beta * (u + score) * dt
+
+
+def vp_clean(u: Tensor, xi_hat: Tensor, alpha_bar: float, clip: bool = True) -> Tensor:
+    """Centred clean image that a noise estimate means, (u - sqrt(1 - alpha_bar) xi_hat) / sqrt(alpha_bar)."""
+    clean = (u - (1 - alpha_bar) ** 0.5 * xi_hat) / alpha_bar**0.5
+    return clean.clamp(-1, 1) if clip else clean
+
+
+def ddim_step(u: Tensor, xi_hat: Tensor, alpha_bar: float, lower: float, clip: bool = True) -> Tensor:
+    """From signal power alpha_bar to `lower` (nearer to 1) along the noise estimate, without fresh noise."""
+    return diffuse(vp_clean(u, xi_hat, alpha_bar, clip), lower, xi_hat)
+
+
+def ddpm_moments(
+    u: Tensor,
+    xi_hat: Tensor,
+    alpha_bar: float,
+    lower: float,
+    clip: bool = True,
+    variance: Literal["fixed_large", "fixed_small"] = "fixed_large",
+) -> tuple[Tensor, float]:
+    """Mean (B, C, H, W) and variance of an ancestral step (Ho et al., 2020, eq. 7).
+
+    Args:
+        u: VP states (B, C, H, W) at signal power alpha_bar.
+        xi_hat: Estimate of the noise in them.
+        alpha_bar: Signal power of the states.
+        lower: Signal power that the step leads to, above alpha_bar; 1 is the clean image.
+        clip: Whether the clean image that the estimate means is clipped to [-1, 1].
+        variance: `fixed_large`, beta of the step; `fixed_small`, what remains of it if the clean image is certain.
+    """
+    alpha = alpha_bar / lower
+    beta = 1 - alpha
+    clean = vp_clean(u, xi_hat, alpha_bar, clip)
+    mean = (lower**0.5 * beta * clean + alpha**0.5 * (1 - lower) * u) / (1 - alpha_bar)
+    return mean, beta if variance == "fixed_large" else beta * (1 - lower) / (1 - alpha_bar)
+
+
+def ddpm_step(
+    u: Tensor,
+    xi_hat: Tensor,
+    alpha_bar: float,
+    lower: float,
+    z: Tensor | float,
+    clip: bool = True,
+    variance: Literal["fixed_large", "fixed_small"] = "fixed_large",
+) -> Tensor:
+    """Ancestral step from signal power alpha_bar to `lower` with the noise z, see `ddpm_moments`."""
+    mean, variance = ddpm_moments(u, xi_hat, alpha_bar, lower, clip, variance)
+    return mean + variance**0.5 * z

@@ -14,11 +14,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["NoiseLevels", "VariancePreserving", "karras_levels", "largest_distance"]
+__all__ = ["NoiseLevels", "ReverseStep", "VariancePreserving", "karras_levels", "largest_distance"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,15 @@ def shared_mass(ratio: float, dimension: int) -> float:
     return phi(gap + 3 * ratio) - phi(gap - 3 * ratio)
 
 
+class ReverseStep(NamedTuple):
+    """One Euler step back in time: from t to t - dt, with beta and the signal power at t."""
+
+    t: float
+    dt: float
+    beta: float
+    alpha_bar: float
+
+
 @dataclass(frozen=True)
 class VariancePreserving:
     """The linear-beta schedule of DDPM and of the VP-SDE, for centred pixels.
@@ -137,6 +147,10 @@ class VariancePreserving:
     beta_min: float = 0.1
     beta_max: float = 20.0
     steps: int = 1000
+
+    def beta(self, t: float) -> float:
+        """Rate at time t at which noise comes in."""
+        return self.beta_min + t * (self.beta_max - self.beta_min)
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         """Signal power at time t."""
@@ -151,6 +165,41 @@ class VariancePreserving:
         # The root of 1/2 slope t^2 + beta_min t = power in the form that does not cancel for small levels.
         slope, power = self.beta_max - self.beta_min, torch.log1p(sigma_u**2)
         return 2 * power / ((self.beta_min**2 + 2 * slope * power).sqrt() + self.beta_min)
+
+    def reverse_steps(self, t_star: float, t_end: float, dt: float) -> tuple[ReverseStep, ...]:
+        """Steps of length dt from time t_star down to t_end; the last one is shortened where dt does not fit.
+
+        Raises:
+            ValueError: Unless 0 <= t_end < t_star <= 1 and dt > 0.
+        """
+        if not (0 <= t_end < t_star <= 1 and dt > 0):
+            raise ValueError(f"reverse steps need 0 <= t_end < t_star <= 1 and dt > 0; got {t_end}, {t_star} and {dt}")
+        times = [t_star - k * dt for k in range(math.ceil((t_star - t_end) / dt - 1e-6))]
+        powers = self.alpha_bar(torch.tensor(times, dtype=torch.float64)).tolist()
+        ends = [*times[1:], t_end]
+        return tuple(
+            ReverseStep(t, t - end, self.beta(t), power) for t, end, power in zip(times, ends, powers, strict=True)
+        )
+
+    def start(self, t_star: float, table: str = "discrete") -> float:
+        """Signal power at which a purification from time t_star starts.
+
+        Args:
+            t_star: Time in (0, 1].
+            table: `discrete`: entry steps * t_star - 1 of the table, as the released codes do. `continuous`: at t_star.
+
+        Raises:
+            ValueError: If the time is out of range, or the table unknown.
+        """
+        if not 0 < t_star <= 1 or (table == "discrete" and round(self.steps * t_star) < 1):
+            raise ValueError(
+                f"a start needs t_star in (0, 1], and 1 / {self.steps} at least in the table; got {t_star}"
+            )
+        if table == "discrete":
+            return self.alpha_bar_table[round(self.steps * t_star) - 1].item()
+        if table == "continuous":
+            return self.alpha_bar(torch.tensor(t_star, dtype=torch.float64)).item()
+        raise ValueError(f"the start must be 'discrete' or 'continuous'; got {table!r}")
 
     @cached_property
     def alpha_bar_table(self) -> Tensor:

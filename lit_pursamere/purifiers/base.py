@@ -87,6 +87,28 @@ class Purifier(nn.Module, ABC):
             return Recomputed.apply(step, type(self).__name__, *state)
         return step(*state)
 
+    def gradient(self, function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (B,) of a function that treats images one by one, and its gradient for each image, (B, C, H, W).
+
+        If somebody will differentiate the purified image, both stay part of the graph; otherwise x is cut off, so that
+        no graph outlives the step.
+
+        Raises:
+            RuntimeError: If the gradient must be part of a graph but the network gives it none.
+        """
+        differentiable = torch.is_grad_enabled() and x.requires_grad and not self.first_order
+        with torch.enable_grad():
+            x = x if differentiable else x.detach().requires_grad_()
+            values = function(x)
+            (g,) = torch.autograd.grad(values.sum(), x, create_graph=differentiable)
+        if differentiable and not g.requires_grad:
+            raise RuntimeError(
+                "the score model's gradient came back without a graph, so the exact gradient of "
+                f"{type(self).__name__} would be wrong; do not compile the score model, and do not use fused attention "
+                "in it"
+            )
+        return values, g
+
     def train(self, mode: bool = True) -> Purifier:
         return super().train(False)
 

@@ -17,14 +17,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_pursamere.diffusion import (
-    FreshNoise,
-    NoiseLevels,
-    NoiseSource,
-    ScoreModel,
-    SeededNoise,
-    expected_reconstruction_error,
-)
+from lit_pursamere.diffusion import NoiseLevels, NoiseSource, ScoreModel, expected_reconstruction_error, noise_source
 from lit_pursamere.purifiers.base import Purifier
 from lit_pursamere.threat import ThreatModel, image_norm, over_images, project_l2_ball_and_box
 
@@ -97,7 +90,7 @@ class PurSAMERE(Purifier):
         self.rho_pur, self.rho_sam, self.draws = rho_pur, rho_sam, draws
         self.sigmas = tuple(sigmas.values if isinstance(sigmas, NoiseLevels) else sigmas)
         self.lr_max, self.lr_min, self.lr_schedule = lr_max, lr_min, lr_schedule
-        self.noise = FreshNoise() if seed == "fresh" else SeededNoise(seed) if isinstance(seed, int) else seed
+        self.noise = noise_source(seed)
         self.projection = projection
         self._check()
         self.lrs = learning_rates(len(self.sigmas), lr_max, lr_min, lr_schedule)
@@ -165,31 +158,24 @@ class PurSAMERE(Purifier):
             _, g = self._error_and_gradient(x_max, sigma, xi)
         if row is not None:
             row.extend([error.detach(), image_norm(x_max - x, "l2").detach()])
-        mean = BETA1 * mean + (1 - BETA1) * g
-        square = BETA2 * square + (1 - BETA2) * g * g
-        scale = (square / (1 - BETA2**k) + torch.finfo(g.dtype).tiny).sqrt() + ADAM_EPS
-        x = x - self.lrs[k - 1] * (mean / (1 - BETA1**k)) / scale
-        return State(self._project(x, x_adv), mean, square)
+        step, mean, square = adam_step(g, mean, square, k, self.lrs[k - 1])
+        return State(self._project(x - step, x_adv), mean, square)
 
     def _error_and_gradient(self, x: Tensor, sigma: float, xi: Tensor) -> tuple[Tensor, Tensor]:
-        # The sum over the batch keeps images independent. If somebody will differentiate the purified image, the
-        # gradient itself must stay part of the graph; otherwise x is cut off so that no graph outlives the step.
-        differentiable = torch.is_grad_enabled() and x.requires_grad and not self.first_order
-        with torch.enable_grad():
-            x = x if differentiable else x.detach().requires_grad_()
-            error = expected_reconstruction_error(self.score_model, x, sigma, xi)
-            (g,) = torch.autograd.grad(error.sum(), x, create_graph=differentiable)
-        if differentiable and not g.requires_grad:
-            raise RuntimeError(
-                "the score model's gradient came back without a graph, so the exact gradient of PurSAMERE would be "
-                "wrong; do not compile the score model, and do not use fused attention in it"
-            )
-        return error, g
+        return self.gradient(partial(expected_reconstruction_error, self.score_model, sigma=sigma, noise=xi), x)
 
     def _project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         if self.projection == "exact":
             return project_l2_ball_and_box(x, x_adv, self.rho_pur)
         return self.ball.project(x, x_adv)
+
+
+def adam_step(g: Tensor, mean: Tensor, square: Tensor, k: int, lr: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What Adam subtracts at its k-th step, k = 1, 2, .., and its two moments; differentiable where g is 0."""
+    mean = BETA1 * mean + (1 - BETA1) * g
+    square = BETA2 * square + (1 - BETA2) * g * g
+    scale = (square / (1 - BETA2**k) + torch.finfo(g.dtype).tiny).sqrt() + ADAM_EPS
+    return lr * (mean / (1 - BETA1**k)) / scale, mean, square
 
 
 def learning_rates(levels: int, lr_max: float, lr_min: float, schedule: str) -> tuple[float, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lit_pursamere.diffusion import FreshNoise, NoiseSource, NoiseTables, PartlySeededNoise, SeededNoise
+from lit_pursamere.diffusion import FreshNoise, NoiseSource, NoiseTables, PartlySeededNoise, SeededNoise, noise_source
 from lit_pursamere.purifiers import PurSAMERE
 
 STREAMS = ("level", "forward", "reverse", "guide")
@@ -139,3 +139,11 @@ def test_a_purifier_takes_any_source(mixture, images):
         purified = build(tables)(images)
     matches = torch.stack([torch.isclose(purified, k, rtol=0, atol=1e-12).flatten(1).all(1) for k in known])
     assert (matches.sum(0) == 1).all() and matches.any(1).all()
+
+
+def test_what_a_seed_means():
+    assert noise_source(4) == SeededNoise(4) and noise_source("fresh") == FreshNoise()
+    assert noise_source(PartlySeededNoise(3)) == PartlySeededNoise(3)
+    for bad in ("frozen", None, 1.5):
+        with pytest.raises(ValueError, match=repr(bad)):
+            noise_source(bad)

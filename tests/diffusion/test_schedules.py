@@ -169,3 +169,25 @@ def test_largest_distance_is_that_of_the_farthest_pair(block):
     assert calls == [(i, blocks) for i in range(1, blocks + 1)]
     with pytest.raises(ValueError, match="got 1"):
         largest_distance(images[:1])
+
+
+def test_reverse_steps_end_where_they_should():
+    vp = VariancePreserving()
+    steps = vp.reverse_steps(0.1, 1e-5, 1e-3)
+    assert len(steps) == 100 and steps[0].t == 0.1
+    assert [step.dt for step in steps[:-1]] == pytest.approx([1e-3] * 99)
+    assert steps[-1].dt == pytest.approx(1e-3 - 1e-5) and steps[-1].t == pytest.approx(1e-3)
+    assert (steps[0].beta, steps[0].alpha_bar) == pytest.approx((2.09, 0.89628), abs=1e-5)
+    assert len(vp.reverse_steps(0.1, 0, 1e-3)) == len(vp.reverse_steps(0.075, 0, 7.5e-4)) == 100
+    for bad in ((0.1, 0.1, 1e-3), (1.1, 0, 1e-3), (0.1, 0, 0.0)):
+        with pytest.raises(ValueError, match=str(bad[2])):
+            vp.reverse_steps(*bad)
+
+
+def test_the_two_tables_for_the_start_nearly_agree():
+    vp = VariancePreserving()
+    assert vp.start(0.1) == pytest.approx(0.89702, abs=1e-5)
+    assert vp.start(0.1, "continuous") == pytest.approx(0.89628, abs=1e-5)
+    for arguments, value in (((0.1, "late"), "late"), ((1e-4,), "0.0001"), ((0.0, "continuous"), "0.0")):
+        with pytest.raises(ValueError, match=value):
+            vp.start(*arguments)

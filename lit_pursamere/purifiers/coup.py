@@ -1,0 +1,140 @@
+"""COUP: a reverse diffusion without forward noise, pushed toward what the classifier is already confident of.
+
+Reference: Zhang, Li, Chen, Guo, Cheng (2024), "Classifier Guidance Enhances Diffusion-Based Adversarial Purification by
+Preserving Predictive Information", ECAI.
+
+    u = 2 x - 1
+    for t from t* to 0:  s = -xi_hat(u, t) / sqrt(1 - alpha_bar(t)) + lam grad_u log max_y p(y | (u + 1) / 2)
+        u = u + (beta u / 2 + beta s) dt + sqrt(beta dt) z      (sampler ddpm: its steps, mean + lam beta grad)
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_pursamere.diffusion import (
+    NoiseSource,
+    ReverseStep,
+    ScoreModel,
+    VariancePreserving,
+    ddpm_moments,
+    noise_source,
+    reverse_sde_step,
+    vp_noise,
+    vp_score,
+)
+from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.weights import load_weights
+
+__all__ = ["COUP"]
+
+VP = VariancePreserving()
+
+
+class COUP(Purifier):
+    """Reverse VP-SDE from the image itself, guided by the confidence of a classifier.
+
+    Costs t_star / dt evaluations of the score network and as many of the classifier with its input gradient, and as
+    many Gaussians: 100 each at the defaults. The exact gradient of an attack needs the classifier's second derivatives;
+    `first_order` leaves them out.
+
+    Args:
+        score_model: Estimates the noise in noisy images; frozen here. The paper: DDPM++ (EMA weights).
+        classifier: Maps images (B, C, H, W) in [0, 1] to logits (B, K); frozen here. The paper: the classifier of the
+            defence. It sees the states of the process, which may leave the box.
+        checkpoint: Weight file of the classifier, see `weights.load_weights`. None: as it is.
+        lam: Weight lambda of the guidance (paper: 1, which makes the target p(x) max_y p(y | x)). 0: no classifier.
+        t_star: Time t* in (0, 1] at which the process starts (paper: 0.1 for linf, 0.075 for l2).
+        sampler: `sde`, or `ddpm`: ancestral steps from index 1000 t* down to 0, one evaluation more.
+        dt: Length of a step; for `ddpm` a multiple of 1/1000.
+        stochastic: Whether noise is drawn; without it only the drift moves the image.
+        seed: Seed of the noise, which all images share; `fresh`: new noise for every image at every call; or any
+            `NoiseSource`. Stream `reverse`, one draw a step.
+
+    Raises:
+        ValueError: If a number is out of range or the sampler is unknown.
+    """
+
+    def __init__(
+        self,
+        score_model: ScoreModel,
+        classifier: nn.Module,
+        checkpoint: str | None = None,
+        lam: float = 1.0,
+        t_star: float = 0.1,
+        sampler: Literal["sde", "ddpm"] = "sde",
+        dt: float = 1e-3,
+        stochastic: bool = True,
+        seed: int | Literal["fresh"] | NoiseSource = "fresh",
+    ) -> None:
+        super().__init__()
+        if sampler not in ("sde", "ddpm"):
+            raise ValueError(f"COUP's sampler must be 'sde' or 'ddpm'; got {sampler!r}")
+        if not 0 <= lam < math.inf:
+            raise ValueError(f"COUP needs lam >= 0; got {lam}")
+        if checkpoint is not None:
+            load_weights(classifier, checkpoint)
+        self.score_model, self.classifier = score_model.requires_grad_(False), classifier.requires_grad_(False)
+        self.lam, self.t_star, self.sampler, self.dt, self.stochastic = lam, t_star, sampler, dt, stochastic
+        self.steps = VP.reverse_steps(t_star, 0, dt) if sampler == "sde" else ancestral_steps(t_star, dt)
+        self.draws = 0 if not stochastic else len(self.steps) - (sampler == "ddpm")
+        self.noise = noise_source(seed)
+        self.train(False)
+
+    def extra_repr(self) -> str:
+        return (
+            f"lam={self.lam:g}, t_star={self.t_star:g}, sampler={self.sampler}, dt={self.dt:g}, "
+            f"stochastic={self.stochastic}, classifier={type(self.classifier).__name__}, noise={self.noise}"
+        )
+
+    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
+        """Purify x.
+
+        Args:
+            x: Images (B, C, H, W) in [0, 1].
+            noise: Source of the draws; None: the purifier's own.
+
+        Returns:
+            Purified images (B, C, H, W) in [0, 1].
+        """
+        noise = (noise or self.noise).once(x)
+        advance = self._euler if self.sampler == "sde" else self._ancestral
+        u = 2 * x - 1
+        for k, step in enumerate(self.steps, start=1):
+            z = noise.draw("reverse", k, 1, x)[0] if k <= self.draws else 0.0
+            (u,) = self.checkpointed(partial(advance, step=step, z=z), u)
+        return ((u + 1) / 2).clamp(0, 1)
+
+    def _euler(self, u: Tensor, step: ReverseStep, z: Tensor | float) -> tuple[Tensor]:
+        score = vp_score(self.score_model, u, step.alpha_bar) + self._guidance(u)
+        return (reverse_sde_step(u, score, step.beta, step.dt, z),)
+
+    def _ancestral(self, u: Tensor, step: tuple[float, float], z: Tensor | float) -> tuple[Tensor]:
+        mean, beta = ddpm_moments(u, vp_noise(self.score_model, u, step[0]), *step)
+        return (mean + beta * self._guidance(u) + beta**0.5 * z,)
+
+    def _guidance(self, u: Tensor) -> Tensor | float:
+        """lam grad_u log max_y p(y | (u + 1) / 2), where the best class counts as given."""
+        if self.lam == 0:
+            return 0.0
+        _, g = self.gradient(lambda u: self.classifier((u + 1) / 2).log_softmax(1).max(1).values, u)
+        return self.lam * g
+
+
+def ancestral_steps(t_star: float, dt: float) -> tuple[tuple[float, float], ...]:
+    """Pairs of neighbouring signal powers of DDPM's table from index 1000 t* in steps of 1000 dt to 0, then to 1.
+
+    Raises:
+        ValueError: If the times lie outside the table.
+    """
+    stride, first = round(VP.steps * dt), round(VP.steps * t_star)
+    if stride < 1 or not 0 < first < VP.steps:
+        raise ValueError(f"DDPM's steps need dt >= 0.001 and t_star in [0.001, 0.999]; got {dt} and {t_star}")
+    powers = VP.alpha_bar_table[torch.arange(first, -1, -stride)].tolist()
+    return tuple(pairwise((*powers, 1.0)))

@@ -1,0 +1,193 @@
+"""DiffPure repeats the recorded runs of the authors' code and has the moments that theory gives on a Gaussian."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_pursamere.diffusion import (
+    DDPMppScore,
+    FreshNoise,
+    GaussianMixtureScore,
+    PartlySeededNoise,
+    SeededNoise,
+    VariancePreserving,
+)
+from lit_pursamere.purifiers import DiffPure
+
+VP = VariancePreserving()
+MEAN, STD = 0.4, 0.1  # of a Gaussian world, in pixel units
+MU, TAU = 2 * MEAN - 1, 2 * STD  # centred
+
+
+@pytest.fixture
+def gaussian() -> GaussianMixtureScore:
+    return GaussianMixtureScore(torch.full((1, 1, 2, 2), MEAN, dtype=torch.float64), std=STD)
+
+
+@pytest.fixture
+def released(golden) -> DDPMppScore:
+    file = str(golden / "score_sde/ddpmpp_small_checkpoint.pth")
+    return DDPMppScore(16, (1, 2, 2, 2), 2, (16,), checkpoint=file)
+
+
+def state_variance(alpha_bar: float) -> float:
+    return alpha_bar * TAU**2 + 1 - alpha_bar
+
+
+# --- recorded runs
+
+
+def test_every_recorded_state_of_ten_steps(golden_tensors, released, recorded_noise, watched):
+    data, model = golden_tensors("score_sde/diffpure_trace"), watched(released)
+    purifier = DiffPure(model, dt=1e-2)
+    with torch.no_grad():
+        purified = purifier((data["x0"] + 1) / 2, recorded_noise(data["noise_forward"][None], data["z"]))
+    starts = torch.tensor([step.t for step in purifier.steps], dtype=torch.float64)
+    ends = torch.tensor([step.t - step.dt for step in purifier.steps], dtype=torch.float64)
+    assert torch.allclose(1 - data["times"].double(), torch.stack([starts, ends], 1), rtol=0, atol=1e-6)
+    states = [(2 * y - 1) * step.alpha_bar**0.5 for y, step in zip(model.seen, purifier.steps, strict=True)]
+    recorded = torch.cat([data["x_t"][None], data["x_steps"][:-1]])
+    assert torch.allclose(torch.stack(states), recorded, rtol=0, atol=1e-4)
+    assert torch.allclose(purified, ((data["x_final_sdeint"] + 1) / 2).clamp(0, 1), rtol=0, atol=1e-4)
+
+
+def test_recorded_official_run_of_a_hundred_steps(golden_tensors, released, recorded_noise):
+    data = golden_tensors("score_sde/diffpure_trace")
+    generator = torch.Generator().manual_seed(50500)
+    forward = torch.randn(data["x0"].shape, generator=generator)
+    assert torch.allclose(forward, data["long.noise_forward"], rtol=0, atol=1e-6)
+    reverse = torch.stack([torch.randn((2, 3072), generator=generator).reshape(2, 3, 32, 32) for _ in range(100)])
+    with torch.no_grad():
+        purified = DiffPure(released)((data["x0"] + 1) / 2, recorded_noise(forward[None], reverse))
+    assert torch.allclose(purified, ((data["long.x_final"] + 1) / 2).clamp(0, 1), rtol=0, atol=1e-4)
+
+
+# --- cost and noise
+
+
+@pytest.mark.parametrize(("sampler", "reverse"), [("sde", 100), ("ode", 0)])
+def test_number_of_network_evaluations_and_gaussians(gaussian, images, watched, watched_noise, sampler, reverse):
+    model = watched(gaussian)
+    DiffPure(model, sampler=sampler)(images[:1, :1], watched_noise)
+    assert len(model.seen) == 100
+    assert watched_noise.drawn == [("forward", 0), *(("reverse", k) for k in range(1, reverse + 1))]
+
+
+def test_with_a_known_forward_draw_the_flow_is_deterministic_and_the_sde_is_not(mixture, images):
+    flow, sde = (DiffPure(mixture, sampler=s, dt=0.02, seed=PartlySeededNoise(3)) for s in ("ode", "sde"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        assert torch.equal(flow(images), flow(images))
+        assert torch.equal(flow(images), flow(images, SeededNoise(3)))
+        assert (sde(images) - sde(images)).abs().max() > 1e-3
+        assert (DiffPure(mixture, sampler="ode", dt=0.02)(images) - flow(images)).abs().max() > 1e-3
+    assert torch.equal(sde(images, SeededNoise(3)), sde(images, SeededNoise(3)))
+
+
+def test_authors_defaults():
+    start = [VP.start(t) for t in (0.075, 0.1, 0.125)]
+    assert DiffPure(GaussianMixtureScore(torch.zeros(1, 1, 1, 1))).alpha_bar == pytest.approx(0.89702, abs=1e-5)
+    assert start == sorted(start, reverse=True)
+    assert isinstance(DiffPure(GaussianMixtureScore(torch.zeros(1, 1, 1, 1))).noise, FreshNoise)
+
+
+# --- a Gaussian world
+
+
+def test_the_flow_converges_to_the_map_between_gaussians(gaussian):
+    """The probability flow keeps (u - sqrt(alpha_bar) mu) / std of the marginal; Euler's error falls with dt."""
+    x = torch.tensor([0.35, 0.4, 0.43, 0.5], dtype=torch.float64).reshape(1, 1, 2, 2)
+    power = VP.start(0.1, "continuous")
+    u = power**0.5 * (2 * x - 1) + (1 - power) ** 0.5 * SeededNoise(0).draw("forward", 0, 1, x)[0]
+    exact = MU + TAU / state_variance(power) ** 0.5 * (u - power**0.5 * MU)
+    errors = []
+    for dt in (4e-3, 1e-3, 2.5e-4):
+        purified = DiffPure(gaussian, sampler="ode", dt=dt, t_end=0, start="continuous", seed=0)(x)
+        errors.append((2 * purified - 1 - exact).abs().max().item())
+    assert errors[2] < 1e-3
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.2) and errors[1] / errors[2] == pytest.approx(4, rel=0.1)
+
+
+def test_the_sde_has_the_moments_of_its_recursion_and_nearly_those_of_the_reverse_process(gaussian):
+    """Purified copies of one image: exact moments of Euler's recursion; the limit is the posterior of the clean image.
+
+    A step is affine, u' = (1 + beta dt / 2 - beta dt / v) u + beta dt sqrt(alpha_bar) mu / v + sqrt(beta dt) z with the
+    variance v of the marginal. Without discretisation error the copies of a noisy state u* have the mean and variance
+    of the clean image given u*.
+    """
+    x = torch.full((1, 1, 2, 2), 0.45, dtype=torch.float64)
+    purifier = DiffPure(gaussian, start="continuous", t_end=0)
+    power = purifier.alpha_bar
+    mean, variance = power**0.5 * (2 * 0.45 - 1), 1 - power
+    for t, dt, beta, alpha_bar in purifier.steps:
+        assert 0 < t <= 0.1
+        v = state_variance(alpha_bar)
+        keep = 1 + beta * dt / 2 - beta * dt / v
+        mean = keep * mean + beta * dt * alpha_bar**0.5 * MU / v
+        variance = keep**2 * variance + beta * dt
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        purified = purifier(x.expand(10_000, 1, 2, 2))
+    error = variance**0.5 / 2 / purified.numel() ** 0.5
+    assert abs(purified.mean().item() - (mean + 1) / 2) < 5 * error
+    assert abs(purified.std().item() - variance**0.5 / 2) < 5 * error
+    # the posterior of the clean image, averaged over the forward noise
+    weight = power * TAU**2 / state_variance(power)
+    limit = MU + weight * (2 * 0.45 - 1 - MU)
+    spread = TAU**2 * (1 - power) / state_variance(power) + weight**2 / power * (1 - power)
+    assert abs(mean - limit) < 0.01 and abs(math.sqrt(variance) - math.sqrt(spread)) < 0.01
+
+
+# --- gradients and arguments
+
+
+@pytest.mark.parametrize("build", [
+    lambda model: DiffPure(model, dt=0.03, seed=0),
+    lambda model: DiffPure(model, dt=0.03, sampler="ode", seed=0),
+], ids=["sde", "ode"])  # fmt: skip
+def test_the_exact_gradient_agrees_with_finite_differences_and_without_recomputation(mixture, images, build):
+    purifier, x = build(mixture), images[:2].clone().requires_grad_()
+    assert torch.autograd.gradcheck(purifier, (x,), eps=1e-6, atol=1e-6, rtol=1e-5)
+    (expected,) = torch.autograd.grad(purifier(x).square().sum(), x)
+    purifier.recompute = False
+    (kept,) = torch.autograd.grad(purifier(x).square().sum(), x)
+    assert torch.allclose(kept, expected, rtol=0, atol=1e-12) and expected.norm() > 0
+
+
+def test_the_gradient_through_a_network_agrees_with_finite_differences(tiny_scores):
+    purifier = DiffPure(tiny_scores("DDPM++").double(), dt=0.05, seed=0)
+    generator = torch.Generator().manual_seed(3)
+    x, direction, weight = (torch.randn((1, 1, 8, 8), generator=generator, dtype=torch.float64) for _ in range(3))
+    x = (0.5 + 0.1 * x).requires_grad_()
+    (gradient,) = torch.autograd.grad((purifier(x) * weight).sum(), x)
+    with torch.no_grad():
+        step = 1e-6 * direction
+        difference = ((purifier(x + step) - purifier(x - step)) * weight).sum() / 2e-6
+    assert torch.allclose((gradient * direction).sum(), difference, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        ({"t_star": 0.0}, "0.0"),
+        ({"t_star": 1.5}, "1.5"),
+        ({"t_end": 0.2}, "0.2"),
+        ({"dt": -1.0}, "-1.0"),
+        ({"sampler": "heun"}, "heun"),
+        ({"start": "late"}, "late"),
+        ({"seed": -3}, "-3"),
+        ({"seed": "frozen"}, "frozen"),
+    ],
+)
+def test_bad_arguments_are_named(mixture, arguments, value):
+    with pytest.raises(ValueError, match=value):
+        DiffPure(mixture, **arguments)
+
+
+def test_an_image_is_given_back_in_its_box(mixture, images: Tensor):
+    far = torch.cat([torch.zeros_like(images), torch.ones_like(images)])
+    assert ((DiffPure(mixture, dt=0.02, seed=0)(far) - 0.5).abs() <= 0.5).all()

@@ -1,0 +1,117 @@
+"""MALADE: the autoencoder itself in the limit (MagNet), Langevin's stationary law, the cost of N steps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_pursamere.diffusion import GaussianMixtureScore, PartlySeededNoise, ScoreModel, SeededNoise
+from lit_pursamere.purifiers import MALADE
+
+
+class Autoencoder(ScoreModel):
+    """Any network r that denoises, in the role of a score model."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        return (y - self.network(y)) / sigma
+
+    def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        return self.network(y)
+
+
+@pytest.fixture
+def autoencoder() -> Autoencoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(13)
+        return Autoencoder(nn.Sequential(nn.Conv2d(2, 4, 1), nn.Tanh(), nn.Conv2d(4, 2, 1), nn.Sigmoid()).double())
+
+
+@pytest.mark.parametrize("sigma2", [0.15, 0.1, 0.000625])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_full_step_without_noise_is_exactly_the_autoencoder(autoencoder, images, watched_noise, sigma2, dtype):
+    r, x = autoencoder.to(dtype), images.to(dtype)
+    magnet = MALADE(r, sigma2, alpha=sigma2, delta=0, steps=1)
+    assert torch.equal(magnet(x, watched_noise), r.network(x)) and watched_noise.drawn == []
+
+
+def test_the_walk_is_equation_11(autoencoder, images):
+    alpha, sigma2, delta, noise = 0.03, 0.15, 0.02, SeededNoise(5)
+    x = images
+    for k in range(1, 5):
+        z = noise.draw("reverse", k, 1, images)[0]
+        x = x + alpha * (autoencoder.network(x) - x) / sigma2 + delta * z
+    for r in (autoencoder, Residual(autoencoder.network)):  # from the denoiser, or from the noise estimate
+        purified = MALADE(r, sigma2, alpha, delta, steps=4, seed=5)(images)
+        assert torch.allclose(purified, x.clamp(0, 1), rtol=0, atol=1e-12)
+
+
+class Residual(Autoencoder):
+    denoise = ScoreModel.denoise
+
+
+def test_network_calls_and_gaussians(mixture, images, watched, watched_noise):
+    model = watched(mixture)
+    MALADE(model, steps=25)(images, watched_noise)
+    assert len(model.seen) == 25 and set(model.sigmas) == {0.15**0.5}  # 0.15 is a variance
+    assert watched_noise.drawn == [("reverse", k) for k in range(1, 26)]
+
+
+def test_the_stationary_variance_is_that_of_the_discretised_dynamics():
+    """On a Gaussian every step is x - alpha / v (x - m) + sqrt(2 alpha) z with v = tau^2 + sigma^2."""
+    tau, sigma2, alpha = 0.05, 0.0075, 0.002
+    model = GaussianMixtureScore(torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64), std=tau)
+    x = torch.full((20_000, 1, 1, 1), 0.4, dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        purified = MALADE(model, sigma2, alpha, math.sqrt(2 * alpha), steps=60)(x)
+    keep = 1 - alpha / (tau**2 + sigma2)
+    assert purified.var().item() == pytest.approx(2 * alpha / (1 - keep**2), rel=0.05)
+    assert purified.mean().item() == pytest.approx(0.5, abs=0.005)
+
+
+def test_steps_may_be_clipped(images):
+    class Bright(ScoreModel):
+        def predict_noise(self, y, sigma):
+            return (y - 2) / sigma  # denoises to 2
+
+    clipped, free = (MALADE(Bright(), 0.1, 0.1, 0, steps=2, clip_steps=clip, seed=0) for clip in (True, False))
+    assert torch.equal(clipped(images), torch.ones_like(images)) and torch.equal(free(images), clipped(images))
+    seen = []
+    for purifier in (clipped, free):
+        seen.append(purifier._step(images, 0.0)[0].max().item())
+    assert seen == [1.0, 2.0]
+
+
+def test_noise_is_unknown_to_who_knows_the_forward_draws_only(mixture, images):
+    purifier = MALADE(mixture, steps=3)
+    with torch.random.fork_rng(devices=[]):
+        first, second = (purifier(images, PartlySeededNoise(0, ("forward",))) for _ in range(2))
+    assert (first - second).abs().max() > 1e-3
+
+
+def test_the_exact_gradient_agrees_with_finite_differences(mixture, images):
+    x = images[:2].clone().requires_grad_()
+    assert torch.autograd.gradcheck(MALADE(mixture, steps=4, seed=0), (x,), eps=1e-6, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        ({"sigma2": 0.0}, "got 0.0"),
+        ({"alpha": -1.0}, "-1.0"),
+        ({"delta": -0.5}, "-0.5"),
+        ({"delta": math.nan}, "nan"),
+        ({"steps": 0}, "and 0"),
+        ({"seed": -3}, "-3"),
+    ],
+)
+def test_bad_arguments_are_named(mixture, arguments, value):
+    with pytest.raises(ValueError, match=value):
+        MALADE(mixture, **arguments)
