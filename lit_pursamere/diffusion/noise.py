@@ -3,7 +3,7 @@
     draw(stream, k, count, like) -> (count, 1, C, H, W) shared by the batch, or (count, B, C, H, W) fresh
 
 Streams keep apart what an attacker may or may not know: the noise of a level, the forward and the reverse noise. What
-the attacker knows is a property of the defence that he attacks (Liu et al., 2024, section 4):
+the attacker knows is a property of the defence that he attacks (Liu et al., 2025, section 4):
 
 | setting        | noise of the defence                | the attacker                                     |
 | -------------- | ----------------------------------- | ------------------------------------------------ |
