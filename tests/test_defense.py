@@ -379,7 +379,9 @@ def test_a_classifier_that_returns_no_logits_is_named(images, spoil, message, gr
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
 @pytest.mark.parametrize(
-    "spoil", [lambda x: 255 * x, lambda x: 4 * x - 2, lambda x: x / 0.2 - 2.5, nan_in_one_pixel], ids=str
+    "spoil",
+    [lambda x: 255 * x, lambda x: 4 * x - 2, lambda x: x / 0.2 - 2.5, nan_in_one_pixel],
+    ids=["0..255", "-2..2", "normalised", "nan"],
 )
 def test_images_in_other_units_are_refused(defense, images, spoil, gradient):
     images[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
