@@ -27,6 +27,12 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+@pytest.fixture(autouse=True)
+def errors_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see what users see: CI sets this variable to get tracebacks from the commands that it runs itself."""
+    monkeypatch.delenv("LIT_PURSAMERE_TRACEBACK", raising=False)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Folder of the numbers recorded from the reference implementations; tests that need it skip without it."""

@@ -12,7 +12,6 @@ ROBUST = ["test", "--config", "configs/digits/robustness.yaml"]
 @pytest.fixture(autouse=True)
 def repository(repository_root, monkeypatch):
     monkeypatch.chdir(repository_root)
-    monkeypatch.delenv("LIT_PURSAMERE_TRACEBACK", raising=False)
 
 
 def printed_config(capsys, *args):

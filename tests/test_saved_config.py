@@ -13,7 +13,6 @@ from lit_pursamere.results import read_rows
 @pytest.fixture(autouse=True)
 def repository(repository_root, monkeypatch):
     monkeypatch.chdir(repository_root)
-    monkeypatch.delenv("LIT_PURSAMERE_TRACEBACK", raising=False)
 
 
 def small(folder, *more):

@@ -11,11 +11,6 @@ from lit_pursamere.networks import NCSNv2
 from lit_pursamere.weights import inspect_weights, load_weights, sha256
 
 
-@pytest.fixture(autouse=True)
-def no_traceback(monkeypatch):
-    monkeypatch.delenv("LIT_PURSAMERE_TRACEBACK", raising=False)
-
-
 @pytest.fixture
 def checkpoint(tmp_path, ncsnv2):
     """An official NCSNv2 checkpoint: raw weights with the prefix, and their average."""
