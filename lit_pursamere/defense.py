@@ -1,9 +1,12 @@
-"""A defence: purify, then classify. The object attacked is the object judged.
+"""A defence: purify, then classify; an ensemble does so several times. The object attacked is the object judged.
 
     gray         the attacker sees the classifier alone
     bpda         values of the defence, gradient as if the purifier were the identity (Athalye et al., 2018, 4.1)
     first_order  values of the defence, gradient without the curvature inside: gradients that the purifier takes itself
                  count as constants
+    adjoint      values of the defence, gradient of the purifier's SDE walked backward (Li et al., 2020): no step is
+                 stored, at an error of the order of a step; for purifiers that integrate an SDE
+    surrogate    values and gradient of a defence with another purifier, say one of fewer steps
     exact        values and gradient of the defence through every purification step; each step is computed a second time
                  on the way back, so memory does not grow with their number
 
@@ -14,16 +17,22 @@ that a broken part cannot pass for robustness: modes, shapes, the pixel box and 
 from __future__ import annotations
 
 import copy
+import math
 import warnings
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_pursamere.diffusion.noise import NoiseSource
 from lit_pursamere.purifiers.base import Purifier
 from lit_pursamere.threat import GRADIENTS, Gradient
 
-__all__ = ["Defense"]
+__all__ = ["Average", "Defense"]
+
+Average = Literal["logits", "softmax", "votes"]
 
 SLACK = 0.5  # how far beyond the box an attack may ask; images in other units (0..255, normalised) are farther out
 
@@ -34,11 +43,31 @@ class Defense(nn.Module):
     Args:
         purifier: Maps images to images in [0, 1].
         classifier: Maps images (B, C, H, W) in [0, 1] to logits (B, K).
+        copies: How often each image is purified and classified for one answer (ADP: 10). Copy j of seeded noise has
+            a seed of its own, `NoiseSource.copy(j)`.
+        average: What the answer of several copies is: the mean of the `logits`, the logarithm of the mean `softmax`, or
+            the share of `votes` for each class, whose gradient is that of the mean softmax.
+        surrogate: What an attacker with the view `surrogate` differentiates instead of the purifier.
+
+    Raises:
+        ValueError: If there is no copy or the average is unknown.
     """
 
-    def __init__(self, purifier: Purifier, classifier: nn.Module) -> None:
+    def __init__(
+        self,
+        purifier: Purifier,
+        classifier: nn.Module,
+        copies: int = 1,
+        average: Average = "logits",
+        surrogate: Purifier | None = None,
+    ) -> None:
         super().__init__()
-        self.purifier, self.classifier = purifier, classifier
+        if copies < 1:
+            raise ValueError(f"a defence needs copies >= 1; got {copies}")
+        if average not in get_args(Average):
+            raise ValueError(f"average must be one of {', '.join(get_args(Average))}; got {average!r}")
+        self.purifier, self.classifier, self.surrogate = purifier, classifier, surrogate
+        self.copies, self.average = copies, average
         self.requires_grad_(False).train(False)
         self._logits_seen = False
 
@@ -52,7 +81,25 @@ class Defense(nn.Module):
             ValueError: If a part is in training mode, x is not in [0, 1] units, the purifier changes the shape or
                 leaves the box, the classifier does not return logits (B, K), or anything is NaN.
         """
-        return self.classify(self.purify(x, noise))
+        return self.decide(self.purifications(x, noise))
+
+    def purifications(self, x: Tensor, noise: NoiseSource | None = None) -> list[Tensor]:
+        """The purified copies (B, C, H, W) that one answer is made of; raises as `forward` does."""
+        if self.copies == 1:
+            return [self.purify(x, noise)]
+        source = noise or getattr(self.purifier, "noise", None)
+        return [self.purify(x, None if source is None else source.copy(j)) for j in range(self.copies)]
+
+    def decide(self, copies: Sequence[Tensor]) -> Tensor:
+        """The answer (B, K) to purified copies; raises as `forward` does."""
+        logits = torch.stack([self.classify(images) for images in copies])
+        if self.average == "logits":
+            return logits.mean(0)
+        if self.average == "softmax":
+            return logits.log_softmax(2).logsumexp(0) - math.log(len(copies))
+        shares = F.one_hot(logits.argmax(2), logits.shape[2]).to(logits.dtype).mean(0)
+        soft = logits.softmax(2).mean(0)
+        return shares + (soft - soft.detach())
 
     def purify(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
         """Purified images (B, C, H, W); raises as `forward` does."""
@@ -94,23 +141,52 @@ class Defense(nn.Module):
             _warn_of_probabilities(logits, low, name)
         return logits
 
+    @property
+    def description(self) -> str:
+        """What decides its answers, beside weights, in a line."""
+        return f"{self.purifier}" + (f", {self.average} of {self.copies} copies" if self.copies > 1 else "")
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that it has."""
+        lacking = {"adjoint": self.purifier.adjoint is None, "surrogate": self.surrogate is None}
+        return tuple(name for name in GRADIENTS if not lacking.get(name))
+
     def view(self, gradient: Gradient) -> nn.Module:
         """The module x -> logits that an attacker with this knowledge differentiates.
 
         Raises:
-            ValueError: If the view is unknown.
+            ValueError: If the view is unknown, or this defence does not have it.
         """
         if gradient == "gray":
             return Gray(self)
         if gradient == "bpda":
             return StraightThrough(self)
         if gradient == "first_order":
-            purifier = copy.copy(self.purifier)  # the same weights under another setting
-            purifier.first_order = True
-            return Defense(purifier, self.classifier)
+            return self._with(first_order=True)
+        if gradient == "adjoint":
+            if self.purifier.adjoint is None:
+                raise ValueError(
+                    f"{type(self.purifier).__name__} integrates no SDE, so it has no adjoint view; use gradient exact"
+                )
+            return self._with(adjoint=True)
+        if gradient == "surrogate":
+            if self.surrogate is None:
+                raise ValueError(
+                    "the view surrogate needs a purifier to differentiate instead; name it with `model.surrogate`, or "
+                    "use gradient exact"
+                )
+            return Defense(self.surrogate, self.classifier, self.copies, self.average)
         if gradient == "exact":
             return self
         raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
+
+    def _with(self, **settings: bool) -> Defense:
+        """The same defence, weights included, with other settings of its purifier."""
+        purifier = copy.copy(self.purifier)
+        for name, value in settings.items():
+            setattr(purifier, name, value)
+        return Defense(purifier, self.classifier, self.copies, self.average)
 
 
 class Gray(nn.Module):
@@ -135,8 +211,8 @@ class StraightThrough(nn.Module):
         self.train(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        purified = self.defense.purify(x.detach()).detach()
-        return self.defense.classify(purified + (x - x.detach()))  # adds an exact zero that carries the gradient
+        zero = x - x.detach()  # carries the gradient
+        return self.defense.decide([images.detach() + zero for images in self.defense.purifications(x.detach())])
 
 
 def _tangible(values: Tensor) -> bool:

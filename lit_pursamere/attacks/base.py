@@ -53,7 +53,8 @@ class Attack(ABC):
 
     Args:
         threat: What the attacker may change.
-        gradient: Which view of the defence the attack is meant for: `gray`, `bpda`, `first_order` or `exact`.
+        gradient: Which view of the defence the attack is meant for: `gray`, `bpda`, `first_order`, `adjoint`,
+            `surrogate` or `exact`.
     """
 
     threat: ThreatModel
@@ -153,12 +154,13 @@ class IterativeAttack(Attack):
         slots: int,
         finished: Callable[[Tensor, Outcome], None],
         progress: Progress | None = None,
+        keys: Tensor | None = None,
     ) -> None:
         """Attack any number of images in batches of exactly `slots`: an image that is done makes room for the next.
 
         At a given number of slots an image's result is the same bit for bit, whatever the other images are and in
-        whatever order they come, wherever a kernel does not care in which row of a batch an image stands. Attacks of
-        stochastic views are the exception, unless the view's randomness belongs to the image.
+        whatever order they come, wherever a kernel does not care in which row of a batch an image stands. For
+        stochastic views that needs `keys`.
 
         Args:
             view: Differentiable map from images to logits (B, K).
@@ -168,6 +170,8 @@ class IterativeAttack(Attack):
             finished: Called with the positions (k,) of images that are done and their verified outcome, as soon as
                 `slots` of them are there, and with the rest in the end.
             progress: Called with (image steps done, image steps in all); steps that are saved count as done.
+            keys: Key of each image (N,), from which fresh noise at each of its steps is made, see
+                `diffusion.image_noise`. None: fresh noise comes from torch's global generator.
 
         Raises:
             ValueError: If x leaves [0, 1] or is not finite, or there are no slots.
@@ -184,4 +188,4 @@ class IterativeAttack(Attack):
             finished(landed.position, Outcome(*(value[: len(landed.position)] for value in verified)))
 
         with torch.enable_grad():
-            run_in_slots(self, view, x, y, slots, deliver, progress or (lambda done, total: None))
+            run_in_slots(self, view, x, y, slots, deliver, progress or (lambda done, total: None), keys)

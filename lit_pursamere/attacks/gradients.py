@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_pursamere.diffusion.image_noise import repeated_draws
+
 __all__ = [
     "EOT_MODES",
     "LOSSES",
@@ -102,7 +104,7 @@ def loss_gradient(
     """Gradient of the loss at x_adv (B, C, H, W), over `eot` evaluations of the view.
 
     The loss is summed over the batch, so that no image feels its neighbours. `logit_mean` in several chunks asks the
-    view twice for the same draws, first for the mean logits, by winding torch's global generators back in between.
+    view twice for the same draws, first for the mean logits, by winding noise and torch's global generators back.
 
     Args:
         view: Map from images to logits (B, K).
@@ -166,10 +168,8 @@ def _evaluate(view: nn.Module, x_adv: Tensor, size: int) -> tuple[Tensor, Tensor
 
 
 def _mean_logits(view: nn.Module, x_adv: Tensor, sizes: list[int]) -> Tensor:
-    """Logits averaged over all evaluations, (B, K), leaving torch's generators as they were."""
-    device = x_adv.device
-    kind = {"devices": []} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
-    with torch.no_grad(), torch.random.fork_rng(**kind):
+    """Logits averaged over all evaluations, (B, K), leaving noise and torch's generators as they were."""
+    with torch.no_grad(), repeated_draws():
         return sum(_evaluate(view, x_adv, size)[1].sum(0) for size in sizes) / sum(sizes)
 
 

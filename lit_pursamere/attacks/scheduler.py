@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lit_pursamere.diffusion.image_noise import follow, stepped
+
 if TYPE_CHECKING:
     from lit_pursamere.attacks.base import IterativeAttack
 
@@ -72,6 +74,7 @@ def run_in_slots(
     slots: int,
     deliver: Deliver,
     tick: Callable[[int, int], None],
+    keys: Tensor | None = None,
     pad: bool = True,
 ) -> None:
     """Attack images (N, C, H, W) with at most `slots` of them in flight.
@@ -84,13 +87,15 @@ def run_in_slots(
         slots: Images in flight.
         deliver: Gets the images that landed, `slots` of them at a time and the rest at the end.
         tick: Called after every step with (image steps done or saved, image steps in all).
+        keys: Key of each image (N,), which fresh noise follows from step to step. None: it follows nothing.
         pad: Whether every call of `init` and `step` gets exactly `slots` images; else the batch shrinks in the end.
     """
     total, boarded = len(x), min(slots, len(x))
     flight = _board(attack, x, y, 0, boarded, slots if pad else None)
     landed = flight.take(flight.position[:0])
     while len(flight.position):
-        flight, ended = _step(attack, view, x, y, flight, slots if pad else None)
+        with follow(_keys(keys, flight, slots if pad else None)):
+            flight, ended = _step(attack, view, x, y, flight, slots if pad else None)
         if ended.any():
             landed = landed.join(flight.take(ended))
             flight = flight.take(~ended)
@@ -114,6 +119,14 @@ def _board(attack: IterativeAttack, x: Tensor, y: Tensor, first: int, end: int, 
     state = {name: value.detach()[: len(position)].clone() for name, value in attack.init(x[rows], y[rows]).items()}
     none = torch.zeros_like(position)
     return Flight(position, none, none - 1, state["x_adv"].clone(), state)
+
+
+def _keys(keys: Tensor | None, flight: Flight, size: int | None) -> Tensor | None:
+    """Keys of the images in flight and of their copies, for the step that each of them is about to take."""
+    if keys is None:
+        return None
+    rows = cycle(len(flight.position), size, flight.position.device)
+    return stepped(keys[flight.position[rows].to(keys.device)], flight.taken[rows].to(keys.device))
 
 
 def _step(

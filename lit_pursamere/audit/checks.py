@@ -25,7 +25,7 @@ from lit_pursamere.audit.binarization import plant, random_points
 from lit_pursamere.audit.examination import Examination, Finding, NotApplicable, variant
 from lit_pursamere.purifiers import Identity
 from lit_pursamere.results import Accuracy
-from lit_pursamere.threat import GRADIENTS, Gradient, ThreatModel
+from lit_pursamere.threat import Gradient, ThreatModel
 
 __all__ = ["CHECKS", "Check"]
 
@@ -259,7 +259,7 @@ def _views(exam: Examination) -> list[Gradient]:
     """The views that differ for this defence."""
     if isinstance(exam.defense.purifier, Identity):
         return [exam.attack.gradient]
-    return [name for name in GRADIENTS if name != "gray" or exam.attack.gradient == "gray"]
+    return [name for name in exam.defense.views if name != "gray" or exam.attack.gradient == "gray"]
 
 
 def _iterative(exam: Examination) -> IterativeAttack:

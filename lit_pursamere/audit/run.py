@@ -90,7 +90,7 @@ def run_audit(
     folder.mkdir(parents=True, exist_ok=True)
     settings = {key: value for key, value in asdict(audit).items() if key not in ("output", "checks", "attack")}
     manifest = {
-        "audit": settings, "attack": repr(attack), "defence": str(defense.purifier), "weights": state_digest(defense),
+        "audit": settings, "attack": repr(attack), "defence": defense.description, "weights": state_digest(defense),
         "images": len(x), "evaluations": evaluations,
     }  # fmt: skip
     if not check_manifest(folder, manifest):

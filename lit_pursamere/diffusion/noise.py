@@ -22,6 +22,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lit_pursamere.diffusion.image_noise import combine, keyed_normal, next_keys
+
 __all__ = ["FreshNoise", "NoiseSource", "NoiseTables", "PartlySeededNoise", "SeededNoise", "noise_source"]
 
 STREAMS = ("level", "forward", "reverse", "guide")
@@ -33,8 +35,18 @@ class NoiseSource(ABC):
         """Draw `count` standard normal images for step `k` of a stream; dtype and device of `like` (B, C, H, W)."""
 
     def once(self, like: Tensor) -> NoiseSource:
-        """The source for one purification of images like these (B, C, H, W): all its draws belong together."""
+        """The source for one purification of images like these (B, C, H, W): a function of stream, k and count."""
         return self
+
+    def copy(self, number: int) -> NoiseSource:
+        """The source of another purification of the same images, for an ensemble; copy 0 is the source itself."""
+        return self
+
+
+def check_stream(stream: str) -> int:
+    if stream not in STREAMS:
+        raise ValueError(f"unknown noise stream {stream!r}; known: {', '.join(STREAMS)}")
+    return STREAMS.index(stream)
 
 
 @dataclass(frozen=True)
@@ -55,19 +67,37 @@ class SeededNoise(NoiseSource):
             raise ValueError(f"SeededNoise needs a seed in [0, 2^30); got {self.seed}")
 
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
-        if stream not in STREAMS:
-            raise ValueError(f"unknown noise stream {stream!r}; known: {', '.join(STREAMS)}")
-        generator = torch.Generator().manual_seed(self.seed + k + (STREAMS.index(stream) << 30))
+        generator = torch.Generator().manual_seed(self.seed + k + (check_stream(stream) << 30))
         noise = torch.randn((count, *like.shape[1:]), generator=generator, dtype=torch.float32)
         return noise.unsqueeze(1).to(like)
+
+    def copy(self, number: int) -> SeededNoise:
+        return SeededNoise(self.seed + (number << 14))
 
 
 @dataclass(frozen=True)
 class FreshNoise(NoiseSource):
-    """Independent draws for every image at every call, from torch's global generator of the image's device."""
+    """Independent draws for every image at every call.
+
+    One purification is a function of keys that it gets at its beginning, see `image_noise`: from torch's global CPU
+    generator, or, in an evaluation, from the image and what is done to it.
+    """
+
+    def once(self, like: Tensor) -> NoiseSource:
+        return KeyedNoise(next_keys(like))
 
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
-        return torch.randn((count, *like.shape), dtype=like.dtype, device=like.device)
+        return self.once(like).draw(stream, k, count, like)
+
+
+@dataclass(frozen=True, eq=False)
+class KeyedNoise(NoiseSource):
+    """The draws of one purification of images with these keys (B,)."""
+
+    keys: Tensor
+
+    def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
+        return keyed_normal(self.keys, (check_stream(stream) << 50) + (k << 20), count, like)
 
 
 @dataclass(frozen=True)
@@ -87,8 +117,25 @@ class PartlySeededNoise(NoiseSource):
         if unknown := set(self.streams) - set(STREAMS):
             raise ValueError(f"unknown noise streams {sorted(unknown)}; known: {', '.join(STREAMS)}")
 
+    def once(self, like: Tensor) -> NoiseSource:
+        return PartlyKnown(self, FreshNoise().once(like))
+
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
-        source = SeededNoise(self.seed) if stream in self.streams else FreshNoise()
+        return self.once(like).draw(stream, k, count, like)
+
+    def copy(self, number: int) -> PartlySeededNoise:
+        return PartlySeededNoise(self.seed + (number << 14), self.streams)
+
+
+@dataclass(frozen=True, eq=False)
+class PartlyKnown(NoiseSource):
+    """The draws of one purification, some of them known."""
+
+    source: PartlySeededNoise
+    fresh: NoiseSource
+
+    def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
+        source = SeededNoise(self.source.seed) if stream in self.source.streams else self.fresh
         return source.draw(stream, k, count, like)
 
 
@@ -113,7 +160,7 @@ class NoiseTables(NoiseSource):
         return SeededNoise(self.seed + (number << 14))
 
     def once(self, like: Tensor) -> NoiseSource:
-        return ChosenTables(self, tuple(torch.randint(self.tables, (len(like),)).tolist()))
+        return ChosenTables(self, tuple(combine(next_keys(like), 0).remainder(self.tables).tolist()))
 
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
         raise RuntimeError("NoiseTables must be asked for the noise of one purification first: source.once(x)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,36 @@ class Recomputed(torch.autograd.Function):
         return None, None, *(next(found) if need else None for need in needed)
 
 
+class Adjoint(torch.autograd.Function):
+    """Steps of an SDE of which only the last state is kept; its derivative walks back with the same noise.
+
+    Reference: Li, Wong, Chen, Duvenaud (2020), "Scalable Gradients for Stochastic Differential Equations", for additive
+    noise. With u' = u + f(u) dt + noise, every step is undone and differentiated where it arrived, u' instead of u:
+
+        a = a + dt (df/du)(u')^T a           u = u' - f(u') dt - noise          (an error of order dt)
+    """
+
+    @staticmethod
+    def forward(ctx, steps: Sequence[Callable[[Tensor], tuple[Tensor]]], u: Tensor) -> Tensor:
+        for step in steps:
+            (u,) = step(u)
+        ctx.steps = steps
+        ctx.save_for_backward(u)
+        return u
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, a: Tensor) -> tuple[None, Tensor]:
+        (u,) = ctx.saved_tensors
+        for step in reversed(ctx.steps):
+            with torch.enable_grad():
+                u = u.detach().requires_grad_()
+                (onward,) = step(u)
+            (a,) = torch.autograd.grad(onward, u, a)
+            u = 2 * u - onward
+        return None, a
+
+
 class Purifier(nn.Module, ABC):
     """Maps images (B, C, H, W) in [0, 1] to images of the same shape in [0, 1].
 
@@ -67,10 +97,12 @@ class Purifier(nn.Module, ABC):
     `recompute`: whether a differentiated purification keeps only the state between its steps and computes each step a
     second time on the way back, so that memory does not grow with the number of steps.
     `first_order`: whether derivatives leave out how gradients that the purifier itself takes change with x.
+    `adjoint`: whether derivatives come from walking its SDE backward; None: it integrates none.
     """
 
     recompute = True
     first_order = False
+    adjoint: bool | None = None
 
     @abstractmethod
     def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
@@ -86,6 +118,17 @@ class Purifier(nn.Module, ABC):
         if self.recompute and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in state):
             return Recomputed.apply(step, type(self).__name__, *state)
         return step(*state)
+
+    def integrate(self, u: Tensor, steps: Iterable[Callable[[Tensor], tuple[Tensor]]]) -> Tensor:
+        """Take the steps of an SDE with additive noise, each from a state to `(state,)`, noise drawn outside.
+
+        What the derivative is, and what of the way is kept for it, `adjoint` decides; otherwise as in `checkpointed`.
+        """
+        if self.adjoint and torch.is_grad_enabled() and u.requires_grad:
+            return Adjoint.apply(tuple(steps), u)
+        for step in steps:
+            (u,) = self.checkpointed(step, u)
+        return u
 
     def gradient(self, function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         """Values (B,) of a function that treats images one by one, and its gradient for each image, (B, C, H, W).
@@ -118,6 +161,8 @@ class Purifier(nn.Module, ABC):
 
 class Identity(Purifier):
     """No purification: what an undefended classifier has."""
+
+    adjoint = False
 
     def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
         return x

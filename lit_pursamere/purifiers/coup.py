@@ -61,6 +61,8 @@ class COUP(Purifier):
         ValueError: If a number is out of range or the sampler is unknown.
     """
 
+    adjoint = False
+
     def __init__(
         self,
         score_model: ScoreModel,
@@ -105,11 +107,11 @@ class COUP(Purifier):
         """
         noise = (noise or self.noise).once(x)
         advance = self._euler if self.sampler == "sde" else self._ancestral
-        u = 2 * x - 1
-        for k, step in enumerate(self.steps, start=1):
-            z = noise.draw("reverse", k, 1, x)[0] if k <= self.draws else 0.0
-            (u,) = self.checkpointed(partial(advance, step=step, z=z), u)
-        return ((u + 1) / 2).clamp(0, 1)
+        steps = (
+            partial(advance, step=step, z=noise.draw("reverse", k, 1, x)[0] if k <= self.draws else 0.0)
+            for k, step in enumerate(self.steps, start=1)
+        )
+        return ((self.integrate(2 * x - 1, steps) + 1) / 2).clamp(0, 1)
 
     def _euler(self, u: Tensor, step: ReverseStep, z: Tensor | float) -> tuple[Tensor]:
         score = vp_score(self.score_model, u, step.alpha_bar) + self._guidance(u)

@@ -54,6 +54,8 @@ class DiffPure(Purifier):
         ValueError: If the times are not ordered, or the sampler or the start is unknown.
     """
 
+    adjoint = False
+
     def __init__(
         self,
         score_model: ScoreModel,
@@ -91,10 +93,11 @@ class DiffPure(Purifier):
         """
         noise = (noise or self.noise).once(x)
         u = diffuse(2 * x - 1, self.alpha_bar, noise.draw("forward", 0, 1, x)[0])
-        for k, step in enumerate(self.steps, start=1):
-            z = noise.draw("reverse", k, 1, x)[0] if self.sampler == "sde" else None
-            (u,) = self.checkpointed(partial(self._step, step=step, z=z), u)
-        return ((u + 1) / 2).clamp(0, 1)
+        steps = (
+            partial(self._step, step=step, z=noise.draw("reverse", k, 1, x)[0] if self.sampler == "sde" else None)
+            for k, step in enumerate(self.steps, start=1)
+        )
+        return ((self.integrate(u, steps) + 1) / 2).clamp(0, 1)
 
     def _step(self, u: Tensor, step: ReverseStep, z: Tensor | None) -> tuple[Tensor]:
         score = vp_score(self.score_model, u, step.alpha_bar)

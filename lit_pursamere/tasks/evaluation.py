@@ -2,7 +2,8 @@
 
 Iterative attacks run over all images at once in slots, as many as a batch has images: an image that is done makes room
 for the next. All others get the loader's batches, whole and always the same ones, because they may draw random numbers
-per batch. Rows are on disk as soon as a batch of images is done, so a run that is killed loses little.
+per batch. Fresh noise follows the images, so that rows do not depend on order, interruptions and, for iterative attacks,
+processes. Rows are on disk as soon as a batch of images is done, so a run that is killed loses little.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from torch import Tensor
 
 from lit_pursamere.attacks import Attack, IterativeAttack, Outcome
 from lit_pursamere.defense import Defense
+from lit_pursamere.diffusion.image_noise import image_keys, repeated_draws, stepped
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity
 from lit_pursamere.results import Records
 from lit_pursamere.results.images import ImageStore
 from lit_pursamere.results.verdicts import CLEAN
-from lit_pursamere.seeding import run_seed
+from lit_pursamere.seeding import reseed, run_seed
 from lit_pursamere.tasks.judge import Verdict, distances, judge
 
-__all__ = ["Batch", "Evaluation"]
+__all__ = ["Batch", "Evaluation", "verdict_keys"]
 
 Batch = tuple[Tensor, Tensor, Tensor]  # images, classes, positions in the data set
 
@@ -101,7 +103,8 @@ class Evaluation:
             batch = x[position], y[position], index[position.to(index.device)]
             self._record(system, name, batch, outcome, torch.ones(len(position), dtype=torch.bool))
 
-        attack.in_slots(self.systems[system].view(attack.gradient), x, y, self.slots, finished, progress)
+        view, keys = self.systems[system].view(attack.gradient), image_keys(index, run_seed(), system, name)
+        attack.in_slots(view, x, y, self.slots, finished, progress, keys)
 
     def _in_batches(
         self, system: str, name: str, batches: list[Batch], lacks: list[Tensor], progress: Callable[[int, int], None]
@@ -112,18 +115,20 @@ class Evaluation:
             def of_all(done: int, total: int, i: int = i) -> None:
                 progress(i * total + done, len(todo) * total)
 
-            x, y, _ = batch
+            x, y, index = batch
             if name == CLEAN:
                 outcome = Outcome(x, x)
                 of_all(0, 1)
             else:
                 attack = self.attacks[name]
-                outcome = attack(self.systems[system].view(attack.gradient), x, y, of_all)
+                with repeated_draws():  # the attack's own generator depends on the batch, and on nothing before it
+                    reseed(*(image_keys(index, run_seed(), system, name) & 0xFFFFFFFF).tolist())
+                    outcome = attack(self.systems[system].view(attack.gradient), x, y, of_all)
             self._record(system, name, batch, outcome, lack)
 
     def _record(self, system: str, name: str, batch: Batch, outcome: Outcome, lack: Tensor) -> None:
         """Judge attacked images and write the rows that are lacking, (B,); images are on disk before their rows."""
-        judged = self._judge(system, name, outcome, batch[1])
+        judged = self._judge(system, name, outcome, batch)
         rows = self._rows(system, name, batch, outcome, judged)
         rows = [row for row, wanted in zip(rows, lack.tolist(), strict=True) if wanted]
         if self.store is not None:
@@ -134,9 +139,11 @@ class Evaluation:
         self.progress.advance(len(rows))
         self.attacked(system, name, batch, outcome.last)
 
-    def _judge(self, system: str, name: str, outcome: Outcome, y: Tensor) -> Judged:
+    def _judge(self, system: str, name: str, outcome: Outcome, batch: Batch) -> Judged:
         defense, attack, fooled = self.systems[system], self.attacks.get(name), outcome.first_success
-        last = judge(defense, outcome.last, y, self.evaluations, self.slots)
+        _, y, index = batch
+        keys = verdict_keys(index, run_seed(), system, name)
+        last = judge(defense, outcome.last, y, self.evaluations, self.slots, keys["last"])
         if attack is None or (attack.gradient == "gray" and not isinstance(defense.purifier, Identity)):
             return Judged(last, None, outcome.last, fooled)
         if isinstance(attack, IterativeAttack):  # it did not ask about its last iterate
@@ -145,7 +152,7 @@ class Evaluation:
         # An image that is never right at the last iterate cannot get worse.
         asked = torch.nonzero((outcome.any != outcome.last).flatten(1).any(1) & (last.votes > 0)).flatten()
         if len(asked):
-            found = judge(defense, outcome.any[asked], y[asked], self.evaluations, self.slots)
+            found = judge(defense, outcome.any[asked], y[asked], self.evaluations, self.slots, keys["any"][asked.cpu()])
             fewer = found.votes < last.votes[asked]
             for value, new in zip(worse, found, strict=True):
                 value[asked[fewer]] = new[fewer]
@@ -179,6 +186,12 @@ class Evaluation:
             | same
             for i in range(len(y))
         ]
+
+
+def verdict_keys(index: Tensor, seed: int, system: str, attack: str) -> dict[str, Tensor]:
+    """Keys of the noise at which images (B,) are judged after an attack, at the `last` iterate and at `any`."""
+    keys = image_keys(index.cpu(), seed, system, attack)
+    return {iterate: stepped(keys, -step) for step, iterate in enumerate(("last", "any"), start=2)}
 
 
 def listed(column: Tensor | list | None, count: int) -> list:

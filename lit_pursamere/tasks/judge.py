@@ -15,6 +15,7 @@ from torch import Tensor
 from lit_pursamere.attacks.gradients import adversarial_loss
 from lit_pursamere.attacks.scheduler import cycle
 from lit_pursamere.defense import Defense
+from lit_pursamere.diffusion.image_noise import follow
 from lit_pursamere.threat import image_norm
 
 __all__ = ["Verdict", "distances", "judge"]
@@ -24,7 +25,8 @@ class Verdict(NamedTuple):
     """What a defence says of B images, all (B,).
 
     `prediction` is its first answer, `votes` the number of right ones; `margin` (true logit minus the best other one),
-    `loss` (cross-entropy) and `moved` (l2 distance by which the purifier moves the image) are means over all answers.
+    `loss` (cross-entropy) and `moved` (l2 distance by which the purifier moves the image) are means over all answers;
+    the margin and the loss of an ensemble are those of what it averages to.
     """
 
     prediction: Tensor
@@ -45,7 +47,9 @@ def in_groups(function: Callable[..., tuple[Tensor, ...]], slots: int, *values: 
 
 
 @torch.no_grad()
-def judge(defense: Defense, images: Tensor, y: Tensor, evaluations: int, slots: int) -> Verdict:
+def judge(
+    defense: Defense, images: Tensor, y: Tensor, evaluations: int, slots: int, keys: Tensor | None = None
+) -> Verdict:
     """Let a defence judge images.
 
     Args:
@@ -54,22 +58,26 @@ def judge(defense: Defense, images: Tensor, y: Tensor, evaluations: int, slots: 
         y: True classes (B,).
         evaluations: How often each image is judged.
         slots: Images per forward pass.
+        keys: Key of each image (B,), from which fresh noise is made, see `diffusion.image_noise`. None: fresh noise
+            comes from torch's global generator.
 
     Returns:
         The verdict on every image.
     """
 
-    def answers(x: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    def answers(x: Tensor, labels: Tensor, *keys: Tensor) -> tuple[Tensor, ...]:
         draws = []
-        for _ in range(evaluations):
-            purified = defense.purify(x)
-            logits = defense.classify(purified)
-            margin, loss = -adversarial_loss(logits, labels, "margin"), adversarial_loss(logits, labels)
-            draws.append((logits.argmax(1), margin, loss, image_norm(purified - x, "l2")))
+        with follow(*keys or (None,)):
+            for _ in range(evaluations):
+                copies = defense.purifications(x)
+                logits = defense.decide(copies)
+                margin, loss = -adversarial_loss(logits, labels, "margin"), adversarial_loss(logits, labels)
+                moved = torch.stack([image_norm(purified - x, "l2") for purified in copies]).mean(0)
+                draws.append((logits.argmax(1), margin, loss, moved))
         predictions, *numbers = (torch.stack(column) for column in zip(*draws, strict=True))
         return predictions[0], (predictions == labels).sum(0), *(number.mean(0) for number in numbers)
 
-    return Verdict(*in_groups(answers, slots, images, y))
+    return Verdict(*in_groups(answers, slots, images, y, *([] if keys is None else [keys.to(images.device)])))
 
 
 @torch.no_grad()

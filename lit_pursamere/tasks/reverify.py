@@ -2,8 +2,8 @@
 
     lit-pursamere reverify runs/digits/robustness --precision 64
 
-The images stay what they are, only the last forward passes are repeated. A verdict that changes hangs on rounding, or,
-for a stochastic defence, on a draw.
+The images stay what they are, only the last forward passes are repeated, with the same noise. A verdict that changes
+hangs on rounding.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lit_pursamere.manifest import read_manifest
 from lit_pursamere.progress import Progress
 from lit_pursamere.results import read_rows
 from lit_pursamere.results.images import read_images
+from lit_pursamere.tasks.evaluation import verdict_keys
 from lit_pursamere.tasks.judge import judge
 from lit_pursamere.tasks.robustness import LitRobustness
 from lit_pursamere.weights import state_digest
@@ -81,7 +82,9 @@ def reverify(
                 asked = [row[f"prediction_{iterate}"] is not None for row in part]
                 if not any(asked):
                     continue
-                now = judge(defense, images.to(device, dtype), y, 1, batch_size).prediction.tolist()
+                keys = torch.stack([verdict_keys(torch.tensor(row["index"]), row["seed"], name, row["attack"])[iterate]
+                                    for row in part])  # fmt: skip
+                now = judge(defense, images.to(device, dtype), y, 1, batch_size, keys).prediction.tolist()
                 pairs = [(row, new) for row, new, wanted in zip(part, now, asked, strict=True) if wanted]
                 count += len(pairs)
                 found += [
@@ -129,8 +132,8 @@ def check_systems(folder: Path, systems: dict[str, Defense], manifest: dict) -> 
     for name, text in manifest["systems"].items():
         if name not in systems:
             raise ValueError(f"{folder} evaluated the system {name!r}, which the configuration lacks")
-        if str(systems[name].purifier) != text:
-            raise ValueError(f"{name} was {text} in {folder}, but the configuration says {systems[name].purifier}")
+        if (now := systems[name].description) != text:
+            raise ValueError(f"{name} was {text} in {folder}, but the configuration says {now}")
         if (digest := state_digest(systems[name].to(dtype))) != manifest["weights"][name]:
             raise ValueError(
                 f"the weights of {name} are not those of the run in {folder}: {digest[:12]} instead of "

@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric
 
 from lit_pursamere.attacks import Attack
 from lit_pursamere.data import ShardSampler
-from lit_pursamere.defense import Defense
+from lit_pursamere.defense import Average, Defense
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
 from lit_pursamere.results import SEMANTICS, Records, write_report
@@ -48,6 +48,9 @@ class LitRobustness(pl.LightningModule):
             mean, and beside it the images that are right every time (worst) and most of the time (vote).
         success: Which verdict is the headline of the protocol that is followed, one of `results.SEMANTICS`: at the last
             iterate or at any; the mean over evaluations, or right every time (`worst`) or most of the time (`vote`).
+        copies: How often the defence purifies an image for one answer (ADP's ensemble: 10).
+        average: What the answer of several copies is, the mean of `logits` or `softmax`, or the share of `votes`.
+        surrogate: Purifier that attackers with the view `surrogate` differentiate instead, say one of fewer steps.
         pictures: Images in the picture grid (0: none).
         pool: Images that are gathered before they are evaluated, at most. Changes no result; the larger it is, the
             longer images that are done make room for others.
@@ -67,6 +70,9 @@ class LitRobustness(pl.LightningModule):
         undefended: bool = True,
         evaluations: int = 1,
         success: str = "any",
+        copies: int = 1,
+        average: Average = "logits",
+        surrogate: Purifier | None = None,
         pictures: int = 6,
         pool: int = 1024,
         save_images: bool = False,
@@ -82,9 +88,12 @@ class LitRobustness(pl.LightningModule):
             raise ValueError("an attack cannot be named 'clean'; the clean verdict is always part of a test")
         if checkpoint is not None:
             load_weights(classifier, checkpoint)
-        self.systems = nn.ModuleDict({type(purifier).__name__: Defense(purifier, classifier)})
+        defense = Defense(purifier, classifier, copies, average, surrogate)
+        for attack in attacks.values():
+            defense.view(attack.gradient)  # complains of one that the defence does not have
+        self.systems = nn.ModuleDict({type(purifier).__name__: defense})
         if undefended and not isinstance(purifier, Identity):
-            self.systems[UNDEFENDED] = Defense(Identity(), classifier)
+            self.systems[UNDEFENDED] = Defense(Identity(), classifier, surrogate=surrogate and Identity())
         self.attacks, self.output, self.pictures = dict(attacks), Path(output), pictures
         self.evaluations, self.success, self.pool, self.save_images = evaluations, success, pool, save_images
         self.columns = [(s, a, k) for s in self.systems for a in ("clean", *attacks) for k in ("last", "any")]
@@ -107,7 +116,7 @@ class LitRobustness(pl.LightningModule):
                 "digest": hashlib.sha256(",".join(map(str, indices)).encode()).hexdigest()[:16],
                 "shape": [data.channels, data.image_size, data.image_size],
             },
-            "systems": {name: str(defense.purifier) for name, defense in self.systems.items()},
+            "systems": {name: defense.description for name, defense in self.systems.items()},
             "weights": {name: state_digest(defense) for name, defense in self.systems.items()},
             "attacks": {name: describe(attack) for name, attack in self.attacks.items()},
             "evaluations": self.evaluations,
