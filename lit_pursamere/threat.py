@@ -16,7 +16,8 @@ from torch import Tensor
 __all__ = ["GRADIENTS", "Gradient", "Pixels", "ThreatModel", "project_l2_ball_and_box"]
 
 Norm = Literal["linf", "l2", "l1"]
-Gradient = Literal["gray", "bpda", "first_order", "adjoint", "surrogate", "exact"]  # what the attacker differentiates; see defense.py
+# What the attacker differentiates; see defense.py.
+Gradient = Literal["gray", "bpda", "first_order", "adjoint", "surrogate", "exact"]
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
 L1_FRACTION = 0.05  # share of the coordinates that one l1 step moves
 

@@ -7,6 +7,7 @@ import gc
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 from lit_pursamere.attacks import PGD, SPSA
 from lit_pursamere.defense import Defense
-from lit_pursamere.diffusion import GaussianMixtureScore, NoiseSource, ScoreModel
-from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
+from lit_pursamere.diffusion import GaussianMixtureScore, NoiseSource, ScoreModel, SeededNoise
+from lit_pursamere.purifiers import COUP, DiffPure, Identity, Purifier, PurSAMERE
 from lit_pursamere.threat import ThreatModel
 
 VIEWS = ("gray", "bpda", "first_order", "exact")  # those that PurSAMERE has
@@ -452,3 +453,79 @@ def test_a_view_without_gradient_is_refused_by_attacks_that_need_one(linear_clas
         PGD(threat, "exact", steps=2)(defense.view("exact"), images, y)
     PGD(threat, "bpda", steps=2)(defense.view("bpda"), images, y)
     SPSA(threat, "exact", steps=2, pairs=2)(defense.view("exact"), images, y)
+
+
+# --- ensembles, and the views of an SDE and of a surrogate
+
+
+@pytest.fixture
+def noisy(mixture) -> DiffPure:
+    return DiffPure(mixture, t_star=0.2, dt=0.05, seed=3)
+
+
+@pytest.mark.parametrize("average", ["logits", "softmax", "votes"])
+def test_an_ensemble_averages_the_answers_to_its_copies(noisy, curved, images, average):
+    ensemble = Defense(noisy, curved, copies=3, average=average)
+    logits = torch.stack([curved(noisy(images, noisy.noise.copy(j))) for j in range(3)])
+    expected = {
+        "logits": logits.mean(0),
+        "softmax": logits.softmax(2).mean(0).log(),
+        "votes": F.one_hot(logits.argmax(2), 3).double().mean(0),
+    }[average]
+    assert torch.allclose(ensemble(images), expected, rtol=0, atol=1e-12)
+    assert not torch.allclose(logits[0], logits[1], atol=1e-3)
+    y = torch.arange(8) % 3
+    slope = loss_gradient(ensemble, images, y)
+    if average != "votes":
+        assert torch.allclose(slope, finite_differences(ensemble, images, y), rtol=0, atol=1e-6)
+    assert slope.abs().flatten(1).amax(1).min() > 0
+    assert loss_gradient(ensemble.view("bpda"), images, y).abs().flatten(1).amax(1).min() > 0
+
+
+def test_fresh_copies_differ_and_a_known_source_is_used_for_all(mixture, linear_classifier, images):
+    ensemble = Defense(DiffPure(mixture, t_star=0.2, dt=0.05), linear_classifier, copies=2)
+    first, second = ensemble.purifications(images)
+    assert not torch.allclose(first, second, atol=1e-3)
+    assert torch.equal(ensemble(images, SeededNoise(1)), ensemble(images, SeededNoise(1)))
+    assert "logits of 2 copies" in ensemble.description
+    for wrong in ({"copies": 0}, {"average": "median"}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong.values()))}"):
+            Defense(Identity(), linear_classifier, **wrong)
+
+
+@pytest.mark.parametrize("build", [DiffPure, partial(DiffPure, sampler="ode"), COUP], ids=["sde", "ode", "coup"])
+def test_the_adjoint_gradient_comes_close_to_the_exact_one_as_steps_get_smaller(build, mixture, curved, images):
+    y, errors = torch.arange(8) % 3, []
+    for dt in (0.004, 0.002, 0.001):
+        guide = {"classifier": curved.eval()} if build is COUP else {}
+        defense = Defense(build(mixture, t_star=0.1, dt=dt, seed=1, **guide), curved)
+        view = defense.view("adjoint")
+        assert torch.equal(view(images), defense(images))
+        exact, adjoint = (loss_gradient(defense.view(name), images, y).flatten(1) for name in ("exact", "adjoint"))
+        errors.append(((adjoint - exact).norm(dim=1) / exact.norm(dim=1)).median().item())
+    assert F.cosine_similarity(exact, adjoint).min() > 0.99  # at the authors' dt
+    assert errors[0] > 1.4 * errors[1] > 1.4**2 * errors[2] > 0, f"the error must fall like dt: {errors}"
+
+
+def test_the_adjoint_view_stores_no_steps(mixture, linear_classifier, images):
+    view = Defense(DiffPure(mixture, seed=1), linear_classifier).view("adjoint")
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        view(images.clone().requires_grad_())
+    assert len(kept) < 10
+
+
+def test_the_surrogate_is_attacked_instead(mixture, linear_classifier, images):
+    full, short = DiffPure(mixture, seed=1), DiffPure(mixture, dt=0.02, seed=1)
+    defense = Defense(full, linear_classifier, surrogate=short)
+    assert torch.equal(defense.view("surrogate")(images), linear_classifier(short(images)))
+    assert torch.equal(defense(images), linear_classifier(full(images)))
+    assert defense.views == ("gray", "bpda", "first_order", "adjoint", "surrogate", "exact")
+
+
+def test_views_that_a_defence_lacks_are_named_with_the_mend(defense):
+    assert defense.views == VIEWS
+    with pytest.raises(ValueError, match=r"PurSAMERE integrates no SDE.*exact"):
+        defense.view("adjoint")
+    with pytest.raises(ValueError, match="name it with `model"):
+        defense.view("surrogate")

@@ -2,8 +2,8 @@
 
 References: Steele, Lea, Flood (2014), SplitMix64, counter-based; Box and Muller (1958).
 
-    base = hash(key, stream, k, draw)      bits_i = splitmix64(base + i golden)      u, v = upper and lower half of bits_i
-    normals 2 i, 2 i + 1 = sqrt(-2 log u) (cos 2 pi v, sin 2 pi v)
+    base = hash(key, stream, k, draw)      bits_i = splitmix64(base + i golden)      u_i, v_i = its upper and lower half
+    two normals = sqrt(-2 log u_i) (cos 2 pi v_i, sin 2 pi v_i)
 
 An evaluation says which images are at hand (`follow`), so that what fresh noise an image meets depends on the run's
 seed, the image, the attack and the step alone: not on its neighbours, on interruptions or on the number of processes.

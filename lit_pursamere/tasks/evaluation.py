@@ -2,8 +2,8 @@
 
 Iterative attacks run over all images at once in slots, as many as a batch has images: an image that is done makes room
 for the next. All others get the loader's batches, whole and always the same ones, because they may draw random numbers
-per batch. Fresh noise follows the images, so that rows do not depend on order, interruptions and, for iterative attacks,
-processes. Rows are on disk as soon as a batch of images is done, so a run that is killed loses little.
+per batch. Fresh noise follows the images, so that rows depend neither on order nor on interruptions or processes. Rows
+are on disk as soon as a batch of images is done, so a run that is killed loses little.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ from lit_pursamere.data import Digits, ShardSampler
 from lit_pursamere.defense import Defense
 from lit_pursamere.networks import WideResNet
 from lit_pursamere.progress import Progress
-from lit_pursamere.purifiers import Identity, PurSAMERE
+from lit_pursamere.purifiers import ADP, Identity, PurSAMERE
 from lit_pursamere.results import Records, read_rows
 from lit_pursamere.tasks.evaluation import Evaluation
+from lit_pursamere.tasks.judge import judge
 from lit_pursamere.threat import ThreatModel
 
 THREAT, COUNT, SLOTS = ThreatModel("linf", 0.2), 22, 4
@@ -38,12 +39,16 @@ ATTACKS = {
 
 @pytest.fixture(scope="module")
 def systems(tiny_scores):
-    """A WideResNet with the shape of the digits, alone and behind PurSAMERE; float32."""
+    """A WideResNet with the shape of the digits, alone, behind PurSAMERE and behind an ensemble of fresh noise."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = WideResNet(10, 1, channels=1)
     purifier = PurSAMERE(tiny_scores("NCSNv2"), 0.8, 0.2, 1, [0.5, 0.1])
-    return {"PurSAMERE": Defense(purifier, network), "undefended": Defense(Identity(), network)}
+    return {
+        "PurSAMERE": Defense(purifier, network),
+        "undefended": Defense(Identity(), network),
+        "ADP": Defense(ADP(tiny_scores("NCSNv2"), 0.1, steps=1), network, copies=2),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +77,12 @@ def evaluate(systems, data, folder, world=1, ranks=None, stop=lambda: None):
 def whole(systems, data, tmp_path_factory):
     """The rows of one process that nobody interrupts."""
     rows = evaluate(systems, data, tmp_path_factory.mktemp("whole"))
-    assert len(rows) == 2 * 4 * COUNT
+    assert len(rows) == 3 * 4 * COUNT
     broken = {row["first_success"] for row in rows if row["attack"] == "stop"}
     assert len(broken) >= 3, "images must leave at different steps"
+    noisy = [row["margin_last"] for row in rows if (row["system"], row["attack"]) == ("ADP", "clean")]
+    again = judge(systems["ADP"], data[0], data[1], 1, SLOTS).margin
+    assert not torch.allclose(torch.tensor(noisy), again, atol=1e-4), "fresh noise must matter"
     return rows
 
 
