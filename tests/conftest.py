@@ -12,7 +12,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lit_pursamere.diffusion import DDPMppScore, DDPMScore, EDMScore, GaussianMixtureScore, NCSNv2Score, ScoreModel
+from lit_pursamere.diffusion import (
+    AutoencoderScore,
+    DDPMppScore,
+    DDPMScore,
+    EDMScore,
+    GaussianMixtureScore,
+    NCSNv2Score,
+    ScoreModel,
+)
+from lit_pursamere.networks import DenoisingAutoencoder
 
 torch.set_num_threads(1)
 
@@ -95,6 +104,7 @@ TINY_SCORES: dict[str, Callable[[], ScoreModel]] = {
     "EDM": lambda: EDMScore(8, (1, 1), 1, (4,), 1, 8),
     "EDM-VP": lambda: EDMScore(8, (1, 1), 1, (4,), 1, 8, preconditioning="vp"),
     "EDM-VE": lambda: EDMScore(8, (1, 1), 1, (4,), 1, 8, preconditioning="ve"),
+    "DAE": lambda: AutoencoderScore(DenoisingAutoencoder(1, 4)),
 }
 
 

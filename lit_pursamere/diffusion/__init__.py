@@ -1,5 +1,6 @@
 """The mathematics of noise: score models, noise levels, the expected reconstruction error, sampling, objectives."""
 
+from lit_pursamere.diffusion.autoencoder import AutoencoderScore
 from lit_pursamere.diffusion.noise import (
     FreshNoise,
     NoiseSource,
@@ -32,6 +33,7 @@ from lit_pursamere.diffusion.score_model import GaussianMixtureScore, ScoreModel
 from lit_pursamere.diffusion.wrappers import DDPMppScore, DDPMScore, EDMScore, NCSNv2Score, PreconditionedScore
 
 __all__ = [
+    "AutoencoderScore",
     "DDPMObjective",
     "DDPMScore",
     "DDPMppScore",

@@ -1,5 +1,6 @@
 """Plain networks; no mathematics of diffusion and no weight files in here."""
 
+from lit_pursamere.networks.autoencoder import DenoisingAutoencoder, MagNetAutoencoder
 from lit_pursamere.networks.ddpm_unet import DDPMUNet
 from lit_pursamere.networks.ddpmpp import DDPMpp
 from lit_pursamere.networks.ncsnv2 import NCSNv2
@@ -7,4 +8,13 @@ from lit_pursamere.networks.songunet import SongUNet
 from lit_pursamere.networks.wide_resnet import WideResNet
 from lit_pursamere.networks.wide_resnet_adp import WideResNetADP
 
-__all__ = ["DDPMUNet", "DDPMpp", "NCSNv2", "SongUNet", "WideResNet", "WideResNetADP"]
+__all__ = [
+    "DDPMUNet",
+    "DDPMpp",
+    "DenoisingAutoencoder",
+    "MagNetAutoencoder",
+    "NCSNv2",
+    "SongUNet",
+    "WideResNet",
+    "WideResNetADP",
+]

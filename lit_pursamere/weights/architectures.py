@@ -75,6 +75,21 @@ def _unet2d(shapes: Shapes) -> str:
     return f"UNet2DModel {'-'.join(map(str, widths))}, {_some(layers, 'layer')} per block, {_some(channels, 'channel')}"
 
 
+def _denoising_autoencoder(shapes: Shapes) -> str:
+    width, channels = shapes["down1.weight"][:2]
+    fits = shapes["up2.weight"][:2] == (2 * width, width) and shapes["pixels.weight"][:2] == (channels, width)
+    return f"DenoisingAutoencoder width {width}, {_some(channels, 'channel')}" if fits else ""
+
+
+def _magnet(shapes: Shapes) -> str:
+    width, channels = shapes["convs.0.weight"][:2]
+    count = _count(shapes, r"convs\.(\d+)\.")
+    if count not in (3, 5) or shapes[f"convs.{count - 1}.weight"][:2] != (channels, width):
+        return ""
+    kind = "with" if count == 5 else "without"
+    return f"MagNetAutoencoder width {width}, {kind} pooling, {_some(channels, 'channel')}"
+
+
 def _wide_resnet(shapes: Shapes, stage: str, last: str, naming: str) -> str:
     blocks = _count(shapes, rf"{re.escape(stage)}(\d+)\.")
     width = shapes[f"{stage}0.conv1.weight"][0] / shapes["conv1.weight"][0]
@@ -97,6 +112,8 @@ ARCHITECTURES = {
     "all_modules.3.GroupNorm_0.weight": _ddpmpp,
     "map_layer0.weight": _songunet,
     "down_blocks.0.resnets.0.conv1.weight": _unet2d,
+    "down1.weight": _denoising_autoencoder,
+    "convs.0.weight": _magnet,
     "block1.layer.0.conv1.weight": _robustbench,
     "layer1.0.conv1.weight": _adp,
 }

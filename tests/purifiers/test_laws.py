@@ -64,6 +64,7 @@ WORLDS = {
     ("Langevin", "mixture"): lambda model: Langevin(model, [0.2, 0.1], 1e-3, seed=0),
     ("MALADE", "mixture"): lambda model: MALADE(model, steps=5, seed=0),
     ("MALADE", "mixture, MagNet"): lambda model: MALADE(model, 0.01, 0.01, 0, 1, seed=0),
+    ("MALADE", "DAE network"): lambda model: MALADE(model, steps=3, seed=0),
     ("LikelihoodMaximisation", "mixture"): lambda model: LikelihoodMaximisation(model),
     **{
         (name, f"{family} network"): build

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from lit_pursamere.networks import NCSNv2, WideResNet
+from lit_pursamere.networks import DenoisingAutoencoder, MagNetAutoencoder, NCSNv2, WideResNet
 from lit_pursamere.weights.architectures import recognise
 
 
@@ -44,6 +44,9 @@ def test_published_networks(golden, file, entry, expected, prefix):
     [
         (lambda: NCSNv2(ngf=6, channels=1, image_size=8), "NCSNv2 ngf 6, 1 channel"),
         (lambda: WideResNet(16, 2, num_classes=7), "WRN-16-2 (RobustBench naming), 7 classes"),
+        (lambda: DenoisingAutoencoder(3, 5), "DenoisingAutoencoder width 5, 3 channels"),
+        (lambda: MagNetAutoencoder(), "MagNetAutoencoder width 3, with pooling, 1 channel"),
+        (lambda: MagNetAutoencoder(pooling=False), "MagNetAutoencoder width 3, without pooling, 1 channel"),
         (lambda: torch.nn.Linear(2, 2), "unknown"),
     ],
 )
@@ -68,7 +71,7 @@ def test_a_resnet_is_not_taken_for_a_wide_one():
 
 @pytest.mark.parametrize("anchor", ["begin_conv.weight", "all_modules.3.GroupNorm_0.weight", "map_layer0.weight",
                                     "down_blocks.0.resnets.0.conv1.weight", "block1.layer.0.conv1.weight",
-                                    "layer1.0.conv1.weight"])  # fmt: skip
+                                    "layer1.0.conv1.weight", "down1.weight", "convs.0.weight"])  # fmt: skip
 @pytest.mark.parametrize("shape", [(), (2,), (2, 0)])
 def test_a_single_name_is_no_proof(anchor, shape):
     kind = recognise({anchor: torch.ones(shape)})
