@@ -9,7 +9,14 @@ from lit_pursamere.diffusion.noise import (
     SeededNoise,
     noise_source,
 )
-from lit_pursamere.diffusion.objectives import DDPMObjective, EDMObjective, NCSNObjective, Objective, VPObjective
+from lit_pursamere.diffusion.objectives import (
+    DAEObjective,
+    DDPMObjective,
+    EDMObjective,
+    NCSNObjective,
+    Objective,
+    VPObjective,
+)
 from lit_pursamere.diffusion.reconstruction import expected_reconstruction_error
 from lit_pursamere.diffusion.sampling import (
     annealed_langevin,
@@ -34,6 +41,7 @@ from lit_pursamere.diffusion.wrappers import DDPMppScore, DDPMScore, EDMScore, N
 
 __all__ = [
     "AutoencoderScore",
+    "DAEObjective",
     "DDPMObjective",
     "DDPMScore",
     "DDPMppScore",

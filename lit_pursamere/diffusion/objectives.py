@@ -7,9 +7,10 @@
 | DDPMObjective    | of index i uniform in 0..999                      | 1/d                        | DDIM        |
 | VPObjective      | of time t uniform in [1e-5, 1]                    | 1/d                        | DDIM        |
 | EDMObjective     | log-normal, ln sigma_u ~ N(-1.2, 1.2^2)           | 1 + (sigma_u / data_std)^2 | Heun        |
+| DAEObjective     | always 2 sqrt(sigma2)                             | sigma2                     | Langevin    |
 
 References: Song & Ermon (2020); Ho et al. (2020), eq. 14; Song et al. (2021), VP-SDE; Karras et al. (2022), table 1,
-whose weight (sigma_u^2 + data_std^2) / (sigma_u data_std)^2 stands before sigma_u^2 R.
+whose weight (sigma_u^2 + data_std^2) / (sigma_u data_std)^2 stands before sigma_u^2 R; Srinivasan et al. (2021), eq. 4.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from lit_pursamere.diffusion.sampling import annealed_langevin, ddim, heun
 from lit_pursamere.diffusion.schedules import NoiseLevels, VariancePreserving, karras_levels
 from lit_pursamere.diffusion.score_model import ScoreModel
 
-__all__ = ["DDPMObjective", "EDMObjective", "NCSNObjective", "Objective", "VPObjective"]
+__all__ = ["DAEObjective", "DDPMObjective", "EDMObjective", "NCSNObjective", "Objective", "VPObjective"]
 
 VP = VariancePreserving()
 
@@ -185,3 +186,42 @@ class EDMObjective(Objective):
     def sample(self, score_model: ScoreModel, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         sigmas = [sigma / 2 for sigma in karras_levels(self.steps)]
         return heun(score_model, sigmas[0] * normal(shape, generator) + 0.5, [*sigmas, 0.0])
+
+
+@dataclass(frozen=True)
+class DAEObjective(Objective):
+    """Denoising at a single level, as denoising autoencoders r are trained: E ||r(x + sigma xi) - x||^2.
+
+    The squared error is summed over the pixels; noisy images are not clipped.
+
+    Args:
+        sigma2: Variance of the noise in squared pixel units (MALADE: 0.15 for MNIST; not a deviation).
+        alpha: Langevin step of the samples in squared pixel units. They are denoised ends of walks over noisy images,
+            so they vary less than the data; one level cannot do better.
+        steps: Langevin steps of the samples.
+    """
+
+    sigma2: float = 0.15
+    alpha: float = 0.015
+    steps: int = 200
+
+    def __post_init__(self) -> None:
+        if not (0 < self.sigma2 < math.inf and 0 < self.alpha < math.inf) or self.steps < 1:
+            raise ValueError(
+                "DAEObjective needs sigma2 and alpha above 0 and steps >= 1; "
+                f"got {self.sigma2}, {self.alpha} and {self.steps}"
+            )
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        return (self.sigma2**0.5,)
+
+    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        return torch.full((count,), self.sigma2**0.5)
+
+    def weight(self, sigma: Tensor, dimension: int) -> Tensor:
+        return sigma**2
+
+    def sample(self, score_model: ScoreModel, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        start = torch.rand(*shape, generator=generator, device=generator.device)
+        return annealed_langevin(score_model, start, self.levels, self.alpha, self.steps, generator)

@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from lit_pursamere.data import ArrayDataset, ImageDataModule
 from lit_pursamere.diffusion import (
+    AutoencoderScore,
+    DAEObjective,
     DDPMObjective,
     DDPMppScore,
     EDMObjective,
@@ -22,6 +24,7 @@ from lit_pursamere.diffusion import (
     VPObjective,
     expected_reconstruction_error,
 )
+from lit_pursamere.networks import DenoisingAutoencoder
 from lit_pursamere.tasks import LitScoreModel
 from lit_pursamere.tasks.score_model import average
 from lit_pursamere.weights import load_weights
@@ -193,7 +196,9 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, world):
             assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("objective", [NCSNObjective(), DDPMObjective(), VPObjective(), EDMObjective()], ids=repr)
+@pytest.mark.parametrize(
+    "objective", [NCSNObjective(), DDPMObjective(), VPObjective(), EDMObjective(), DAEObjective()], ids=repr
+)
 def test_the_loss_is_the_weighted_reconstruction_error(objective):
     torch.manual_seed(0)
     task = LitScoreModel(NCSNv2Score(2, 1, 8), objective)
@@ -204,6 +209,22 @@ def test_the_loss_is_the_weighted_reconstruction_error(objective):
         for i, s in enumerate(sigma)
     ]
     assert task.loss(x, sigma, noise).item() == pytest.approx(torch.cat(expected).mean().item(), rel=1e-5)
+
+
+def test_training_an_autoencoder_lowers_its_denoising_error(tmp_path):
+    torch.manual_seed(0)
+    clean = torch.zeros(8, 1, 8, 8)
+    clean[:4, :, :, :4] = clean[4:, :, :4] = 1
+    score_model = AutoencoderScore(DenoisingAutoencoder(1, 8), sigma2=0.09)
+    task = LitScoreModel(score_model, DAEObjective(0.09), lr=0.01, ema_decay=0.9)
+    loader = DataLoader(Recorded(clean), 8)
+    before = quiet_trainer(tmp_path).validate(task, loader, verbose=False)[0]
+    quiet_trainer(tmp_path, max_epochs=60).fit(task, loader)
+    after = quiet_trainer(tmp_path).validate(task, loader, verbose=False)[0]
+    assert set(after) == {"val/loss", "val/error_sigma_0.3_to_0.3"}
+    assert after["val/loss"] == pytest.approx(0.09 * 64 * after["val/error_sigma_0.3_to_0.3"], rel=1e-5)
+    assert after["val/loss"] < 0.3 * before["val/loss"]
+    assert task.sample(2, (1, 8, 8)).shape == (2, 1, 8, 8)
 
 
 def test_learning_rate_warms_up_and_then_falls_to_zero():
