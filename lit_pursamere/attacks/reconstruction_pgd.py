@@ -13,9 +13,9 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lit_pursamere.attacks.pgd import PGD
+from lit_pursamere.attacks.penalised_pgd import PenalisedPGD
 from lit_pursamere.attacks.transfer import identify
 from lit_pursamere.diffusion import NoiseLevels, ScoreModel, SeededNoise, expected_reconstruction_error
 
@@ -23,7 +23,7 @@ __all__ = ["ReconstructionPGD"]
 
 
 @dataclass(frozen=True)
-class ReconstructionPGD(PGD):
+class ReconstructionPGD(PenalisedPGD):
     """PGD on the loss minus a multiple of the expected reconstruction error; other settings are those of `PGD`.
 
     With the score model, levels, number of draws and seed of a PurSAMERE, it knows the very function that the purifier
@@ -43,7 +43,6 @@ class ReconstructionPGD(PGD):
     """
 
     score_model: ScoreModel = field(kw_only=True, repr=False, compare=False)
-    weight: float = 1.0
     sigmas: NoiseLevels | list[float] = NoiseLevels(first=1.0, stride=25)  # noqa: RUF009 (an immutable value)
     draws: int = 4
     noise_seed: int = 0
@@ -53,23 +52,16 @@ class ReconstructionPGD(PGD):
         super().__post_init__()
         sigmas = self.sigmas.values if isinstance(self.sigmas, NoiseLevels) else self.sigmas
         object.__setattr__(self, "sigmas", tuple(sigmas))
-        if not math.isfinite(self.weight):
-            raise ValueError(f"ReconstructionPGD needs a finite weight; got {self.weight}")
         if not self.sigmas or not all(0 < sigma < math.inf for sigma in self.sigmas):
             raise ValueError(f"ReconstructionPGD needs positive sigmas; got {list(self.sigmas)}")
         if self.draws < 1:
             raise ValueError(f"ReconstructionPGD needs draws >= 1; got {self.draws}")
-        if self.eot_mode == "sign_vote":
-            raise ValueError(f"ReconstructionPGD adds gradients, which eot_mode {self.eot_mode!r} does not give")
         SeededNoise(self.noise_seed)
         self.score_model.requires_grad_(False).eval()
         object.__setattr__(self, "score_id", identify(self.score_model))
 
-    def _gradient(self, view: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        gradient, wrong = super()._gradient(view, x_adv, y)
-        if self.weight:
-            gradient = gradient - self.weight / x_adv[0].numel() * self.error_gradient(x_adv)
-        return gradient, wrong
+    def penalty_gradient(self, x: Tensor) -> Tensor:
+        return self.error_gradient(x) / x[0].numel()
 
     def error_gradient(self, x: Tensor) -> Tensor:
         """Gradient of R, averaged over the levels, (B, C, H, W)."""

@@ -23,6 +23,7 @@ from lit_pursamere.attacks import (
     AutoAttack,
     Boundary,
     CarliniWagnerL2,
+    DetectorPGD,
     Outcome,
     RandomSearch,
     ReconstructionPGD,
@@ -35,6 +36,7 @@ from lit_pursamere.attacks import (
 )
 from lit_pursamere.attacks.base import Progress
 from lit_pursamere.attacks.survivors import SurvivorAttack
+from lit_pursamere.detectors import ReconstructionNorm, ScoreNorm
 from lit_pursamere.diffusion import GaussianMixtureScore
 from lit_pursamere.threat import ThreatModel
 
@@ -79,6 +81,10 @@ ATTACKS: dict[str, Callable[[ThreatModel], Attack]] = {
     "transfer": lambda threat: Transfer(PGD(threat, steps=4), source()),
     "reconstruction-pgd": lambda threat: ReconstructionPGD(
         threat, steps=6, score_model=score_model(), sigmas=[0.3, 0.1]
+    ),
+    "detector-pgd": lambda threat: DetectorPGD(threat, steps=6, detector=ScoreNorm(score_model(), 0.1)),
+    "detector-pgd-stop": lambda threat: DetectorPGD(
+        threat, steps=6, stop_on_success=True, detector=ReconstructionNorm(score_model(), 1, 0.1, threshold=0.2)
     ),
     "apgd": lambda threat: APGD(threat, steps=10, evaluations=2),
     "apgd-dlr-alone": lambda threat: APGD(threat, loss="dlr", steps=10, evaluations=1, one_by_one=True),
