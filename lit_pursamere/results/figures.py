@@ -1,6 +1,7 @@
 """Pictures: the theory redrawn, what a purifier does to images, and how its search went.
 
-Reference: PurSAMERE (Hoang et al., 2026), Figure 1 and Proposition 1; the numbers come from `theory`.
+References: PurSAMERE (Hoang et al., 2026), Figure 1 and Proposition 1; COUP (Zhang et al., 2024), Figure 3. The numbers
+come from `theory` and `coup_toy`.
 
 Every function returns a matplotlib Figure that belongs to nobody: no pyplot, no display, no global state. So it can be
 saved, shown in a notebook, or handed to TensorBoard's `add_figure`. matplotlib itself is imported at the first drawing.
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lit_pursamere.results import theory
+from lit_pursamere.results import coup_toy, theory
 from lit_pursamere.results.style import (
     BLUE,
+    CYCLE,
     GREY,
     INK,
+    MARKERS,
     NORMAL,
     PURPLE,
     RIGHT,
@@ -36,7 +39,14 @@ if TYPE_CHECKING:
 
     from lit_pursamere.purifiers.pursamere import Trajectory
 
-__all__ = ["FIGURES", "picture_grid", "proposition1_figure", "reconstruction_error_figure", "trajectory_figure"]
+__all__ = [
+    "FIGURES",
+    "coup_toy_figure",
+    "picture_grid",
+    "proposition1_figure",
+    "reconstruction_error_figure",
+    "trajectory_figure",
+]
 
 MAX_ROWS = 8
 
@@ -97,6 +107,36 @@ def proposition1_figure() -> Figure:
     axes.loglog(sigmas.numpy(), guide.numpy(), **style, label="guide: slope 3 (the bound)")
     axes.legend(frameon=False, fontsize=SMALL + 0.5, labelcolor=INK, loc="upper left")
     grid_lines(axes, "both")
+    return figure
+
+
+def coup_toy_figure(runs: int = 10_000) -> Figure:
+    """Draw COUP's toy world, and how often COUP flips a label under guidance by a disturbed classifier.
+
+    Args:
+        runs: Purifications for each of the 37 points on the right, which share their noise; 10,000 take ten seconds.
+    """
+    u, noise_levels = torch.linspace(-3, 3, 1201, dtype=torch.float64), (0, 1, 2, 3, 4, 5, 6, 8, 10)
+
+    figure = new_figure(3.0)
+    left, right = figure.subplots(1, 2)
+    decorate(left, "Two classes, classifier with $c = 1$", "$u = 2x - 1$", "density, probability")
+    decorate(right, f"Labels flipped, start at $u = {coup_toy.START:g}$", "noise level $c$ of the classifier", "share")
+    for label, colour in ((0, BLUE), (1, VERMILION)):
+        _curve(left, u, coup_toy.class_density(u, label), colour, f"$p_{label}(u)$")
+    left.plot(u.numpy(), coup_toy.class_probability(u, 1.0).numpy(), color=INK, linewidth=0.9, label="$p(1\\,|\\,u)$")
+    left.set(xlim=(-3, 3), ylim=(0, 1.08))
+    for lam, colour, marker in zip((0, 1, 2, 5, 10), (GREY, *CYCLE), MARKERS, strict=False):
+        if lam == 0:  # nobody asks the classifier
+            shares = [coup_toy.flip_probability(0, 0, runs).last] * len(noise_levels)
+        else:
+            shares = [coup_toy.flip_probability(lam, c, runs).last for c in noise_levels]
+        style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.4}
+        right.plot(noise_levels, shares, **style, label=f"$\\lambda = {lam}$")
+    right.set(ylim=(0, None))
+    grid_lines(right)
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=SMALL, labelcolor=INK, loc="upper left")
     return figure
 
 
@@ -242,4 +282,5 @@ def _band(axes: Axes, values: Tensor, colour: str) -> None:
 FIGURES: dict[str, Callable[[], Figure]] = {
     "reconstruction-error": reconstruction_error_figure,
     "proposition-1": proposition1_figure,
+    "coup-toy": coup_toy_figure,
 }

@@ -8,7 +8,7 @@ import torch
 from matplotlib.colors import same_color
 
 from lit_pursamere.purifiers.pursamere import Trajectory
-from lit_pursamere.results import figures, theory
+from lit_pursamere.results import coup_toy, figures, theory
 
 NAMES = ("cat", "dog", "automobile")
 
@@ -26,8 +26,14 @@ def grid(count=3, channels=1, **changes):
     return figures.picture_grid(labels=labels, class_names=NAMES, epsilon_note="eps 8/255", **arguments)
 
 
+@pytest.fixture
+def invented_flips(monkeypatch):
+    """Flip probabilities that need no simulation, a number of their own for every lambda and c."""
+    monkeypatch.setattr(coup_toy, "flip_probability", lambda lam, c, runs: coup_toy.Flips(lam / 20 + c / 1000, 1.0))
+
+
 @pytest.mark.parametrize("name", figures.FIGURES)
-def test_named_figures_are_readme_wide_and_can_be_saved(name, tmp_path):
+def test_named_figures_are_readme_wide_and_can_be_saved(name, tmp_path, invented_flips):
     figure = figures.FIGURES[name]()
     assert figure.get_figwidth() * figure.dpi == 900
     figure.savefig(tmp_path / "figure.png")
@@ -59,6 +65,19 @@ def test_proposition_1_figure_shows_the_remainder_and_its_slope():
     torch.testing.assert_close(remainder, expected, rtol=1e-6, atol=0)
     guide = next(points for label, points in shown.items() if label.startswith("guide"))
     assert theory.loglog_slope(*guide.T) == pytest.approx(3)
+
+
+def test_coup_toy_figure_shows_the_world_and_its_flips(invented_flips):
+    left, right = figures.coup_toy_figure().axes
+    for label in (0, 1):
+        u, density = lines(left)[f"$p_{label}(u)$"].T
+        assert torch.equal(density, coup_toy.class_density(u, label))
+    u, probability = lines(left)["$p(1\\,|\\,u)$"].T
+    assert torch.equal(probability, coup_toy.class_probability(u, 1.0))
+    for lam in (0, 1, 2, 5, 10):
+        c, share = lines(right)[f"$\\lambda = {lam}$"].T
+        assert (c[0], c[-1]) == (0, 10)
+        torch.testing.assert_close(share, lam / 20 + (c / 1000 if lam else 0 * c))
 
 
 def test_picture_grid_marks_wrong_predictions_red():
