@@ -19,6 +19,7 @@ from lit_pursamere.diffusion.objectives import (
 )
 from lit_pursamere.diffusion.reconstruction import expected_reconstruction_error
 from lit_pursamere.diffusion.sampling import (
+    adjusted_langevin_step,
     annealed_langevin,
     churn,
     ddim,
@@ -62,6 +63,7 @@ __all__ = [
     "SeededNoise",
     "VPObjective",
     "VariancePreserving",
+    "adjusted_langevin_step",
     "annealed_langevin",
     "churn",
     "ddim",

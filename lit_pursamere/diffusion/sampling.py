@@ -1,13 +1,15 @@
 """Samplers as pure functions of a score model, in [0, 1] pixel units.
 
 References: annealed Langevin dynamics, Song & Ermon (2020), algorithm 1 and technique 5 (final denoising); DDIM, Song
-et al. (2021), eq. 12 at eta = 0; Heun's second-order method, Karras et al. (2022), algorithm 1.
+et al. (2021), eq. 12 at eta = 0; Heun's second-order method, Karras et al. (2022), algorithm 1; Metropolis-adjusted
+Langevin (MALA), Roberts & Tweedie (1996).
 
     Langevin   for sigma in sigmas:  step = step_size * (sigma / sigma_L)^2
                    repeat steps_per_level times:  x = x + step * score(x, sigma) + sqrt(2 step) z
                return denoise(x, sigma_L)
     DDIM       x' = x + (sigma' - sigma) xi_hat(x, sigma)          (keep the noise estimate, lower its level)
     Heun       x' = x + (sigma' - sigma) (xi_hat(x, sigma) + xi_hat(x', sigma')) / 2
+    MALA       x' = one Langevin step; kept with probability p(x') q(x | x') / (p(x) q(x' | x)), else x stays
 
 Steps of the variance-preserving samplers act on centred states u = sqrt(alpha_bar) (2 x - 1) + sqrt(1 - alpha_bar) xi
 (Song et al., 2021, VP-SDE), and take any score model:
@@ -19,7 +21,7 @@ Steps of the variance-preserving samplers act on centred states u = sqrt(alpha_b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -29,6 +31,7 @@ from torch import Tensor
 from lit_pursamere.diffusion.score_model import ScoreModel
 
 __all__ = [
+    "adjusted_langevin_step",
     "annealed_langevin",
     "churn",
     "ddim",
@@ -105,6 +108,34 @@ def heun(score_model: ScoreModel, x: Tensor, sigmas: Sequence[float]) -> Tensor:
 def langevin_step(score_model: ScoreModel, x: Tensor, sigma: float, step: float, z: Tensor) -> Tensor:
     """One unadjusted Langevin step x + step score(x, sigma) + sqrt(2 step) z; `step` in squared pixel units."""
     return x + step * score_model.score(x, sigma) + (2 * step) ** 0.5 * z
+
+
+def adjusted_langevin_step(
+    log_density: Callable[[Tensor], Tensor],
+    score: Callable[[Tensor], Tensor],
+    x: Tensor,
+    step: float,
+    z: Tensor,
+    uniform: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """One Metropolis-adjusted Langevin step, which leaves the density itself invariant at any step size.
+
+    Args:
+        log_density: Logarithm (B,) of a density of images, up to a constant; score models do not know it.
+        score: Its gradient (B, C, H, W).
+        x: Images (B, C, H, W).
+        step: Langevin step in squared pixel units.
+        z: Standard normal noise (B, C, H, W).
+        uniform: Uniform numbers (B,) in [0, 1) that decide whether a step is kept.
+
+    Returns:
+        Next images (B, C, H, W), and which of them are the proposed ones (B,).
+    """
+    proposed = x + step * score(x) + (2 * step) ** 0.5 * z
+    z_back = (x - proposed - step * score(proposed)) / (2 * step) ** 0.5  # the noise that would lead back
+    gain = log_density(proposed) - log_density(x) + (z.square() - z_back.square()).flatten(1).sum(1) / 2
+    accepted = uniform.log() < gain
+    return torch.where(accepted[:, None, None, None], proposed, x), accepted
 
 
 def heun_step(score_model: ScoreModel, x: Tensor, sigma: float, lower: float) -> Tensor:

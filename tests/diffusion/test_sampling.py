@@ -7,7 +7,15 @@ import math
 import pytest
 import torch
 
-from lit_pursamere.diffusion import GaussianMixtureScore, NoiseLevels, annealed_langevin, ddim, heun
+from lit_pursamere.diffusion import (
+    GaussianMixtureScore,
+    NoiseLevels,
+    adjusted_langevin_step,
+    annealed_langevin,
+    ddim,
+    heun,
+    langevin_step,
+)
 
 MEAN, TAU, STEP_SIZE, STEPS = 0.4, 0.1, 4e-5, 15
 SIGMAS = NoiseLevels(1.0, 0.02, 30).values
@@ -83,3 +91,76 @@ def test_network_calls():
         model = Counting(torch.zeros(1, 1, 2, 2))
         sampler(model, torch.zeros(1, 1, 2, 2), [5.0, 3.0, 2.0, 1.0, 0.5, 0.0])
         assert model.calls == calls
+
+
+# --- Metropolis-adjusted Langevin
+
+PEAKS, WIDTH, LEVEL = (0.35, 0.65), 0.1, 1e-3  # of a mixture in one dimension, looked at next to no noise
+
+
+def mixture_world(means=PEAKS):
+    """Exact score model of a 1-D mixture, its log density, and its variance."""
+    centres = torch.tensor(means, dtype=torch.float64)
+    variance = WIDTH**2 + LEVEL**2
+    normal = torch.distributions.Normal(centres, math.sqrt(variance))
+    model = GaussianMixtureScore(centres.reshape(-1, 1, 1, 1), std=WIDTH)
+
+    def log_density(x):
+        return normal.log_prob(x.flatten(1)).logsumexp(1)
+
+    return model, log_density, variance + centres.var(correction=0).item()
+
+
+def chains(step, adjusted, means=PEAKS, count=20_000, steps=150):
+    """Ends of many chains from 0.5, and the share of accepted steps."""
+    model, log_density, _ = mixture_world(means)
+    rng, accepted = torch.Generator().manual_seed(2), torch.zeros(count)
+    x = torch.full((count, 1, 1, 1), 0.5, dtype=torch.float64)
+    for _ in range(steps):
+        z = torch.randn(x.shape, generator=rng, dtype=x.dtype)
+        uniform = torch.rand(count, generator=rng, dtype=x.dtype)
+        if adjusted:
+            x, kept = adjusted_langevin_step(log_density, lambda x: model.score(x, LEVEL), x, step, z, uniform)
+            accepted += kept
+        else:
+            x = langevin_step(model, x, LEVEL, step, z)
+    return x, accepted.mean().item() / steps
+
+
+@pytest.mark.parametrize("means", [(0.5,), PEAKS], ids=["gaussian", "mixture"])
+def test_rejections_remove_the_bias_of_langevin(means):
+    """Unadjusted, the variance v of a Gaussian becomes v / (1 - step / (2 v)); adjusted, it stays."""
+    variance = mixture_world(means)[2]
+    step = WIDTH**2
+    adjusted, rate = chains(step, True, means)
+    unadjusted, _ = chains(step, False, means)
+    error = 5 * math.sqrt(2 / len(adjusted))  # relative, of the variance of a Gaussian; that of a mixture is smaller
+    assert adjusted.var().item() == pytest.approx(variance, rel=error)
+    assert adjusted.mean().item() == pytest.approx(0.5, abs=5 * math.sqrt(variance / len(adjusted)))
+    assert 0.5 < rate < 0.99
+    if len(means) == 1:
+        assert unadjusted.var().item() == pytest.approx(variance / (1 - step / (2 * variance)), rel=error)
+    assert unadjusted.var().item() > (1 + 2 * error) * variance
+
+
+def test_a_step_is_kept_with_metropolis_probability_and_otherwise_nothing_moves():
+    model, log_density, _ = mixture_world()
+    rng, step = torch.Generator().manual_seed(3), 0.02
+    x, z = (torch.randn((50, 1, 1, 1), generator=rng, dtype=torch.float64) for _ in range(2))
+    x = 0.5 + 0.1 * x
+
+    def proposal(a):
+        mean = a + step * model.score(a, LEVEL)
+        return torch.distributions.Normal(mean.flatten(), math.sqrt(2 * step))
+
+    proposed = langevin_step(model, x, LEVEL, step, z)
+    back, forth = proposal(proposed).log_prob(x.flatten()), proposal(x).log_prob(proposed.flatten())
+    probability = (log_density(proposed) + back - log_density(x) - forth).exp().clamp_max(1)
+    assert (probability < 0.9).any() and (probability == 1).any()
+    for uniform, expected in (
+        (probability * (1 - 1e-9), torch.ones_like(probability, dtype=torch.bool)),
+        ((probability * (1 + 1e-9)).clamp_max(1 - 1e-9), probability == 1),
+    ):
+        after, kept = adjusted_langevin_step(log_density, lambda x: model.score(x, LEVEL), x, step, z, uniform)
+        assert torch.equal(kept, expected)
+        assert torch.equal(after[kept], proposed[kept]) and torch.equal(after[~kept], x[~kept])
