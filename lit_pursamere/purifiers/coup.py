@@ -44,6 +44,9 @@ class COUP(Purifier):
     many Gaussians: 100 each at the defaults. The exact gradient of an attack needs the classifier's second derivatives;
     `first_order` leaves them out.
 
+    For Gaussian images, an exact score and no guidance it tends to a draw of the clean image given that x itself is the
+    diffused one: of variance (1 - w) tau^2, see `DiffPure`, so narrower than the images.
+
     Args:
         score_model: Estimates the noise in noisy images; frozen here. The paper: DDPM++ (EMA weights).
         classifier: Maps images (B, C, H, W) in [0, 1] to logits (B, K); frozen here. The paper: the classifier of the

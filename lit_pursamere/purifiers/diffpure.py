@@ -38,6 +38,10 @@ class DiffPure(Purifier):
     Costs (t_star - t_end) / dt network evaluations, 100 at the defaults, and one Gaussian more than that (ODE: one).
     The result is clamped to the box, which the authors leave to the classifier.
 
+    For Gaussian images N(m, tau^2 I) and an exact score the SDE tends to m + w (x - m) + tau sqrt(1 - w^2) z with w =
+    tau^2 / (tau^2 + sigma^2), sigma the noise level at t_star: a draw of the clean image given the diffused one. The
+    ODE remembers more of x, sqrt(w) in place of w. Both keep the distribution of the images.
+
     Args:
         score_model: Estimates the noise in noisy images; frozen here. The paper: DDPM++ (EMA weights).
         t_star: Time t* in (0, 1] to which the image is diffused (paper: 0.1 for linf 8/255, 0.075 for l2 0.5, 0.125

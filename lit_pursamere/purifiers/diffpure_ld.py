@@ -27,6 +27,9 @@ class DiffPureLD(Purifier):
 
     Costs horizon / dt network evaluations and as many Gaussians, 100 at the defaults; there is no forward diffusion.
 
+    For Gaussian images and an exact score it tends to the product of the density of nearly clean images and a Gaussian
+    of variance sigma2 around x, with eta^2 times the product's variance.
+
     Args:
         score_model: Estimates the noise in noisy images; frozen here.
         lam: Speed lambda_LD of the dynamics.

@@ -30,6 +30,10 @@ class DP_EDM(Purifier):
 
     Costs 2 steps - 1 network evaluations, 99 at the defaults. Levels are in pixel units, half of those in the paper.
 
+    For Gaussian images N(m, tau^2 I) and an exact score the ODE tends to m + k (x - m) + tau sqrt(1 - k^2) z with k^2 =
+    tau^2 / (tau^2 + sigma_max^2). The SDE (s_noise 1) forgets more: every churn from sigma to sigma_hat multiplies k^2
+    by (tau^2 + sigma^2) / (tau^2 + sigma_hat^2). Both keep the distribution of the images.
+
     Args:
         score_model: Estimates the noise in noisy images; frozen here. The paper: EDM's unconditional network.
         sigma_max: Level to which the image is diffused and at which the sampler starts (paper: 0.5, centred).

@@ -41,6 +41,9 @@ class GDMP(Purifier):
     Costs rounds * t_star network evaluations and as many Gaussians, and as many again with a guide: 144 and 288 at the
     defaults. The exact gradient of an attack goes through the guide; `first_order` leaves that path out.
 
+    For Gaussian images and an exact score an unguided round tends to what `DiffPure` says of the SDE, and M rounds
+    leave w^M of x's deviation from the mean: Gibbs sampling, which keeps the distribution of the images.
+
     Args:
         score_model: Estimates the noise in noisy images; frozen here. The paper: DDPM's U-Net (EMA weights).
         guide: `mse`: G is minus the mean squared difference from u_ref; `ssim`: the structural similarity; `none`.

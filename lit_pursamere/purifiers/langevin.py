@@ -28,6 +28,9 @@ class Langevin(Purifier):
     Costs steps_per_level network evaluations a level and one more to denoise, 316 at the defaults, and one Gaussian a
     step. No paper purifies with exactly this: step sizes are those of NCSNv2's sampler, the first level is a choice.
 
+    For Gaussian images N(m, tau^2 I), an exact score and many short steps at the last level sigma_L it tends to N(m,
+    (tau^2 + sigma_L^2) I) whatever x is, and denoised to N(m, tau^4 / (tau^2 + sigma_L^2) I).
+
     Args:
         score_model: Score of the noisy images; frozen here.
         sigmas: Noise levels, decreasing: a `NoiseLevels` or an explicit list.

@@ -30,6 +30,9 @@ class LikelihoodMaximisation(Purifier):
 
     Costs `steps` network evaluations with their input gradients, as many Gaussians and as many uniforms.
 
+    For Gaussian images N(m, tau^2 I) and an exact score a draw's gradient vanishes at m + tau^2 xi / sigma: many short
+    steps lead to the mean m and forget the distribution of the images.
+
     Args:
         score_model: Estimates the noise in noisy images; frozen here. The paper: EDM's unconditional network.
         steps: Adam steps.

@@ -29,6 +29,9 @@ class MALADE(Purifier):
     MagNet's reformer x = r(x). Exact Langevin dynamics needs delta^2 = 2 alpha. Costs `steps` network evaluations and
     as many Gaussians. The paper does not say steps, alpha and delta: they have to be chosen on a validation split.
 
+    For Gaussian images N(m, tau^2 I) and an exact denoiser it tends, with delta^2 = 2 alpha and short steps, to the
+    noisy images' N(m, (tau^2 + sigma2) I) whatever x is, and with delta 0 to m.
+
     Args:
         score_model: Its `denoise` is r; frozen here.
         sigma2: Variance sigma^2 of the noise that r removes, in squared pixel units (paper: 0.15 for MNIST, 0.1 for

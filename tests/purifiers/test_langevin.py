@@ -1,11 +1,11 @@
-"""Langevin: the score model's own sampler from the image down, with its exact moments on a Gaussian."""
+"""Langevin: the score model's own sampler from the image down."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from lit_pursamere.diffusion import GaussianMixtureScore, NoiseLevels, SeededNoise, annealed_langevin
+from lit_pursamere.diffusion import NoiseLevels, SeededNoise, annealed_langevin
 from lit_pursamere.purifiers import Langevin
 
 
@@ -27,24 +27,6 @@ def test_network_calls_gaussians_and_levels(mixture, images, watched, watched_no
     assert watched_noise.drawn == [("reverse", k) for k in range(1, 5 * levels + 1)]
     assert purifier.sigmas[0] <= 0.1 and purifier.sigmas[-1] == pytest.approx(0.01)
     assert len(model.seen) == 316
-
-
-def test_moments_on_a_gaussian_are_those_of_the_recursion():
-    mean, tau, sigmas, step_size = 0.5, 0.05, (0.1, 0.05, 0.02), 1e-4
-    model = GaussianMixtureScore(torch.full((1, 1, 1, 1), mean, dtype=torch.float64), std=tau)
-    x = torch.full((20_000, 1, 1, 1), 0.4, dtype=torch.float64)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        purified = Langevin(model, list(sigmas), step_size)(x)
-    offset, variance = 0.4 - mean, 0.0
-    for sigma in sigmas:
-        step = step_size * (sigma / sigmas[-1]) ** 2
-        keep = 1 - step / (tau**2 + sigma**2)
-        for _ in range(5):
-            offset, variance = keep * offset, keep**2 * variance + 2 * step
-    shrink = tau**2 / (tau**2 + sigmas[-1] ** 2)
-    assert purified.std().item() == pytest.approx(shrink * variance**0.5, rel=0.03)
-    assert purified.mean().item() == pytest.approx(mean + shrink * offset, abs=0.002)
 
 
 def test_without_the_last_denoising_the_last_state_is_returned(mixture, images):
