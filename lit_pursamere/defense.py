@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_pursamere.detectors import Detector
 from lit_pursamere.diffusion.noise import NoiseSource
 from lit_pursamere.purifiers.base import Purifier
 from lit_pursamere.threat import GRADIENTS, Gradient
@@ -48,6 +49,8 @@ class Defense(nn.Module):
         average: What the answer of several copies is: the mean of the `logits`, the logarithm of the mean `softmax`, or
             the share of `votes` for each class, whose gradient is that of the mean softmax.
         surrogate: What an attacker with the view `surrogate` differentiates instead of the purifier.
+        detector: Looks at images before they are purified; verdicts count rejected images as wrong. Logits, and with
+            them what attackers differentiate, do not know of it: `attacks.DetectorPGD` does.
 
     Raises:
         ValueError: If there is no copy or the average is unknown.
@@ -60,6 +63,7 @@ class Defense(nn.Module):
         copies: int = 1,
         average: Average = "logits",
         surrogate: Purifier | None = None,
+        detector: Detector | None = None,
     ) -> None:
         super().__init__()
         if copies < 1:
@@ -67,7 +71,7 @@ class Defense(nn.Module):
         if average not in get_args(Average):
             raise ValueError(f"average must be one of {', '.join(get_args(Average))}; got {average!r}")
         self.purifier, self.classifier, self.surrogate = purifier, classifier, surrogate
-        self.copies, self.average = copies, average
+        self.copies, self.average, self.detector = copies, average, detector
         self.requires_grad_(False).train(False)
         self._logits_seen = False
 
@@ -144,7 +148,8 @@ class Defense(nn.Module):
     @property
     def description(self) -> str:
         """What decides its answers, beside weights, in a line."""
-        return f"{self.purifier}" + (f", {self.average} of {self.copies} copies" if self.copies > 1 else "")
+        ensemble = f", {self.average} of {self.copies} copies" if self.copies > 1 else ""
+        return f"{self.purifier}{ensemble}" + (f", rejecting by {self.detector}" if self.detector is not None else "")
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -213,6 +213,21 @@ class ImageDataModule(pl.LightningDataModule, ABC):
                 raise ValueError(f"there are {len(chosen)} training images of {self.name}; cannot take {count}")
             order = np.random.default_rng(self.seed).permutation(len(chosen))[:count]
             chosen = [chosen[position] for position in sorted(order)]
+        return self._training_pixels(chosen)
+
+    def validation_images(self) -> Tensor:
+        """The `val_size` training images (N, C, H, W) in [0, 1] that are held out for choices.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if not self.val_size:
+            raise ValueError(f"no images of {self.name} are held out; set `data.val_size` above 0")
+        if "train" not in self.sources:
+            self.sources["train"] = self.load("train")
+        return self._training_pixels(self.indices("val"))
+
+    def _training_pixels(self, chosen: list[int]) -> Tensor:
         source = self.sources["train"]
         if isinstance(source, ArrayDataset):
             return to_float(source.images[torch.tensor(chosen)])

@@ -16,7 +16,7 @@ __all__ = ["FORMATS", "as_csv", "as_latex", "as_markdown", "save_report", "write
 
 CSV_HEAD = (
     "run", "dataset", "system", "attack", "semantics", "headline", "correct", "n", "accuracy", "low", "high",
-    "interval", "seconds", "published", "published_in", "doubtful",
+    "interval", "seconds", "published", "published_in", "doubtful", "rejected", "auc",
 )  # fmt: skip
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {character: f"\\{character}" for character in "%_&#${}"}
@@ -46,6 +46,8 @@ def cells(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
             report.interval
         ),
         "last": last,
+        "rejected": lambda line: line.detection.rejected.text(report.interval) if line.detection else "",
+        "AUC": lambda line: f"{line.detection.auc:.3f}" if line.detection and line.detection.auc is not None else "",
         "n": lambda line: str(line.headline.n),
         "s/image": lambda line: "" if line.seconds is None else f"{line.seconds:.2g}",
         "published": paper,
@@ -132,6 +134,8 @@ def as_csv(report: Report) -> str:
                     "published": f"{line.paper_value:g}" if known else "",
                     "published_in": line.paper_label if known else "",
                     "doubtful": line.doubt,
+                    "rejected": f"{line.detection.rejected.value:.6f}" if line.detection else "",
+                    "auc": f"{line.detection.auc:.6f}" if line.detection and line.detection.auc is not None else "",
                 }
             )
     return out.getvalue()

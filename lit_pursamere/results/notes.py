@@ -23,6 +23,11 @@ def notes(report: Report) -> list[str]:
     if len(places) == 1 and "" not in places:
         explanation += f"; {places.pop()}"
     found = [f"{explanation}. {_semantics(report)}"]
+    if any(line.detection for line in report.lines):
+        found.append(
+            "Rejected images count as wrong; accuracy + rejected is the share that was classified rightly or turned "
+            "away. AUC: of the detector's statistic, attacked against clean images, successful or not."
+        )
     if any(line.paper_value is not None for line in report.lines):
         found.append("Published numbers come from the papers' own weights, images and judging.")
     if differing := differences(report.runs):

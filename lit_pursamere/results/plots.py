@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["accuracy_figure", "save_plots", "survival_figure", "sweep_figure"]
+__all__ = ["accuracy_figure", "roc_figure", "save_plots", "survival_figure", "sweep_figure"]
 
 NORMS = {"linf": "$\\ell_\\infty$", "l2": "$\\ell_2$", "l1": "$\\ell_1$"}
 NUMBER_WIDTH = 0.2  # inches; over narrower bars the numbers would touch
@@ -147,6 +147,32 @@ def survival_figure(report: Report) -> Figure:
     return figure
 
 
+def roc_figure(report: Report) -> Figure:
+    """Draw the ROC of every detector, one curve per attack: attacked images rejected against clean ones rejected.
+
+    Raises:
+        ValueError: If there was no detector.
+    """
+    lines = [line for line in report.lines if line.detection and line.detection.curve]
+    if not lines:
+        raise ValueError("no records hold the statistic of a detector; nothing to draw")
+    figure = new_figure(3.6)
+    axes = figure.subplots()
+    decorate(axes, "", "clean images rejected (%)", "attacked images rejected (%)")
+    axes.plot([0, 100], [0, 100], color=GREY, linewidth=0.7, linestyle=(0, (2, 3)))
+    for number, line in enumerate(lines):
+        dashes = DASHES[number // len(CYCLE) % len(DASHES)]
+        points = [[100 * value for value in column] for column in zip(*line.detection.curve, strict=True)]
+        name = f"{_system_name(report, line)}, {line.attack}: AUC {line.detection.auc:.3f}"
+        colour = CYCLE[number % len(CYCLE)]
+        axes.plot(*points, color=colour, linewidth=1.4, linestyle=(0, dashes) if dashes else "-", label=name)
+    axes.set(xlim=(0, 100), ylim=(0, 102), aspect="equal")
+    grid_lines(axes, "both")
+    _legend(figure, 2)
+    caption(figure, _caption(report, [line.headline.n for line in lines], intervals=False))
+    return figure
+
+
 def save_plots(report: Report, folder: str | Path) -> list[Path]:
     """Save every plot that the records allow as PNG.
 
@@ -160,6 +186,8 @@ def save_plots(report: Report, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     figures = {"worst-case": accuracy_figure(report)}
+    if any(line.detection and line.detection.curve for line in report.lines):
+        figures["roc"] = roc_figure(report)
     for parameter in ("eps", "steps"):
         if sweeps(report, parameter):
             figures[f"accuracy-{parameter}"] = sweep_figure(report, parameter)

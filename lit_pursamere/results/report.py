@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from lit_pursamere.results.detection import Detection, detections
 from lit_pursamere.results.published import Published, contradicts, published
 from lit_pursamere.results.runs import AttackInfo, Run, check_comparable, read_runs
 from lit_pursamere.results.statistics import INTERVALS, Accuracy
@@ -31,6 +32,7 @@ class Line:
         accuracies: Accuracy by every semantics that was judged.
         seconds: Mean seconds per image, attack and verdicts.
         paper: What a paper reports for this.
+        detection: What the detector did; None: there was none.
     """
 
     run: Run
@@ -39,6 +41,7 @@ class Line:
     accuracies: dict[str, Accuracy]
     seconds: float | None = None
     paper: Published | None = None
+    detection: Detection | None = None
 
     @property
     def semantics(self) -> str:
@@ -123,13 +126,15 @@ def make_report(folders: Sequence[str | Path], interval: str = "wilson", mix: bo
 
 def _lines(run: Run) -> list[Line]:
     table, seconds, worst = accuracies(run.rows), mean_seconds(run.rows), _worst_tables(run)
+    detected = detections(run.rows)
     lines = []
     for system in run.systems:
         for attack in (CLEAN, *run.attacks):
             found = {s: table[system, attack, s] for s in SEMANTICS if (system, attack, s) in table}
             if found:
                 paper = _paper_for(run, system, attack)
-                lines.append(Line(run, system, attack, found, seconds.get((system, attack)), paper))
+                key = system, attack
+                lines.append(Line(run, *key, found, seconds.get(key), paper, detected.get(key)))
         for name, tables in worst.items():
             found = {semantics: cells[system] for semantics, cells in tables.items() if system in cells}
             if found:

@@ -173,6 +173,8 @@ class Evaluation:
             columns[f"{key}_any"] = None if judged.any is None else getattr(judged.any, key)
         columns |= {"first_success": judged.first_success, **distances(outcome.last, x, self.slots)}
         columns["moved"] = judged.last.moved
+        if self.systems[system].detector is not None:
+            columns |= {"suspicion_last": judged.last.suspicion, "rejected_last": judged.last.rejected}
         same = {
             "evaluations": self.evaluations,
             "seconds": round(seconds / len(y), 4),

@@ -26,7 +26,8 @@ class Verdict(NamedTuple):
 
     `prediction` is its first answer, `votes` the number of right ones; `margin` (true logit minus the best other one),
     `loss` (cross-entropy) and `moved` (l2 distance by which the purifier moves the image) are means over all answers;
-    the margin and the loss of an ensemble are those of what it averages to.
+    the margin and the loss of an ensemble are those of what it averages to. `suspicion` is the detector's statistic
+    (0 without one) and `rejected` whether it is too large; a rejected image has no votes.
     """
 
     prediction: Tensor
@@ -34,6 +35,8 @@ class Verdict(NamedTuple):
     margin: Tensor
     loss: Tensor
     moved: Tensor
+    suspicion: Tensor
+    rejected: Tensor
 
 
 def in_groups(function: Callable[..., tuple[Tensor, ...]], slots: int, *values: Tensor) -> list[Tensor]:
@@ -75,9 +78,22 @@ def judge(
                 moved = torch.stack([image_norm(purified - x, "l2") for purified in copies]).mean(0)
                 draws.append((logits.argmax(1), margin, loss, moved))
         predictions, *numbers = (torch.stack(column) for column in zip(*draws, strict=True))
-        return predictions[0], (predictions == labels).sum(0), *(number.mean(0) for number in numbers)
+        suspicion, rejected = suspicions(defense, x)
+        votes = ((predictions == labels) & ~rejected).sum(0)
+        return predictions[0], votes, *(number.mean(0) for number in numbers), suspicion, rejected
 
     return Verdict(*in_groups(answers, slots, images, y, *([] if keys is None else [keys.to(images.device)])))
+
+
+def suspicions(defense: Defense, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Statistic of the detector on images, (B,), and whether it rejects them, (B,) bool; NaN is rejected."""
+    detector = defense.detector
+    if detector is None:
+        return x.new_zeros(len(x)), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    if not detector.calibrated:
+        raise ValueError(f"{detector} has no threshold yet: call calibrate(clean images), or give it one")
+    suspicion = detector.statistic(x)
+    return suspicion, ~(suspicion <= detector.threshold)
 
 
 @torch.no_grad()

@@ -179,6 +179,8 @@ def run(args: list[str]) -> None:
     rows = read_rows(parsed.folder)
     task = rebuild(parsed.config or parsed.folder / "config.yaml")
     systems: nn.ModuleDict = task.systems.to(parsed.device)
+    if task.detector is not None:
+        task.detector.threshold = manifest["threshold"]
     check_systems(parsed.folder, dict(systems.items()), manifest)
     batch_size = parsed.batch_size or manifest["slots"]
     with Progress("reverify", "image", len(rows)) as progress:

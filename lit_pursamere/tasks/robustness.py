@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
@@ -18,6 +19,7 @@ from torchmetrics import MeanMetric
 from lit_pursamere.attacks import Attack
 from lit_pursamere.data import ShardSampler
 from lit_pursamere.defense import Average, Defense
+from lit_pursamere.detectors import Detector
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
 from lit_pursamere.results import SEMANTICS, Records, write_report
@@ -51,6 +53,9 @@ class LitRobustness(pl.LightningModule):
         copies: How often the defence purifies an image for one answer (ADP's ensemble: 10).
         average: What the answer of several copies is, the mean of `logits` or `softmax`, or the share of `votes`.
         surrogate: Purifier that attackers with the view `surrogate` differentiate instead, say one of fewer steps.
+        detector: Rejects images before they are purified, which counts as wrong; calibrated here if need be.
+        calibrate_on: The images that calibrate it: those held out for validation, or, as MALADE's paper does, the
+            very images that are tested.
         pictures: Images in the picture grid (0: none).
         pool: Images that are gathered before they are evaluated, at most. Changes no result; the larger it is, the
             longer images that are done make room for others.
@@ -73,6 +78,8 @@ class LitRobustness(pl.LightningModule):
         copies: int = 1,
         average: Average = "logits",
         surrogate: Purifier | None = None,
+        detector: Detector | None = None,
+        calibrate_on: Literal["val", "test"] = "val",
         pictures: int = 6,
         pool: int = 1024,
         save_images: bool = False,
@@ -84,17 +91,24 @@ class LitRobustness(pl.LightningModule):
             raise ValueError(f"LitRobustness needs a pool of at least 1 image; got {pool}")
         if success not in SEMANTICS:
             raise ValueError(f"success must be one of {', '.join(SEMANTICS)}; got {success!r}")
+        if calibrate_on not in ("val", "test"):
+            raise ValueError(f"calibrate_on must be 'val' or 'test'; got {calibrate_on!r}")
         if "clean" in attacks:
             raise ValueError("an attack cannot be named 'clean'; the clean verdict is always part of a test")
         if checkpoint is not None:
             load_weights(classifier, checkpoint)
-        defense = Defense(purifier, classifier, copies, average, surrogate)
+        defense = Defense(purifier, classifier, copies, average, surrogate, detector)
         for attack in attacks.values():
             defense.view(attack.gradient)  # complains of one that the defence does not have
         self.systems = nn.ModuleDict({type(purifier).__name__: defense})
         if undefended and not isinstance(purifier, Identity):
             self.systems[UNDEFENDED] = Defense(Identity(), classifier, surrogate=surrogate and Identity())
-        self.attacks, self.output, self.pictures = dict(attacks), Path(output), pictures
+        self.attacks, self.output, self.pictures, self.calibrate_on = (
+            dict(attacks),
+            Path(output),
+            pictures,
+            calibrate_on,
+        )
         self.evaluations, self.success, self.pool, self.save_images = evaluations, success, pool, save_images
         self.columns = [(s, a, k) for s in self.systems for a in ("clean", *attacks) for k in ("last", "any")]
         self.accuracies = nn.ModuleList([MeanMetric(nan_strategy="disable") for _ in self.columns])
@@ -124,7 +138,25 @@ class LitRobustness(pl.LightningModule):
             "seed": run_seed(),
             "slots": data.eval_batch_size,
             "precision": str(self.trainer.precision),
+            **({} if self.detector is None else {"threshold": self.detector.threshold}),
         }
+
+    @property
+    def detector(self) -> Detector | None:
+        """That of the defence."""
+        return next(iter(self.systems.values())).detector
+
+    def _calibrate(self) -> None:
+        """Find the detector's threshold, on the same images in the same way on every process."""
+        if self.detector is None or self.detector.calibrated:
+            return
+        data = self.trainer.datamodule
+        if self.calibrate_on == "val":
+            images = data.validation_images()
+        else:
+            source = data.sources["test" if data.evaluate == "test" else "train"]
+            images = torch.stack([source[index][0] for index in data.test_indices()])
+        self.detector.calibrate(images.to(self.device), data.eval_batch_size)
 
     def setup(self, stage: str) -> None:
         self.visible = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
@@ -140,6 +172,7 @@ class LitRobustness(pl.LightningModule):
                 "the test loader would repeat images to even out the processes, which falsifies accuracies: use "
                 "Trainer(use_distributed_sampler=False), as the command line does, and a loader with a ShardSampler"
             )
+        self._calibrate()
         self._open_in_turn()
         slots = self.trainer.datamodule.eval_batch_size
         images = min(len(loader.sampler), self.trainer.num_test_batches[0] * slots)

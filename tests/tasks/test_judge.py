@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lit_pursamere.defense import Defense
+from lit_pursamere.detectors import Detector
 from lit_pursamere.purifiers import Identity, Purifier
 from lit_pursamere.tasks.judge import distances, judge
 
@@ -65,3 +66,28 @@ def test_distances_in_every_norm(slots, images):
     assert list(found) == ["linf", "l2", "l1"]
     for value, expected in zip(found.values(), (0.1, 0.1 * 8**0.5, 0.8), strict=True):
         assert torch.allclose(value, torch.full((8,), expected, dtype=torch.float64))
+
+
+class Brightness(Detector):
+    def statistic(self, x):
+        return x.flatten(1).mean(1)
+
+
+def test_rejected_images_have_no_votes(images, linear_classifier):
+    y = linear_classifier(images).argmax(1)
+    light = images.flatten(1).mean(1)
+    threshold = light.median().item()
+    defense = Defense(Identity(), linear_classifier, detector=Brightness(None, threshold))
+    verdict = judge(defense, images, y, 2, 3)
+    assert torch.allclose(verdict.suspicion, light)
+    assert torch.equal(verdict.rejected, light > threshold) and 0 < verdict.rejected.sum() < 8
+    assert torch.equal(verdict.votes, 2 * (light <= threshold).long())
+    assert torch.equal(verdict.prediction, y)
+    assert "rejecting by Brightness(threshold" in defense.description
+    plain = judge(Defense(Identity(), linear_classifier), images, y, 2, 3)
+    assert not plain.rejected.any() and (plain.votes == 2).all()
+
+
+def test_a_detector_without_threshold_is_named(images, linear_classifier):
+    with pytest.raises(ValueError, match=r"Brightness\(.*no threshold"):
+        judge(Defense(Identity(), linear_classifier, detector=Brightness(0.1)), images, torch.zeros(8).long(), 1, 8)

@@ -74,6 +74,17 @@ def test_the_same_judge_agrees_with_itself(run, capsys):
     assert (run / "reverify.md").read_text() == text
 
 
+def test_a_stochastic_defence_meets_the_same_noise_again(template, capsys):
+    folder = template / "fresh"
+    args = [
+        "test", f"--config={template}/run/config.yaml", "--model.purifier.seed=fresh", "--model.evaluations=2",
+        "--model.copies=2", f"--model.output={folder}",
+    ]  # fmt: skip
+    assert main(args) == 0
+    assert main(["reverify", str(folder)]) == 0
+    assert "\n0 of 60 verdicts differ" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("options", [["--batch_size", "3"], ["--precision", "64"]])
 def test_other_ways_to_judge(run, options, capsys):
     assert main(["reverify", str(run), *options]) == 0

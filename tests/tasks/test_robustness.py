@@ -14,6 +14,7 @@ from torch import nn
 
 from lit_pursamere.attacks import PGD, Attack, Outcome
 from lit_pursamere.data import Digits
+from lit_pursamere.detectors import ScoreNorm
 from lit_pursamere.diffusion import GaussianMixtureScore
 from lit_pursamere.purifiers import Identity, PurSAMERE
 from lit_pursamere.results import accuracies, read_rows
@@ -417,3 +418,40 @@ def test_stored_images_are_those_that_were_judged(tmp_path):
         clean = torch.stack([x[row["index"]] for row in mine])
         distance = (last - clean).flatten(1).abs().amax(1)
         assert distance.tolist() == pytest.approx([row["linf"] for row in mine], abs=1e-6)
+
+
+@pytest.mark.parametrize("on", ["val", "test"])
+def test_a_detector_is_calibrated_once_and_its_threshold_is_part_of_the_run(tmp_path, on):
+    purifier, classifier = world()
+    detector = ScoreNorm(purifier.score_model, 0.09, fpr=0.25)
+    task = LitRobustness(
+        purifier, classifier, ATTACKS, output=str(tmp_path / "out"), detector=detector, calibrate_on=on, pictures=0
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, inference_mode=False,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    data = Digits(eval_batch_size=6, val_size=40, test_size=12)
+    trainer.test(task, data, verbose=False)
+    images = data.validation_images() if on == "val" else data.load("test").images[:12].float()
+    assert len(images) == {"val": 40, "test": 12}[on]
+    assert 0.25 - 1 / len(images) <= detector.rejects(images).float().mean() <= 0.25
+    rows = read_rows(tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["threshold"] == detector.threshold and "ScoreNorm" in manifest["systems"]["PurSAMERE"]
+    defended = [row for row in rows if row["system"] == "PurSAMERE"]
+    assert all(row["rejected_last"] == (row["suspicion_last"] > float(f"{detector.threshold:.6g}")) for row in defended
+               if abs(row["suspicion_last"] - detector.threshold) > 1e-4)  # fmt: skip
+    assert any(row["rejected_last"] for row in defended) and not any(
+        row["votes_last"] for row in defended if row["rejected_last"]
+    )
+    assert all("rejected_last" not in row for row in rows if row["system"] == "undefended")
+    assert "AUC" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_an_unknown_place_to_calibrate_and_no_images_to_calibrate_on_are_named(tmp_path):
+    purifier, classifier = world()
+    with pytest.raises(ValueError, match="train"):
+        LitRobustness(purifier, classifier, {}, calibrate_on="train")
+    with pytest.raises(ValueError, match="val_size"):
+        Digits().validation_images()
