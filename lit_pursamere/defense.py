@@ -17,23 +17,21 @@ that a broken part cannot pass for robustness: modes, shapes, the pixel box and 
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_pursamere.detectors import Detector
 from lit_pursamere.diffusion.noise import NoiseSource
+from lit_pursamere.ensemble import Ensemble
 from lit_pursamere.purifiers.base import Purifier
 from lit_pursamere.threat import GRADIENTS, Gradient
 
-__all__ = ["Average", "Defense"]
+__all__ = ["Defense"]
 
-Average = Literal["logits", "softmax", "votes"]
+ALONE = Ensemble()
 
 SLACK = 0.5  # how far beyond the box an attack may ask; images in other units (0..255, normalised) are farther out
 
@@ -44,34 +42,23 @@ class Defense(nn.Module):
     Args:
         purifier: Maps images to images in [0, 1].
         classifier: Maps images (B, C, H, W) in [0, 1] to logits (B, K).
-        copies: How often each image is purified and classified for one answer (ADP: 10). Copy j of seeded noise has
-            a seed of its own, `NoiseSource.copy(j)`.
-        average: What the answer of several copies is: the mean of the `logits`, the logarithm of the mean `softmax`, or
-            the share of `votes` for each class, whose gradient is that of the mean softmax.
+        ensemble: How many purified copies of an image make an answer, and how.
         surrogate: What an attacker with the view `surrogate` differentiates instead of the purifier.
         detector: Looks at images before they are purified; verdicts count rejected images as wrong. Logits, and with
             them what attackers differentiate, do not know of it: `attacks.DetectorPGD` does.
-
-    Raises:
-        ValueError: If there is no copy or the average is unknown.
     """
 
     def __init__(
         self,
         purifier: Purifier,
         classifier: nn.Module,
-        copies: int = 1,
-        average: Average = "logits",
+        ensemble: Ensemble = ALONE,
         surrogate: Purifier | None = None,
         detector: Detector | None = None,
     ) -> None:
         super().__init__()
-        if copies < 1:
-            raise ValueError(f"a defence needs copies >= 1; got {copies}")
-        if average not in get_args(Average):
-            raise ValueError(f"average must be one of {', '.join(get_args(Average))}; got {average!r}")
         self.purifier, self.classifier, self.surrogate = purifier, classifier, surrogate
-        self.copies, self.average, self.detector = copies, average, detector
+        self.ensemble, self.detector = ensemble, detector
         self.requires_grad_(False).train(False)
         self._logits_seen = False
 
@@ -89,21 +76,14 @@ class Defense(nn.Module):
 
     def purifications(self, x: Tensor, noise: NoiseSource | None = None) -> list[Tensor]:
         """The purified copies (B, C, H, W) that one answer is made of; raises as `forward` does."""
-        if self.copies == 1:
+        if self.ensemble.copies == 1:
             return [self.purify(x, noise)]
         source = noise or getattr(self.purifier, "noise", None)
-        return [self.purify(x, None if source is None else source.copy(j)) for j in range(self.copies)]
+        return [self.purify(x, None if source is None else source.copy(j)) for j in range(self.ensemble.copies)]
 
     def decide(self, copies: Sequence[Tensor]) -> Tensor:
         """The answer (B, K) to purified copies; raises as `forward` does."""
-        logits = torch.stack([self.classify(images) for images in copies])
-        if self.average == "logits":
-            return logits.mean(0)
-        if self.average == "softmax":
-            return logits.log_softmax(2).logsumexp(0) - math.log(len(copies))
-        shares = F.one_hot(logits.argmax(2), logits.shape[2]).to(logits.dtype).mean(0)
-        soft = logits.softmax(2).mean(0)
-        return shares + (soft - soft.detach())
+        return self.ensemble.answer(torch.stack([self.classify(images) for images in copies]))
 
     def purify(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
         """Purified images (B, C, H, W); raises as `forward` does."""
@@ -148,8 +128,8 @@ class Defense(nn.Module):
     @property
     def description(self) -> str:
         """What decides its answers, beside weights, in a line."""
-        ensemble = f", {self.average} of {self.copies} copies" if self.copies > 1 else ""
-        return f"{self.purifier}{ensemble}" + (f", rejecting by {self.detector}" if self.detector is not None else "")
+        detector = f"rejecting by {self.detector}" if self.detector is not None else ""
+        return ", ".join(part for part in (str(self.purifier), str(self.ensemble), detector) if part)
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -166,32 +146,34 @@ class Defense(nn.Module):
         if gradient == "gray":
             return Gray(self)
         if gradient == "bpda":
-            return StraightThrough(self)
+            return StraightThrough(self._seen())
         if gradient == "first_order":
-            return self._with(first_order=True)
+            return self._seen(first_order=True)
         if gradient == "adjoint":
             if self.purifier.adjoint is None:
                 raise ValueError(
                     f"{type(self.purifier).__name__} integrates no SDE, so it has no adjoint view; use gradient exact"
                 )
-            return self._with(adjoint=True)
+            return self._seen(adjoint=True)
         if gradient == "surrogate":
             if self.surrogate is None:
                 raise ValueError(
                     "the view surrogate needs a purifier to differentiate instead; name it with `model.surrogate`, or "
                     "use gradient exact"
                 )
-            return Defense(self.surrogate, self.classifier, self.copies, self.average)
+            return Defense(self.surrogate, self.classifier, self.ensemble.seen)
         if gradient == "exact":
-            return self
+            return self._seen()
         raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
 
-    def _with(self, **settings: bool) -> Defense:
-        """The same defence, weights included, with other settings of its purifier."""
+    def _seen(self, **settings: bool) -> Defense:
+        """The defence as attackers see it, weights included, with other settings of its purifier."""
+        if not settings and self.ensemble.attacked is None:
+            return self
         purifier = copy.copy(self.purifier)
         for name, value in settings.items():
             setattr(purifier, name, value)
-        return Defense(purifier, self.classifier, self.copies, self.average)
+        return Defense(purifier, self.classifier, self.ensemble.seen)
 
 
 class Gray(nn.Module):

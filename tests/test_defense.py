@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lit_pursamere.attacks import PGD, SPSA
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import GaussianMixtureScore, NoiseSource, ScoreModel, SeededNoise
+from lit_pursamere.ensemble import Ensemble
 from lit_pursamere.purifiers import COUP, DiffPure, Identity, Purifier, PurSAMERE
 from lit_pursamere.threat import ThreatModel
 
@@ -465,7 +466,7 @@ def noisy(mixture) -> DiffPure:
 
 @pytest.mark.parametrize("average", ["logits", "softmax", "votes"])
 def test_an_ensemble_averages_the_answers_to_its_copies(noisy, curved, images, average):
-    ensemble = Defense(noisy, curved, copies=3, average=average)
+    ensemble = Defense(noisy, curved, Ensemble(3, average))
     logits = torch.stack([curved(noisy(images, noisy.noise.copy(j))) for j in range(3)])
     expected = {
         "logits": logits.mean(0),
@@ -483,14 +484,22 @@ def test_an_ensemble_averages_the_answers_to_its_copies(noisy, curved, images, a
 
 
 def test_fresh_copies_differ_and_a_known_source_is_used_for_all(mixture, linear_classifier, images):
-    ensemble = Defense(DiffPure(mixture, t_star=0.2, dt=0.05), linear_classifier, copies=2)
+    ensemble = Defense(DiffPure(mixture, t_star=0.2, dt=0.05), linear_classifier, Ensemble(2))
     first, second = ensemble.purifications(images)
     assert not torch.allclose(first, second, atol=1e-3)
     assert torch.equal(ensemble(images, SeededNoise(1)), ensemble(images, SeededNoise(1)))
     assert "logits of 2 copies" in ensemble.description
-    for wrong in ({"copies": 0}, {"average": "median"}):
-        with pytest.raises(ValueError, match=f"{next(iter(wrong.values()))}"):
-            Defense(Identity(), linear_classifier, **wrong)
+    for wrong in ({"copies": 0}, {"average": "median"}, {"copies": 2, "attacked": 3}):
+        with pytest.raises(ValueError, match=f"got .*{list(wrong.values())[-1]}"):
+            Ensemble(**wrong)
+
+
+@pytest.mark.parametrize("gradient", ["bpda", "first_order", "adjoint", "exact"])
+def test_attackers_may_see_fewer_copies_than_decide(noisy, linear_classifier, images, gradient):
+    defense = Defense(noisy, linear_classifier, Ensemble(3, attacked=1))
+    expected = linear_classifier(noisy(images))
+    assert torch.equal(defense.view(gradient)(images), expected)
+    assert not torch.allclose(defense(images), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("build", [DiffPure, partial(DiffPure, sampler="ode"), COUP], ids=["sde", "ode", "coup"])

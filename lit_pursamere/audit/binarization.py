@@ -155,7 +155,7 @@ def _with_readout(defense: Defense, name: str, weight: Tensor, offset: Tensor) -
         new.weight.copy_(torch.stack([-weight, weight]))
         new.bias.copy_(torch.stack([-offset, offset]))
     classifier.set_submodule(name, new)
-    return Defense(defense.purifier, classifier, defense.copies, defense.average, defense.surrogate)
+    return Defense(defense.purifier, classifier, defense.ensemble, defense.surrogate)
 
 
 def random_points(x: Tensor, count: int, threat: ThreatModel, seed: int) -> Tensor:

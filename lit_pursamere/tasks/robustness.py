@@ -18,8 +18,9 @@ from torchmetrics import MeanMetric
 
 from lit_pursamere.attacks import Attack
 from lit_pursamere.data import ShardSampler
-from lit_pursamere.defense import Average, Defense
+from lit_pursamere.defense import ALONE, Defense
 from lit_pursamere.detectors import Detector
+from lit_pursamere.ensemble import Ensemble
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
 from lit_pursamere.results import SEMANTICS, Records, write_report
@@ -50,8 +51,7 @@ class LitRobustness(pl.LightningModule):
             mean, and beside it the images that are right every time (worst) and most of the time (vote).
         success: Which verdict is the headline of the protocol that is followed, one of `results.SEMANTICS`: at the last
             iterate or at any; the mean over evaluations, or right every time (`worst`) or most of the time (`vote`).
-        copies: How often the defence purifies an image for one answer (ADP's ensemble: 10).
-        average: What the answer of several copies is, the mean of `logits` or `softmax`, or the share of `votes`.
+        ensemble: How many purified copies of an image make one answer (ADP: 10), and how.
         surrogate: Purifier that attackers with the view `surrogate` differentiate instead, say one of fewer steps.
         detector: Rejects images before they are purified, which counts as wrong; calibrated here if need be.
         calibrate_on: The images that calibrate it: those held out for validation, or, as MALADE's paper does, the
@@ -75,8 +75,7 @@ class LitRobustness(pl.LightningModule):
         undefended: bool = True,
         evaluations: int = 1,
         success: str = "any",
-        copies: int = 1,
-        average: Average = "logits",
+        ensemble: Ensemble = ALONE,
         surrogate: Purifier | None = None,
         detector: Detector | None = None,
         calibrate_on: Literal["val", "test"] = "val",
@@ -97,7 +96,7 @@ class LitRobustness(pl.LightningModule):
             raise ValueError("an attack cannot be named 'clean'; the clean verdict is always part of a test")
         if checkpoint is not None:
             load_weights(classifier, checkpoint)
-        defense = Defense(purifier, classifier, copies, average, surrogate, detector)
+        defense = Defense(purifier, classifier, ensemble, surrogate, detector)
         for attack in attacks.values():
             defense.view(attack.gradient)  # complains of one that the defence does not have
         self.systems = nn.ModuleDict({type(purifier).__name__: defense})

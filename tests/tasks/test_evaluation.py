@@ -10,6 +10,7 @@ import torch
 from lit_pursamere.attacks import PGD, Attack, Outcome
 from lit_pursamere.data import Digits, ShardSampler
 from lit_pursamere.defense import Defense
+from lit_pursamere.ensemble import Ensemble
 from lit_pursamere.networks import WideResNet
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import ADP, Identity, PurSAMERE
@@ -47,7 +48,7 @@ def systems(tiny_scores):
     return {
         "PurSAMERE": Defense(purifier, network),
         "undefended": Defense(Identity(), network),
-        "ADP": Defense(ADP(tiny_scores("NCSNv2"), 0.1, steps=1), network, copies=2),
+        "ADP": Defense(ADP(tiny_scores("NCSNv2"), 0.1, steps=1), network, Ensemble(2)),
     }
 
 

@@ -78,7 +78,7 @@ def test_a_stochastic_defence_meets_the_same_noise_again(template, capsys):
     folder = template / "fresh"
     args = [
         "test", f"--config={template}/run/config.yaml", "--model.purifier.seed=fresh", "--model.evaluations=2",
-        "--model.copies=2", f"--model.output={folder}",
+        "--model.ensemble.copies=2", f"--model.output={folder}",
     ]  # fmt: skip
     assert main(args) == 0
     assert main(["reverify", str(folder)]) == 0
