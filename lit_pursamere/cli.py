@@ -22,6 +22,9 @@ from lit_pursamere import __version__
 
 if TYPE_CHECKING:
     from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+    from torch import Tensor
+
+    from lit_pursamere.defense import Defense
 
 __all__ = ["main"]
 
@@ -36,6 +39,7 @@ USAGE = """usage: lit-pursamere VERB [options]
   reverify   judge the stored images of a test run again
   figure     draw a figure of the theory
   audit      ask whether an attack could have broken a defence
+  eot-similarity   ask how many draws average to the gradient under known noise
   sigmas     choose the noise levels for a data set
   weights    look into weight files, convert them
 
@@ -174,23 +178,49 @@ def check_run(path: Path) -> None:
 
 def audit(args: list[str]) -> None:
     """Run the checks of `lit_pursamere.audit` on the defence of a `test` configuration, under one of its attacks."""
-    import torch
-
-    from lit_pursamere.audit import Audit, run_audit
-    from lit_pursamere.tasks import LitRobustness
+    from lit_pursamere.audit import Audit, choose_attack, run_audit
 
     cli = command_line(args[1:], run=False, options={"audit": Audit})
-    task, settings = cli.model, cli.config_init.audit
-    if not isinstance(task, LitRobustness):
-        raise ValueError(f"an audit needs the configuration of a `test`; its model is {type(task).__name__}")
-    name, device = settings.choose(task.attacks), cli.trainer.strategy.root_device
-    cli.datamodule.prepare_data()
-    cli.datamodule.setup("test")
-    batches = list(islice(cli.datamodule.test_dataloader(), -(-settings.images // cli.datamodule.eval_batch_size)))
-    x, y = (torch.cat([batch[i] for batch in batches])[: settings.images].to(device) for i in (0, 1))
-    defense = next(iter(task.systems.values())).to(device)
-    attack, size = task.attacks[name], cli.datamodule.eval_batch_size
-    print(run_audit(settings, defense, name, attack, x, y, task.evaluations, size, hidden=False), end="")
+    settings = cli.config_init.audit
+    defense, (x, y, _) = examined(cli, settings.images, "an audit")
+    task, size = cli.model, cli.datamodule.eval_batch_size
+    name = choose_attack(settings.attack, task.attacks)
+    print(run_audit(settings, defense, name, task.attacks[name], x, y, task.evaluations, size, hidden=False), end="")
+
+
+def eot_similarity(args: list[str]) -> None:
+    """Compare averaged gradients of the stochastic defence of a `test` configuration with those of known noise."""
+    from lit_pursamere.audit import Similarity, choose_attack, run_similarity
+
+    cli = command_line(args[1:], run=False, options={"similarity": Similarity})
+    settings, data = cli.config_init.similarity, cli.datamodule
+    defense, (x, y, index) = examined(cli, settings.images, "eot-similarity")
+    name = choose_attack(settings.attack, cli.model.attacks)
+    table = run_similarity(
+        settings, defense, name, cli.model.attacks[name], x, y, index.tolist(), f"{data.name}, {data.evaluate} images",
+        data.eval_batch_size, hidden=False,
+    )  # fmt: skip
+    print(f"{table}\nRows, means and picture: {settings.output}")
+
+
+def examined(cli: LightningCLI, count: int, verb: str) -> tuple[Defense, tuple[Tensor, Tensor, Tensor]]:
+    """The defence of a `test` configuration, and its first test images, their classes and positions.
+
+    Raises:
+        ValueError: If the configuration is not that of a test.
+    """
+    import torch
+
+    from lit_pursamere.tasks import LitRobustness
+
+    if not isinstance(cli.model, LitRobustness):
+        raise ValueError(f"{verb} needs the configuration of a `test`; its model is {type(cli.model).__name__}")
+    device, data = cli.trainer.strategy.root_device, cli.datamodule
+    data.prepare_data()
+    data.setup("test")
+    batches = islice(data.test_dataloader(), -(-count // data.eval_batch_size))
+    x, y, index = (torch.cat(column)[:count].to(device) for column in zip(*batches, strict=True))
+    return next(iter(cli.model.systems.values())).to(device), (x, y, index)
 
 
 def report(args: list[str]) -> None:
@@ -281,6 +311,7 @@ def weights(args: list[str]) -> None:
 VERBS: dict[str, Callable[[list[str]], None]] = {
     **dict.fromkeys(LIGHTNING_VERBS, lightning),
     "audit": audit,
+    "eot-similarity": eot_similarity,
     "report": report,
     "reverify": reverify,
     "figure": figure,

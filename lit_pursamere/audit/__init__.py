@@ -3,6 +3,17 @@
 from lit_pursamere.audit.binarization import plant
 from lit_pursamere.audit.checks import CHECKS
 from lit_pursamere.audit.examination import Examination, Finding
-from lit_pursamere.audit.run import Audit, run_audit
+from lit_pursamere.audit.run import Audit, choose_attack, run_audit
+from lit_pursamere.audit.similarity import Similarity, run_similarity
 
-__all__ = ["CHECKS", "Audit", "Examination", "Finding", "plant", "run_audit"]
+__all__ = [
+    "CHECKS",
+    "Audit",
+    "Examination",
+    "Finding",
+    "Similarity",
+    "choose_attack",
+    "plant",
+    "run_audit",
+    "run_similarity",
+]

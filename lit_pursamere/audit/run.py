@@ -17,7 +17,7 @@ from lit_pursamere.progress import Progress
 from lit_pursamere.results import Accuracy
 from lit_pursamere.weights import state_digest
 
-__all__ = ["Audit", "run_audit"]
+__all__ = ["Audit", "choose_attack", "run_audit"]
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,21 @@ class Audit:
         if unknown := sorted(set(self.checks or ()) - CHECKS.keys()):
             raise ValueError(f"there is no check {', '.join(unknown)}; known: {', '.join(CHECKS)}")
 
-    def choose(self, attacks: dict[str, Attack]) -> str:
-        """Name of the attack on trial.
 
-        Raises:
-            ValueError: If there is no such attack.
-        """
-        if self.attack is None:
-            seeing = [name for name, attack in attacks.items() if attack.gradient != "gray"]
-            if not attacks:
-                raise ValueError("an audit needs an attack; the configuration has none")
-            return (seeing or list(attacks))[-1]
-        if self.attack not in attacks:
-            raise ValueError(f"the configuration has no attack {self.attack!r}; it has {', '.join(attacks) or 'none'}")
-        return self.attack
+def choose_attack(name: str | None, attacks: dict[str, Attack]) -> str:
+    """Name of the attack that is meant: the last one that sees the purifier, if none is named.
+
+    Raises:
+        ValueError: If there is no such attack.
+    """
+    if not attacks:
+        raise ValueError("an attack is needed; the configuration has none")
+    if name is None:
+        seeing = [name for name, attack in attacks.items() if attack.gradient != "gray"]
+        return (seeing or list(attacks))[-1]
+    if name not in attacks:
+        raise ValueError(f"the configuration has no attack {name!r}; it has {', '.join(attacks)}")
+    return name
 
 
 def run_audit(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lit_pursamere.attacks import PGD, Square
-from lit_pursamere.audit import CHECKS, Audit, Examination, run_audit
+from lit_pursamere.audit import CHECKS, Audit, Examination, choose_attack, run_audit
 from lit_pursamere.audit.run import examine
 from lit_pursamere.cli import main
 from lit_pursamere.defense import Defense
@@ -162,11 +162,11 @@ def test_mistakes_name_the_value_and_the_mend():
     with pytest.raises(ValueError, match="images >= 1; got 0"):
         Audit(images=0)
     attacks = {"a": PGD(ThreatModel("linf", 0.1), "gray"), "b": PGD(ThreatModel("linf", 0.1), "bpda")}
-    assert Audit().choose(attacks) == "b"
+    assert choose_attack(None, attacks) == "b"
     with pytest.raises(ValueError, match="no attack 'c'; it has a, b"):
-        Audit(attack="c").choose(attacks)
+        choose_attack("c", attacks)
     with pytest.raises(ValueError, match="the configuration has none"):
-        Audit().choose({})
+        choose_attack(None, {})
 
 
 def test_from_the_command_line(repository_root, tmp_path, monkeypatch, capsys):
