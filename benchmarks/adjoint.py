@@ -1,6 +1,6 @@
 """How far the adjoint gradient of an SDE lies from the exact one, and what each costs.
 
-    python benchmarks/adjoint.py                                       # digits, shipped networks, a few minutes on a CPU
+    python benchmarks/adjoint.py                                       # digits, shipped networks, a minute on a CPU
     python benchmarks/adjoint.py --images 64 --device cuda
 
 For DiffPure and COUP, steps of several lengths with the same seed: cosine and relative error of the gradient of the
@@ -25,7 +25,7 @@ from lit_pursamere.networks import WideResNet
 from lit_pursamere.purifiers import COUP, DiffPure, Purifier
 from lit_pursamere.weights import load_weights
 
-HEAD = "| purifier | dt | steps | cosine: median, least | relative error: median | signs that differ | s exact | s adjoint |"
+HEAD = "| purifier | dt | steps | cosine: median, least | relative error: median | signs that differ | s exact | adjoint |"
 
 
 def main() -> None:
