@@ -25,7 +25,7 @@ from lit_pursamere.networks import WideResNet
 from lit_pursamere.purifiers import COUP, DiffPure, Purifier
 from lit_pursamere.weights import load_weights
 
-HEAD = "| purifier | dt | steps | cosine: median, least | relative error: median | signs that differ | s exact | adjoint |"
+HEAD = "| purifier | dt | steps | cosine: median, least | relative error: median | signs differ | s exact | adjoint |"
 
 
 def main() -> None:
