@@ -25,7 +25,8 @@ class DetectorPGD(PenalisedPGD):
     """PGD on the loss minus a multiple of a detector's statistic; other settings are those of `PGD`.
 
     If the detector has a threshold, an iterate is a success only where the detector lets it pass, so that `any` is the
-    first one that fools both. Give it the threshold of the defence's detector.
+    first one that fools both. Give it the threshold of the defence's detector. Of the losses prefer `margin`: the
+    gradient of the cross-entropy fades where the classifier is sure, and the statistic alone then leads.
 
     Args:
         detector: Whose statistic is kept low.
