@@ -1,6 +1,7 @@
 """How far the adjoint gradient of an SDE lies from the exact one, and what each costs.
 
     python benchmarks/adjoint.py                                       # digits, shipped networks, a minute on a CPU
+    python benchmarks/adjoint.py --t_end 0.02                          # without the stiff end of DiffPure's process
     python benchmarks/adjoint.py --images 64 --device cuda
 
 For DiffPure and COUP, steps of several lengths with the same seed: cosine and relative error of the gradient of the
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dt", type=float, nargs="+", default=[0.01, 0.005, 0.0025, 0.001])
+    parser.add_argument("--t_end", type=float, default=1e-5, help="where DiffPure's reverse process ends")
     parser.add_argument("--json", help="file for the numbers")
     args = parser.parse_args()
     score = NCSNv2Score(16, 1, 8, checkpoint="checkpoints/digits/score.safetensors").to(args.device)
@@ -44,7 +46,7 @@ def main() -> None:
     print(f"{HEAD}\n|{' --- |' * 8}")
     rows = []
     for dt in args.dt:
-        for purifier in (DiffPure(score, dt=dt, seed=0), COUP(score, classifier, dt=dt, seed=0)):
+        for purifier in (DiffPure(score, dt=dt, t_end=args.t_end, seed=0), COUP(score, classifier, dt=dt, seed=0)):
             rows.append(compare(purifier, classifier, x.to(args.device), y.to(args.device)))
             print(row_text(rows[-1]), flush=True)
     if args.json:
