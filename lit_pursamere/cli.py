@@ -35,6 +35,7 @@ USAGE = """usage: lit-pursamere VERB [options]
   validate   run its validation                         (LitScoreModel, LitClassifier)
   predict    purify a data set and keep the result      (LitPurification)
   test       attack a defence and print the table       (LitRobustness)
+  compare    `test` many purifiers, and print one table
   report     print the table of a test run again
   reverify   judge the stored images of a test run again
   figure     draw a figure of the theory
@@ -223,6 +224,13 @@ def examined(cli: LightningCLI, count: int, verb: str) -> tuple[Defense, tuple[T
     return next(iter(cli.model.systems.values())).to(device), (x, y, index)
 
 
+def compare(args: list[str]) -> None:
+    """Evaluate many purifiers under the same attacks, and print one table."""
+    from lit_pursamere.compare.command import run
+
+    run(args[1:])
+
+
 def report(args: list[str]) -> None:
     """Print the table of test runs, and write report.md, report.csv and report.tex beside the records.
 
@@ -312,6 +320,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     **dict.fromkeys(LIGHTNING_VERBS, lightning),
     "audit": audit,
     "eot-similarity": eot_similarity,
+    "compare": compare,
     "report": report,
     "reverify": reverify,
     "figure": figure,

@@ -16,6 +16,7 @@ from lit_pursamere import diffusion
 from lit_pursamere.attacks import Attack
 from lit_pursamere.attacks.survivors import SurvivorAttack
 from lit_pursamere.cli import main
+from lit_pursamere.compare import read_plan
 from lit_pursamere.diffusion import NCSNv2Score
 from lit_pursamere.networks import WideResNet
 from lit_pursamere.purifiers import Purifier
@@ -25,8 +26,10 @@ from lit_pursamere.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml"))
-FOLDERS = ("purifier", "attack", "data", "score_model", "protocol")
-PURIFIERS, ATTACKS, DATA, SCORE_MODELS, PROTOCOLS = ([p for p in ALL if p.parts[1] == folder] for folder in FOLDERS)
+FOLDERS = ("purifier", "attack", "data", "score_model", "protocol", "compare")
+PURIFIERS, ATTACKS, DATA, SCORE_MODELS, PROTOCOLS, COMPARISONS = (
+    [p for p in ALL if p.parts[1] == folder] for folder in FOLDERS
+)
 EXPERIMENTS = [path for path in ALL if path.parts[1] not in FOLDERS]
 
 SMALL_SCORE = {
@@ -199,9 +202,8 @@ def instantiate(holder: type, config: Path, changes: Callable[[Namespace], None]
     return parser.instantiate(parsed).holder.part
 
 
-@pytest.mark.parametrize("config", PURIFIERS, ids=str)
-def test_purifiers_are_complete(config):
-    """With tiny networks and few steps, each purifies one random image of the size it is made for."""
+def purify_one(config: Path) -> None:
+    """With tiny networks and few steps, a purifier purifies one random image of the size it is made for."""
     shape = (3, 32)
 
     def shrink(settings: Namespace) -> None:
@@ -220,9 +222,38 @@ def test_purifiers_are_complete(config):
         few = {"dt": 0.02, "rounds": 1, "steps": min(settings.get("steps", 0), 50)}
         settings.update(Namespace(**{key: value for key, value in few.items() if key in settings}))
 
-    purifier = instantiate(WithPurifier, ROOT / config, shrink)
+    purifier = instantiate(WithPurifier, config, shrink)
     x = torch.rand(1, shape[0], shape[1], shape[1])
     assert purifier(x).shape == x.shape
+
+
+@pytest.mark.parametrize("config", PURIFIERS, ids=str)
+def test_purifiers_are_complete(config):
+    purify_one(ROOT / config)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"), [(config, name) for config in COMPARISONS for name in read_plan(ROOT / config).entries], ids=str
+)
+def test_purifiers_of_comparisons_are_complete(config, name, tmp_path):
+    entry = read_plan(ROOT / config).entries[name]
+    (tmp_path / "purifier.yaml").write_text(json.dumps(entry.purifier))
+    purify_one(tmp_path / "purifier.yaml")
+
+
+@pytest.mark.parametrize("config", COMPARISONS, ids=str)
+def test_comparisons_run_one_tiny_step(config, tmp_path, monkeypatch, capsys):
+    """The first and the last purifier of each, with tiny attacks on two images."""
+    monkeypatch.chdir(ROOT)
+    plan = read_plan(config)
+    names, attacks = [*plan.entries][:: len(plan.entries) - 1], plan.test["model"]["init_args"]["attacks"]
+    options = ["--data.test_size=2", "--data.eval_batch_size=2", "--trainer.enable_progress_bar=false"]
+    options += [f"--model.attacks.{name}={json.dumps(shrunk(attack))}" for name, attack in attacks.items()]
+    args = ["compare", str(config), "--output", str(tmp_path / "out"), "--only", *names, *options]
+    assert main(args) == 0, capsys.readouterr().err
+    table = capsys.readouterr().out
+    assert all(f"| {name}" in table for name in names) and "missing" not in table
+    assert (tmp_path / "out" / names[-1] / "cost.json").is_file()
 
 
 @pytest.mark.parametrize("config", ATTACKS, ids=str)

@@ -60,37 +60,47 @@ def cells(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
 def as_markdown(report: Report) -> str:
     """Write an aligned Markdown table with its notes."""
     head, body, doubts = cells(report)
+    footnotes = [f"[{number}] Doubtful: {doubt}." for number, doubt in enumerate(doubts, start=1)]
+    # A blank line between notes keeps them apart once they are rendered.
+    return markdown_table(head, body) + "\n" + "\n\n".join([*notes(report), *footnotes]) + "\n"
+
+
+def markdown_table(head: list[str], body: list[list[str]]) -> str:
+    """Write an aligned Markdown table."""
     grid = [[cell.replace("|", "\\|") for cell in row] for row in (head, *body)]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in grid]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    footnotes = [f"[{number}] Doubtful: {doubt}." for number, doubt in enumerate(doubts, start=1)]
-    # A blank line between notes keeps them apart once they are rendered.
-    return "\n".join(lines) + "\n\n" + "\n\n".join([*notes(report), *footnotes]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def as_latex(report: Report) -> str:
     """Write a LaTeX table (packages booktabs and graphicx) with its notes as caption and footnotes below."""
     head, body, doubts = cells(report)
     group = head.index("attack")  # a rule wherever the run or the system changes
+    footnotes = [f"[{number}] Doubtful: {doubt}." for number, doubt in enumerate(doubts, start=1)]
+    return latex_table(head, body, group, " ".join(notes(report)), footnotes)
+
+
+def latex_table(head: list[str], body: list[list[str]], group: int, caption: str, footnotes: list[str]) -> str:
+    """Write a LaTeX table with a rule wherever one of the first `group` cells changes (0: below the head only)."""
     lines = [_latex_row(head)]
-    for before, row in zip([[], *body], body, strict=False):
-        if before[:group] != row[:group]:
+    for before, row in zip([None, *body], body, strict=False):
+        if before is None or before[:group] != row[:group]:
             lines.append(r"\midrule")
         lines.append(_latex_row(row))
-    footnotes = [rf"\par{{\footnotesize [{i}] Doubtful: {_latex(doubt)}.}}" for i, doubt in enumerate(doubts, start=1)]
     parts = [
         r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_latex(' '.join(notes(report)).replace('`', ''))}}}",
+        rf"\caption{{{_latex(caption.replace('`', ''))}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{'l' * len(head)}}}",
         r"\toprule",
         *lines,
         r"\bottomrule",
         r"\end{tabular}}",
-        *footnotes,
+        *(rf"\par{{\footnotesize {_latex(footnote)}}}" for footnote in footnotes),
         r"\end{table}",
     ]
     return "\n".join(parts) + "\n"

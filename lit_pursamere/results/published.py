@@ -65,7 +65,7 @@ class Published:
 
     def label(self, description: str = "") -> str:
         """Source and circumstances, without the settings that the description of a system confirms already."""
-        unconfirmed = [part for part in self.setting.split() if part not in _assignments(description)]
+        unconfirmed = [part for part in self.setting.split() if part not in assignments(description)]
         return ", ".join(part for part in (self.source, self.classifier, " ".join(unconfirmed)) if part)
 
 
@@ -114,15 +114,15 @@ def published(
 
 def contradicts(cell: Published, description: str) -> bool:
     """Whether a system's description, "PurSAMERE(rho_pur=2, ...)", gives another value to a name in `setting`."""
-    ours = dict(part.split("=", 1) for part in _assignments(description))
-    theirs = dict(part.split("=", 1) for part in _assignments(cell.setting))
+    ours = dict(part.split("=", 1) for part in assignments(description))
+    theirs = dict(part.split("=", 1) for part in assignments(cell.setting))
     return any(name in ours and ours[name] != value for name, value in theirs.items())
 
 
-def _assignments(text: str) -> list[str]:
-    """The `name=number` pairs of a text, numbers written alike."""
-    pairs = re.findall(r"(\w+)=(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w.])", text)
-    return [f"{name}={float(value):g}" for name, value in pairs]
+def assignments(text: str) -> list[str]:
+    """The `name=value` pairs of a text whose values are numbers, written alike, or words."""
+    pairs = re.findall(r"(\w+)=(?:(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)|([A-Za-z]\w*))(?![\w.(])", text)
+    return [f"{name}={float(number):g}" if number else f"{name}={word}" for name, number, word in pairs]
 
 
 def plain(name: str) -> str:
