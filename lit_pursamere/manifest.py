@@ -5,13 +5,18 @@ Whoever writes into a folder first states what it is; whoever comes later must m
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
-import os
 from pathlib import Path
+from typing import Any
 
-__all__ = ["check_manifest", "read_manifest", "write_manifest"]
+from lit_pursamere.atomic import write_whole
+
+__all__ = ["check_manifest", "differences", "digest_of", "read_manifest", "settings_of", "write_manifest"]
 
 NAME = "manifest.json"
+LONG = 8  # from this length on, a list of settings is told by its ends and a checksum
 
 
 def read_manifest(folder: Path) -> dict | None:
@@ -37,7 +42,7 @@ def check_manifest(folder: Path, manifest: dict) -> bool:
     existing = read_manifest(folder)
     if existing is None:
         return False
-    changed = _differences(existing, json.loads(json.dumps(manifest)))
+    changed = differences(existing, json.loads(json.dumps(manifest)))
     if changed:
         details = "; ".join(f"{key}: there {there!r}, now {now!r}" for key, there, now in changed)
         raise ValueError(
@@ -47,13 +52,13 @@ def check_manifest(folder: Path, manifest: dict) -> bool:
     return True
 
 
-def _differences(there: dict, now: dict, prefix: str = "") -> list[tuple[str, object, object]]:
+def differences(there: dict, now: dict, prefix: str = "") -> list[tuple[str, object, object]]:
     """Entries that differ, "attacks.PGD.eps", with both values; None where there is no such entry."""
     found = []
     for key in sorted(there.keys() | now.keys()):
         old, new = there.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{key}.")
+            found += differences(old, new, f"{prefix}{key}.")
         elif old != new:
             found.append((f"{prefix}{key}", old, new))
     return found
@@ -61,12 +66,43 @@ def _differences(there: dict, now: dict, prefix: str = "") -> list[tuple[str, ob
 
 def write_manifest(folder: Path, manifest: dict) -> None:
     """Write the manifest, whole or not at all."""
-    temporary = folder / f"{NAME}.part"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(json.dumps(manifest, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # or a crash could leave an empty file under the final name
-        os.replace(temporary, folder / NAME)
-    except OSError as error:
-        raise OSError(f"cannot write {temporary}: {error.strerror}; mend that and run the command again") from error
+    write_whole(folder / NAME, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def digest_of(value: object) -> str:
+    """Hex digest of a JSON value; the order of its keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def settings_of(module: Any, depth: int = 1) -> dict[str, object]:
+    """What a module was built with: its class, its public attributes, and the same of the modules in it.
+
+    Args:
+        module: A torch module, such as a purifier.
+        depth: How far to look into modules within modules; deeper ones are told by their class alone.
+
+    Returns:
+        JSON values by name, the same in every process.
+    """
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+    found: dict[str, object] = {"class": type(module).__name__}
+    found |= {name: _plain(value) for name, value in own.items()}
+    for name, child in module.named_children():
+        found[name] = settings_of(child, depth - 1) if depth else type(child).__name__
+    return found
+
+
+def _plain(value: object) -> object:
+    """A setting as a JSON value, short, and without anything that changes from process to process."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        items = [_plain(item) for item in value]
+        if len(items) < LONG:
+            return items
+        return f"{len(items)} values, {items[0]} to {items[-1]}, sha256 {digest_of(items)[:12]}"
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value):
+        return repr(value)
+    return getattr(value, "__qualname__", type(value).__qualname__)

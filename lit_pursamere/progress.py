@@ -9,6 +9,7 @@ A job within the job, such as the steps of an attack while images are evaluated,
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -16,7 +17,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "Watch"]
 
 
 class Progress:
@@ -112,3 +113,32 @@ class Progress:
 
     def _speaker(self) -> Progress:
         return self if self.outer is None else self.outer._speaker()
+
+
+class Watch:
+    """Reports from a thread how far a job is that several processes share, as often as one asks.
+
+    Args:
+        progress: Reports; from now on nobody else may call it.
+        ask: Tells how much is done by all processes together. What is done at the start says nothing about the time
+            that is left.
+        every: Seconds between two questions.
+    """
+
+    def __init__(self, progress: Progress, ask: Callable[[], int], every: float = 5.0) -> None:
+        self.progress, self.ask, self.every = progress, ask, every
+        self.ended = threading.Event()
+        progress.advance(ask(), skipped=True)
+        self.thread = threading.Thread(target=self._watch, name=progress.title, daemon=True)
+        self.thread.start()
+
+    def _watch(self) -> None:
+        while not self.ended.wait(self.every):
+            self.progress(self.ask())
+
+    def close(self) -> None:
+        """Ask for the last time, and take the bar off the terminal."""
+        self.ended.set()
+        self.thread.join()
+        self.progress(self.ask())
+        self.progress.close()

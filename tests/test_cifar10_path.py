@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lit_pursamere.cli import main
+from lit_pursamere.data import PurifiedSet
 from lit_pursamere.results import read_rows
 
 
@@ -43,8 +44,7 @@ def test_from_pictures_to_table(images, repository_root, tmp_path, monkeypatch, 
     run("fit", f"--config={configs}/score.yaml", "--model.score_model.ngf=4", "--model.export=score.safetensors",
         "--trainer.max_steps=3", "--trainer.logger=false", "--trainer.callbacks=null")  # fmt: skip
     run("predict", f"--config={configs}/purify.yaml", *score, "--model.output=purified", "--data.val_size=0")
-    assert np.load("purified/done.npy").sum() == 48
-    moved = np.load("purified/images.npy").astype("float32")
+    moved = PurifiedSet.open("purified").take(range(48))
     assert moved.min() >= 0 and moved.max() <= 1
     run("fit", f"--config={configs}/classifier.yaml", *network, "--data.purified=purified", "--trainer.max_epochs=2",
         "--model.export=net.safetensors", "--trainer.logger.save_dir=logs", "--data.crop=4",

@@ -17,6 +17,7 @@ from lit_pursamere.attacks import Attack
 from lit_pursamere.attacks.survivors import SurvivorAttack
 from lit_pursamere.cli import main
 from lit_pursamere.compare import read_plan
+from lit_pursamere.data import PurifiedSet
 from lit_pursamere.diffusion import NCSNv2Score
 from lit_pursamere.networks import WideResNet
 from lit_pursamere.purifiers import Purifier
@@ -117,7 +118,7 @@ def test_experiments_run_one_tiny_step(config, tmp_path, arrays, monkeypatch, ca
         systems = 2 if yaml.safe_load((ROOT / config).read_text())["model"]["init_args"].get("undefended", True) else 1
         assert (tmp_path / "out/report.md").read_text().count("| clean ") == systems
     if args[0] == "predict":
-        assert np.load(tmp_path / "out/done.npy").sum() == 4
+        assert PurifiedSet.open(tmp_path / "out").count() == 4
 
 
 @pytest.mark.parametrize("config", PROTOCOLS, ids=lambda path: path.stem)

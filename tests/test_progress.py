@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import pytest
 
-from lit_pursamere.progress import Progress
+from lit_pursamere.progress import Progress, Watch
 
 
 class Clock:
@@ -88,3 +89,23 @@ def test_hidden_is_silent(out, clock):
             clock.now += 100
             steps(1, 2)
     assert out.getvalue() == ""
+
+
+def test_a_watch_tells_what_all_processes_have_done(clock):
+    out, done = io.StringIO(), iter([40, 60, 100])
+    asked = threading.Event()
+
+    def ask() -> int:
+        clock.now += 30
+        count = next(done)
+        if count == 60:
+            asked.set()
+        return count
+
+    watch = Watch(Progress("purify", "image", 100, stream=out, clock=clock), ask, every=0.01)
+    assert asked.wait(5)
+    watch.every = 60
+    watch.close()
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "purify: 40 of 100 images", "what was there before says nothing about the time"
+    assert lines[1] == "purify: 60 of 100 images, 02:00 left" and lines[2] == "purify: 100 of 100 images"

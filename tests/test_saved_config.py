@@ -52,5 +52,5 @@ def test_a_purified_set_has_it_too_and_does_not_mind(tmp_path):
     ]  # fmt: skip
     for _ in range(2):
         assert main(args) == 0
-        assert PurifiedSet.open(tmp_path / "set").done.sum() == 3
+        assert PurifiedSet.open(tmp_path / "set").count() == 3
     assert yaml.safe_load((tmp_path / "set/config.yaml").read_text())["model"]["class_path"].endswith("LitPurification")

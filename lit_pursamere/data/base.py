@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -20,6 +20,7 @@ from torch.utils.data.distributed import DistributedSampler
 from torchvision.transforms import v2
 
 from lit_pursamere.data.purified import PurifiedSet
+from lit_pursamere.data.purified_checks import require, verify
 from lit_pursamere.data.resident import ResidentLoader, to_float
 from lit_pursamere.seeding import run_seed
 
@@ -125,7 +126,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             images), or `train` (to purify the training set).
         crop: Padding of the random training crop in pixels (0: no crop).
         flip: Whether to flip training images left and right at random.
-        purified: Folder of a purified training set; training and validation batches then are pairs.
+        purified: Folder of a purified training set; training and validation batches then are pairs. It must be made of
+            these very images, complete and undamaged.
+        purified_by: Settings that its purifier must have had, such as {class: PurSAMERE, rho_pur: 3.0}, by their names
+            in its manifest; `weights` are the first characters of the digest. None: any purifier.
         resident: Whether training images live on the device, where whole batches are cropped and flipped at once (None:
             if they are in memory anyway and take at most 2 GiB). Else `num_workers` processes load them one by one.
         seed: Seed of the validation split; order, crops and flips of training images depend on `seed_everything` too.
@@ -150,6 +154,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         crop: int = 0,
         flip: bool = False,
         purified: str | None = None,
+        purified_by: dict[str, Any] | None = None,
         resident: bool | None = None,
         seed: int = 0,
     ) -> None:
@@ -170,6 +175,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.val_size, self.test_size, self.evaluate = val_size, test_size, evaluate
         self.test_seed, self.test_generator = test_seed, test_generator
         self.crop, self.flip, self.purified, self.resident, self.seed = crop, flip, purified, resident, seed
+        self.purified_by = purified_by
         self.sources: dict[str, Dataset] = {}
 
     @abstractmethod
@@ -262,7 +268,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         chosen = torch.tensor(indices)
         versions = [source.images[chosen]]
         if twins is not None:
-            versions.append(torch.from_numpy(twins.images[chosen.numpy()]))
+            versions.append(torch.from_numpy(twins.take(indices)))
         device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
         return ResidentLoader(
             versions, source.labels[chosen], chosen, self.batch_size, device, self.crop, self.flip, self.seed,
@@ -279,13 +285,25 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return self._evaluation_loader(self.evaluate, self.test_indices())
 
     def predict_dataloader(self) -> DataLoader:
-        return self._evaluation_loader(self.evaluate, self.indices(self.evaluate), whole_batches=False)
+        return self._evaluation_loader(self.evaluate, self.indices(self.evaluate))
 
     def _twins(self, indices: list[int]) -> PurifiedSet | None:
         if self.purified is None:
             return None
-        twins = PurifiedSet.open(self.purified)
-        twins.require_complete(indices, (self.channels, self.image_size, self.image_size))
+        refused: ValueError | OSError | None = None
+        try:
+            twins = PurifiedSet.open(self.purified)
+            shape = (self.channels, self.image_size, self.image_size)
+            require(twins, self.name, "train", self.sources["train"], indices, shape, self.purified_by)
+            if self.trainer is None or self.trainer.local_rank == 0:  # every byte is read, once per node
+                verify(twins, indices)
+        except (ValueError, OSError) as error:
+            refused = error
+        whole = refused is None
+        if self.trainer is not None:  # no process goes on to wait for one that has stopped
+            whole = self.trainer.strategy.reduce_boolean_decision(whole)
+        if not whole:
+            raise refused or SystemExit(1)
         return twins
 
     def _evaluation_loader(

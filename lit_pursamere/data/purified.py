@@ -1,15 +1,23 @@
-"""The purified training set on disk: one image per index of the source split, written once, in any order.
+"""The purified training set on disk: every image of a split once, in parts that never change.
 
-    FOLDER/images.npy     (N, C, H, W) memory map, float16 or uint8
-    FOLDER/done.npy       (N,) bool: which images are there; set only after their pixels were flushed
-    FOLDER/manifest.json  what made them; written last, so a folder with a manifest is whole
+    FOLDER/manifest.json    what the images are and what made them: data set, purifier, weights, sizes
+    FOLDER/indices.npy      (N,) which images of the source split these are, ascending
+    FOLDER/part-000123.npy  images 123 P .. 124 P - 1 of those, (P, C, H, W), float16 or uint8; see `parts`
+
+A part is one batch: purified together, written under another name, forced to disk, renamed. So that it is there is the
+only record that it is done. Nothing is written twice or by two processes, and no file is mapped for writing: network
+file systems (NFS, Lustre) keep no order between such writes of several machines, but a rename is one step on all of
+them. The batch, on which rounding depends, is a property of the set and not of the run, so any number of processes,
+stopped and started in any way, makes the same bytes. A process that is killed loses the part that it was working on.
 
 Reference: PurSAMERE, section 4 "Data augmentation": purify every un-augmented training image once, SAM off.
 """
 
 from __future__ import annotations
 
-import os
+import io
+import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,60 +25,85 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_pursamere.atomic import write_whole
+from lit_pursamere.data.parts import checksum, map_part, part_file, parts_in, write_part
 from lit_pursamere.data.resident import to_float
-from lit_pursamere.manifest import check_manifest, read_manifest, write_manifest
+from lit_pursamere.manifest import check_manifest, digest_of, read_manifest, write_manifest
 
 __all__ = ["PurifiedSet"]
 
+FORMAT = "purified set, parts"
+DTYPES = ("float16", "uint8", "float32")
+
 
 class PurifiedSet:
-    """Memory-mapped purified images; `set[index]` is a float32 image (C, H, W) in [0, 1].
+    """Purified images in memory-mapped parts; `set[index]` is a float32 image (C, H, W) in [0, 1].
 
-    Several processes may write to one folder as long as they write different images. Use `create` or `open`.
+    Any number of processes on any number of machines may write to one folder, each other parts. Use `create` or `open`.
+    Opening reads no pixels; `verify` reads them all.
     """
 
-    def __init__(self, path: Path, manifest: dict, mode: str) -> None:
-        self.path, self.manifest = path, manifest
-        try:
-            self.images = np.load(path / "images.npy", mmap_mode=mode)
-            self.done = np.load(path / "done.npy", mmap_mode=mode)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"the purified set in {path} is damaged ({error}); delete the folder and make it again"
-            ) from error
+    def __init__(self, path: Path, manifest: dict, indices: np.ndarray) -> None:
+        self.path, self.manifest, self.indices = path, manifest, indices
+        self.shape, self.dtype = tuple(manifest["images"]["shape"]), np.dtype(manifest["dtype"])
+        self.size = manifest["part"]
+        self.parts = -(-len(indices) // self.size)
+        self.digest = digest_of(manifest)
+        self.maps: dict[int, np.ndarray] = {}
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "maps": {}}  # a map would travel to loader processes as all of its pixels
 
     @classmethod
-    def create(cls, path: str | Path, shape: Sequence[int], manifest: dict, dtype: str = "float16") -> PurifiedSet:
+    def create(
+        cls,
+        path: str | Path,
+        indices: Sequence[int],
+        shape: Sequence[int],
+        manifest: dict,
+        dtype: str = "float16",
+        part: int = 128,
+    ) -> PurifiedSet:
         """Create the set, or continue one that was made with the same manifest.
 
         Args:
             path: Folder of the set.
-            shape: (N, C, H, W).
+            indices: Positions of the N images in their source split, ascending.
+            shape: (C, H, W).
             manifest: JSON values that say what the images come from; compared key by key on continuation.
-            dtype: `float16` or `uint8`.
+            dtype: `float16`, `uint8` (half the size, rounded by up to 1/510) or `float32`.
+            part: Images per part.
 
         Raises:
             ValueError: If the folder holds a set with another manifest; the message names the differences.
+            OSError: If there is no room for the images.
         """
-        if dtype not in ("float16", "uint8"):
-            raise ValueError(f"dtype must be 'float16' or 'uint8'; got {dtype!r}")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
+        chosen = np.asarray(indices, dtype=np.int64)
+        if part < 1 or not len(chosen) or (np.diff(chosen) <= 0).any():
+            raise ValueError(f"a purified set needs ascending indices and part >= 1; got {len(chosen)} and {part}")
         path = Path(path)
-        manifest = {**manifest, "shape": list(shape), "dtype": dtype}
-        if check_manifest(path, manifest):
-            return cls.open(path, writable=True)
+        images = {"count": len(chosen), "indices": digest_of(chosen.tolist())[:16], "shape": list(shape)}
+        manifest = {"format": FORMAT, **manifest, "images": images, "dtype": dtype, "part": part}
         path.mkdir(parents=True, exist_ok=True)
-        _allocate(path / "images.npy", np.dtype(dtype), tuple(shape))
-        _allocate(path / "done.npy", np.dtype(bool), (shape[0],))
-        write_manifest(path, manifest)
-        return cls.open(path, writable=True)
+        if read_manifest(path) is not None:
+            made = cls.open(path)
+            check_manifest(path, manifest)
+        else:
+            _write_indices(path, chosen)
+            write_manifest(path, manifest)
+            made = cls(path, manifest, chosen)
+        made._require_room()
+        return made
 
     @classmethod
-    def open(cls, path: str | Path, writable: bool = False) -> PurifiedSet:
-        """Open a set that exists.
+    def open(cls, path: str | Path) -> PurifiedSet:
+        """Open a set that exists, complete or not.
 
         Raises:
             FileNotFoundError: If there is none.
-            ValueError: If its files are damaged.
+            ValueError: If it was made by an older version, or its manifest or its indices are damaged.
         """
         path = Path(path)
         manifest = read_manifest(path)
@@ -78,50 +111,99 @@ class PurifiedSet:
             raise FileNotFoundError(
                 f"no purified set in {path}; make one with `lit-pursamere predict` and LitPurification"
             )
-        return cls(path, manifest, "r+" if writable else "r")
+        if manifest.get("format") != FORMAT:
+            old = "images.npy without checksums, as older versions made it" if "shape" in manifest else "something else"
+            raise ValueError(f"{path} holds {old}; remove that folder and make the set with `lit-pursamere predict`")
+        try:
+            indices = np.load(path / "indices.npy")
+        except (OSError, ValueError, EOFError):
+            indices = np.zeros(0, np.int64)
+        if digest_of(indices.tolist())[:16] != manifest["images"]["indices"]:
+            raise ValueError(f"{path / 'indices.npy'} is missing or damaged; remove that folder and make the set again")
+        return cls(path, manifest, indices)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Tensor:
-        return to_float(torch.from_numpy(np.array(self.images[index])))
+        return to_float(torch.from_numpy(self.take([index])[0]))
 
-    def write(self, indices: Sequence[int], images: Tensor) -> None:
-        """Store images (B, C, H, W) in [0, 1] at their indices, pixels first, then the mask."""
-        array = images.detach().cpu()
-        array = (array * 255).round().to(torch.uint8) if self.images.dtype == np.uint8 else array.half()
-        rows = np.asarray(indices)
-        self.images[rows] = array.numpy()
-        self.images.flush()
-        self.done[rows] = True
-        self.done.flush()
+    def take(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Images (B, C, H, W) of these indices, in the type in which they are stored.
 
-    def missing(self, indices: Sequence[int]) -> list[int]:
-        """Those of the indices whose images are not there yet."""
-        return [index for index in indices if not self.done[index]]
+        Raises:
+            KeyError: If an index is not among those of the set.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        positions = np.searchsorted(self.indices, wanted)
+        if not (self.indices[np.minimum(positions, len(self) - 1)] == wanted).all():
+            raise KeyError(f"{self.path} has no image {sorted(set(wanted.tolist()) - set(self.indices.tolist()))[0]}")
+        numbers, images = positions // self.size, np.empty((len(wanted), *self.shape), self.dtype)
+        for number in np.unique(numbers).tolist():
+            if number not in self.maps:
+                self.maps[number] = map_part(self.path, number, self._part_shape(number), self.dtype)
+            chosen = numbers == number
+            images[chosen] = self.maps[number][positions[chosen] % self.size]
+        return images
 
-    def require_complete(self, indices: Sequence[int], shape: Sequence[int]) -> None:
-        """Raise ValueError unless every index is there and images have the shape (C, H, W)."""
-        if tuple(self.images.shape[1:]) != tuple(shape):
-            raise ValueError(f"{self.path} holds images {self.images.shape[1:]}, but the data set has {tuple(shape)}")
-        if max(indices) >= len(self):
-            raise ValueError(f"{self.path} holds {len(self)} images, but the data set has index {max(indices)}")
-        missing = self.missing(indices)
-        if missing:
+    def missing(self) -> list[int]:
+        """Numbers of the parts that are not there."""
+        return sorted(set(range(self.parts)) - parts_in(self.path))
+
+    def count(self) -> int:
+        """How many images are there, written by whomever."""
+        return len(self) - sum(len(self.part(number)) for number in self.missing())
+
+    def has(self, number: int) -> bool:
+        """Whether a part is there, and so done."""
+        return part_file(self.path, number).exists()
+
+    def number(self, index: int) -> int:
+        """Which part holds the image with this index."""
+        return int(np.searchsorted(self.indices, index)) // self.size
+
+    def part(self, number: int) -> np.ndarray:
+        """Indices of the images of a part, (B,)."""
+        return self.indices[number * self.size : (number + 1) * self.size]
+
+    def write(self, number: int, images: Tensor) -> None:
+        """Store a part, whole and on disk when this returns.
+
+        Args:
+            number: Which part.
+            images: Its purified images (B, C, H, W) in [0, 1], in the order of `part(number)`.
+
+        Raises:
+            ValueError: If they have another shape, or are not numbers in [0, 1].
+            OSError: If they cannot be written.
+        """
+        array, shape = images.detach().cpu(), self._part_shape(number)
+        if tuple(array.shape) != shape:
+            raise ValueError(f"part {number} holds images {shape}; got {tuple(array.shape)}")
+        if not (array.min() >= 0 and array.max() <= 1):  # NaN is neither
             raise ValueError(
-                f"{self.path} lacks {len(missing)} of {len(indices)} images (first: {missing[0]}); run the same "
-                "`lit-pursamere predict` command again, it continues where it stopped"
+                f"the purifier made pixels from {array.min():g} to {array.max():g} in part {number} (image "
+                f"{self.part(number)[0]} and following), which is not within [0, 1]; nothing of it was kept"
             )
+        array = (array * 255).round() if self.dtype == np.uint8 else array
+        write_part(self.path, number, self.digest, array.numpy().astype(self.dtype))
+
+    def checksum(self, number: int) -> str:
+        """Checksum of a part after it was read whole and found undamaged; errors as `parts.checksum` raises them."""
+        return checksum(self.path, number, self.digest, self._part_shape(number), self.dtype)
+
+    def _part_shape(self, number: int) -> tuple[int, ...]:
+        return (len(self.part(number)), *self.shape)
+
+    def _require_room(self) -> None:
+        """A full disk is better noticed before the work begins."""
+        needed = (len(self) - self.count()) * math.prod(self.shape) * self.dtype.itemsize
+        free = shutil.disk_usage(self.path).free
+        if needed > free:
+            raise OSError(f"no room in {self.path} for {needed} more bytes ({free} free); choose another `output` folder")
 
 
-def _allocate(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    """Create an array file of zeros and claim its disk space now: a full disk would later kill the process."""
-    np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
-    size = path.stat().st_size
-    try:
-        if hasattr(os, "posix_fallocate"):  # not on macOS
-            with open(path, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
-    except OSError as error:
-        path.unlink()
-        raise OSError(f"no room for {path} ({size} bytes): {error.strerror}; choose another `output` folder") from error
+def _write_indices(path: Path, indices: np.ndarray) -> None:
+    file = io.BytesIO()
+    np.save(file, indices)
+    write_whole(path / "indices.npy", file.getvalue())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from lit_pursamere.atomic import sync_folder
+
 __all__ = ["append"]
 
 
@@ -22,19 +24,8 @@ def append(path: Path, content: bytes) -> None:
                 written += file.write(content[written:])
             os.fsync(file.fileno())
         if new:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as error:
         raise OSError(
             f"cannot write {path}: {error.strerror}; mend that and run the same command again, it continues"
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the names in a folder to disk: the content of a new file is of no use without its name."""
-    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

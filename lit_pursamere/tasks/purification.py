@@ -1,18 +1,28 @@
 """Purify a data set once and keep the result: `predict` writes a `PurifiedSet`.
 
+    part k = batch k, by process k mod (number of processes):  skip it if it is there, else purify and write it
+    progress: whatever all processes, on this machine or others, have written
+
 Reference: PurSAMERE, section 4: SAM off and rho_pur 3 for the training set of CIFAR-10.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
+from lit_pursamere.atomic import remove_leftovers
 from lit_pursamere.data import PurifiedSet
+from lit_pursamere.data.purified_checks import probe
+from lit_pursamere.manifest import settings_of
+from lit_pursamere.progress import Progress, Watch
 from lit_pursamere.purifiers import Purifier
+from lit_pursamere.results.environment import note_start
+from lit_pursamere.results.locks import FolderLock
+from lit_pursamere.seeding import reseed, run_seed
 from lit_pursamere.weights import state_digest
 
 __all__ = ["LitPurification"]
@@ -20,6 +30,9 @@ __all__ = ["LitPurification"]
 
 class LitPurification(pl.LightningModule):
     """Writes purified images to disk, batch by batch; a second run continues where the first one stopped.
+
+    The result does not depend on how many processes make it, nor on how often they are stopped: what a batch holds is
+    fixed by `data.eval_batch_size`, and a purifier that draws fresh noise draws it from a seed of the batch.
 
     Args:
         purifier: The purifier.
@@ -31,31 +44,78 @@ class LitPurification(pl.LightningModule):
         super().__init__()
         self.purifier, self.output, self.storage = purifier, output, dtype
         self.set: PurifiedSet | None = None
+        self.lock: FolderLock | None = None
+        self.watch: Watch | None = None
+
+    def setup(self, stage: str) -> None:
+        bar = self.trainer.progress_bar_callback
+        self.visible = bar is not None and self.trainer.is_global_zero
+        if self.visible and stage == "predict":  # Lightning's bar knows the batches of one process only
+            bar.disable()
 
     def on_predict_start(self) -> None:
+        refused: Exception | None = None
+        if self.trainer.is_global_zero:
+            try:
+                self._open()
+                note_start(self.output, self.device, self.trainer.world_size)
+            except (ValueError, OSError) as error:
+                refused = error
+        if self.trainer.strategy.broadcast(refused is not None):
+            raise refused or SystemExit(1)  # one process complains for all
+        if not self.trainer.is_global_zero:
+            self._open()
+        if self.visible:
+            self.watch = Watch(Progress("purify", "image", len(self.set)), self.set.count)
+
+    def _open(self) -> None:
+        """Lock the folder, and create or continue the set."""
         data = self.trainer.datamodule
         split = "test" if data.evaluate == "test" else "train"
-        shape = (len(data.sources[split]), data.channels, data.image_size, data.image_size)
+        source, indices = data.sources[split], data.indices(data.evaluate)
         manifest = {
             "data": data.name,
             "split": split,
-            "purifier": str(self.purifier),
+            "source": {"count": len(source), "means": probe(source, indices)},
+            "purifier": settings_of(self.purifier),
             "weights": state_digest(self.purifier),
+            "precision": str(self.trainer.precision),
+            "seed": run_seed(),
         }
-        if self.trainer.is_global_zero:
-            self.set = PurifiedSet.create(self.output, shape, manifest, self.storage)
-        self.trainer.strategy.barrier("purified set created")
-        if self.set is None:
-            self.set = PurifiedSet.create(self.output, shape, manifest, self.storage)
+        shape = (data.channels, data.image_size, data.image_size)
+        self.lock = FolderLock(self.output, self.trainer.global_rank)
+        try:
+            if self.trainer.is_global_zero:
+                remove_leftovers(Path(self.output))
+            self.set = PurifiedSet.create(self.output, indices, shape, manifest, self.storage, data.eval_batch_size)
+        except BaseException:
+            self.lock.release()
+            raise
 
     def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        try:
+            self._purify(batch[0], batch[2].tolist())
+        except BaseException:
+            self.lock.release()  # whoever catches this may want to continue in the same process
+            raise
+
+    def _purify(self, x: Tensor, indices: list[int]) -> None:
         if self.trainer.received_sigterm:  # Lightning only notes the signal, and would run on to the end
             raise SystemExit("stopped by SIGTERM; the same command continues")
-        x, _, index = batch
-        todo = set(self.set.missing(index.tolist()))
-        keep = torch.tensor([i for i, image in enumerate(index.tolist()) if image in todo], dtype=torch.long)
-        if len(keep):
-            self.set.write(index[keep].tolist(), self.purifier(x[keep.to(x.device)]))
+        number = self.set.number(indices[0])
+        if indices != self.set.part(number).tolist():
+            raise RuntimeError(
+                "the loader deals other batches than the set has parts: use Trainer(use_distributed_sampler=False), as "
+                "the command line does, and a loader with a ShardSampler"
+            )
+        if not self.set.has(number):
+            reseed(run_seed(), number)
+            self.set.write(number, self.purifier(x))
 
     def on_predict_end(self) -> None:
-        self.print(f"{int(self.set.done.sum())} of {len(self.set)} images purified in {self.output}")
+        self.trainer.strategy.barrier("parts written")
+        if self.visible:
+            self.watch.close()
+            self.trainer.progress_bar_callback.enable()
+        self.print(f"{self.set.count()} of {len(self.set)} images purified in {self.output}")
+        self.lock.release()

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from lit_pursamere.data import ArrayDataset, ImageDataModule, PurifiedSet, ShardSampler
 from lit_pursamere.data.base import IndexedView
+from lit_pursamere.data.purified_checks import probe
 
 TRAIN, TEST = 20, 11
 
@@ -167,11 +168,18 @@ def test_too_few_batches_for_the_processes_is_an_error_that_names_the_mend():
 
 
 @pytest.mark.parametrize("world", [2, 3, 5])
-def test_validation_and_purification_are_shared_however_large_the_batches(world):
-    data = ready("fit", val_size=7, eval_batch_size=100, evaluate="val")
-    for loader in ("val_dataloader", "predict_dataloader"):
-        shares = [seen(getattr(of_process(data, rank, world), loader)()) for rank in range(world)]
-        assert sorted(itertools.chain(*shares)) == data.indices("val") and all(shares)
+def test_validation_is_shared_however_large_the_batches(world):
+    data = ready("fit", val_size=7, eval_batch_size=100)
+    shares = [seen(of_process(data, rank, world).val_dataloader()) for rank in range(world)]
+    assert sorted(itertools.chain(*shares)) == data.indices("val") and all(shares)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_any_number_of_processes_purifies_the_same_batches(world):
+    data = ready("fit", val_size=7, eval_batch_size=3, evaluate="val")
+    found = [batches(of_process(data, rank, world).predict_dataloader()) for rank in range(world)]
+    chosen = data.indices("val")
+    assert sorted(itertools.chain(*found)) == [chosen[0:3], chosen[3:6], chosen[6:]]
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -226,16 +234,21 @@ def test_evaluation_is_not_augmented():
 
 def test_a_purified_set_turns_training_batches_into_pairs(tmp_path):
     data = ready("fit", batch_size=5, val_size=4, purified=str(tmp_path))
-    chosen = data.indices("train")
-    purified = PurifiedSet.create(tmp_path, (TRAIN, 1, 6, 6), {"purifier": "half"})
-    clean = torch.stack([data.sources["train"][i][0] for i in chosen])
-    purified.write(chosen[1:], clean[1:] / 2)
-    with pytest.raises(ValueError, match=f"lacks 1 of {len(chosen)}"):
+    source, chosen = data.sources["train"], data.indices("train")
+    told = {"data": "ramp", "split": "train", "source": {"count": TRAIN, "means": probe(source, chosen)},
+            "purifier": {}, "weights": ""}  # fmt: skip
+    purified = PurifiedSet.create(tmp_path, chosen, (1, 6, 6), told, part=5)
+    clean = torch.stack([source[i][0] for i in chosen])
+    for number in (0, 2, 3):
+        purified.write(number, clean[5 * number : 5 * number + 5] / 2)
+    with pytest.raises(ValueError, match=f"lacks 5 of {len(chosen)} images"):
         data.train_dataloader()
-    purified.write(chosen[:1], clean[:1] / 2)
+    purified.write(1, clean[5:10] / 2)
     x, _, index = next(iter(data.train_dataloader()))
     assert x.shape == (5, 2, 1, 6, 6) and set(index.tolist()) <= set(chosen)
     torch.testing.assert_close(x[:, 0] / 2, x[:, 1], rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="4 of these are not in it; purify with the same `val_size`"):
+        data.val_dataloader()
 
 
 @pytest.mark.parametrize(

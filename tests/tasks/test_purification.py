@@ -1,8 +1,6 @@
-"""The purified set: every image once, the same as purifying in memory, and continued after an interruption."""
+"""Purifying a data set: the same as in memory, whoever stops it and when, and bound to what made it."""
 
-import errno
 import json
-import os
 
 import pytest
 import pytorch_lightning as pl
@@ -11,97 +9,180 @@ import torch
 from lit_pursamere.data import Digits, PurifiedSet
 from lit_pursamere.diffusion import GaussianMixtureScore
 from lit_pursamere.purifiers import PurSAMERE
+from lit_pursamere.results.locks import FolderLock
 from lit_pursamere.tasks import LitPurification
 
 
-def world(rho_pur=0.5):
+def world(rho_pur=0.5, **options):
     means = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    return PurSAMERE(GaussianMixtureScore(means, 0.3), rho_pur, 0, 1, [0.5, 0.2])
+    return PurSAMERE(GaussianMixtureScore(means, 0.3), rho_pur, 0, 1, [0.5, 0.2], **options)
 
 
-def predict(tmp_path, purifier=None, limit=None, dtype="float16", **data):
-    task = LitPurification(purifier or world(), str(tmp_path / "set"), dtype)
+def predict(tmp_path, purifier=None, limit=None, dtype="float16", data=None, name="set", **options):
+    task = LitPurification(purifier or world(), str(tmp_path / name), dtype)
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        inference_mode=False, limit_predict_batches=limit, default_root_dir=tmp_path,
+        inference_mode=False, limit_predict_batches=limit, default_root_dir=tmp_path, **options,
     )  # fmt: skip
-    trainer.predict(task, Digits(evaluate="train", eval_batch_size=500, **data), return_predictions=False)
-    return PurifiedSet.open(tmp_path / "set")
+    trainer.predict(task, data or Digits(evaluate="train", eval_batch_size=500), return_predictions=False)
+    return PurifiedSet.open(tmp_path / name)
 
 
 def test_purifies_every_training_image(tmp_path):
     made = predict(tmp_path)
     source = Digits().load("train")
-    assert len(made) == len(source) == 1400
-    assert made.done.all()
+    assert len(made) == len(source) == made.count() == 1400
     expected = world()(source.images[:7])
     torch.testing.assert_close(torch.stack([made[i] for i in range(7)]), expected, atol=5e-4, rtol=0)
 
 
 def test_continues_where_it_stopped(tmp_path):
     half = predict(tmp_path, limit=1)
-    assert half.done.sum() == 500
-    with pytest.raises(ValueError, match=r"lacks 900 of 1400 images .*run the same"):
-        half.require_complete(range(1400), (1, 8, 8))
-    before = half.images[:500].copy()
+    assert (half.count(), half.missing()) == (500, [1, 2])
+    (tmp_path / "set/part-000001.npy.host-1.part").touch()  # what a killed process leaves
     calls = []
     purifier = world()
     purifier.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
+    before = (tmp_path / "set/part-000000.npy").stat().st_mtime_ns
     whole = predict(tmp_path, purifier)
-    assert sum(calls) == 900
-    assert whole.done.all()
-    assert (whole.images[:500] == before).all()
+    assert calls == [500, 400] and whole.missing() == []
+    assert (tmp_path / "set/part-000000.npy").stat().st_mtime_ns == before, "what is done is not touched"
+    assert not list((tmp_path / "set").glob("*.part"))
+    assert len((tmp_path / "set/environment.jsonl").read_text().splitlines()) == 2
 
 
-def test_another_purifier_is_refused(tmp_path):
+def test_fresh_noise_does_not_depend_on_interruptions(tmp_path):
+    predict(tmp_path, world(seed="fresh"), limit=1)
+    again = predict(tmp_path, world(seed="fresh"))
+    whole = predict(tmp_path, world(seed="fresh"), name="whole")
+    assert (again.take(again.indices) == whole.take(whole.indices)).all()
+    assert (whole.take(range(10)) != whole.take(range(500, 510))).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"purifier": world(0.25)}, r"purifier\.rho_pur: there 0\.5, now 0\.25"),
+        ({"purifier": world(lr_max=0.2)}, r"purifier\.lr_max: there 0\.1, now 0\.2"),
+        ({"precision": "bf16-mixed"}, r"precision: there '32-true', now 'bf16-mixed'"),
+        ({"dtype": "uint8"}, r"dtype: there 'float16', now 'uint8'"),
+        ({"data": Digits(evaluate="train", eval_batch_size=400)}, r"part: there 500, now 400"),
+        ({"data": Digits(evaluate="val", eval_batch_size=500, val_size=3)}, r"images\.count: there 1400, now 3"),
+    ],
+    ids=["radius", "rate", "precision", "dtype", "batches", "images"],
+)
+def test_another_configuration_is_refused(tmp_path, change, message):
     predict(tmp_path, limit=1)
-    with pytest.raises(ValueError, match=r"purifier: there .*rho_pur=0\.5.*now .*rho_pur=0\.25"):
-        predict(tmp_path, world(0.25), limit=1)
+    with pytest.raises(ValueError, match=message):
+        predict(tmp_path, limit=1, **change)
 
 
-def test_uint8_rounds_by_at_most_half_a_grey_level(tmp_path):
-    made = predict(tmp_path, limit=1, dtype="uint8")
-    expected = world()(Digits().load("train").images[:500])
-    actual = torch.stack([made[i] for i in range(500)])
-    assert (actual - expected).abs().max() <= 0.5 / 255 + 1e-6
-
-
-def test_damaged_sets(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no purified set in .*lit-pursamere predict"):
-        PurifiedSet.open(tmp_path / "nothing")
+def test_other_weights_are_refused(tmp_path):
     predict(tmp_path, limit=1)
-    (tmp_path / "set/images.npy").write_bytes(b"short")
-    with pytest.raises(ValueError, match="is damaged"):
-        PurifiedSet.open(tmp_path / "set")
-    (tmp_path / "set/manifest.json").write_text("{")
-    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
-        PurifiedSet.open(tmp_path / "set")
+    other = world()
+    other.score_model.means += 0.01
+    with pytest.raises(ValueError, match=r"another configuration \(weights: there "):
+        predict(tmp_path, other, limit=1)
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path):
+    other = FolderLock(tmp_path / "set")
+    with pytest.raises(OSError, match=r"another run .* is writing to"):
+        predict(tmp_path, limit=1)
+    other.release()
+    predict(tmp_path, limit=1)
+
+
+def test_a_loader_that_deals_other_batches_is_refused(tmp_path):
+    class Shifted(Digits):
+        def predict_dataloader(self):
+            return torch.utils.data.DataLoader(dataset=super().predict_dataloader().dataset, batch_size=300)
+
+    with pytest.raises(RuntimeError, match="other batches than the set has parts"):
+        predict(tmp_path, data=Shifted(evaluate="train", eval_batch_size=500))
+
+
+def pairs(tmp_path, **arguments):
+    """First training batch of digits and their twins."""
+    data = Digits(batch_size=4, purified=str(tmp_path / "set"), val_size=100, **arguments)
+    data.setup("fit")
+    return data, next(iter(data.train_dataloader()))
 
 
 def test_pairs_reach_the_classifier(tmp_path):
+    made = predict(tmp_path)
+    digest = made.manifest["weights"]
+    for resident in (True, False):
+        data, (x, _, index) = pairs(tmp_path, resident=resident, purified_by={"rho_pur": 0.5, "weights": digest[:8]})
+        assert x.shape == (4, 2, 1, 8, 8)
+        torch.testing.assert_close(x[:, 1], torch.stack([made[int(i)] for i in index]))
+        assert not set(index.tolist()) & set(data.indices("val"))
+
+
+class Renamed(Digits):
+    name = "other digits"
+
+
+class Reordered(Digits):
+    def load(self, split):
+        source = super().load(split)
+        source.images = source.images.flip(0)
+        return source
+
+
+@pytest.mark.parametrize(
+    ("kind", "purified_by", "message"),
+    [
+        (Renamed, None, "was made from the data 'digits', but this is 'other digits'"),
+        (Reordered, None, "was made from other images, or in another order"),
+        (Digits, {"rho_pur": 2.0}, r"was made with rho_pur 0\.5, but `purified_by` asks for 2\.0"),
+        (Digits, {"weights": "beef"}, r"was made with weights '\w{64}', but `purified_by` asks for 'beef'"),
+        (Digits, {"rho_purr": 1}, r"purified_by has no setting 'rho_purr' to ask for; .* has class, rho_pur"),
+    ],
+    ids=["name", "order", "purifier", "weights", "unknown"],
+)
+def test_twins_of_other_images_or_another_purifier_are_refused(tmp_path, kind, purified_by, message):
     predict(tmp_path)
-    data = Digits(batch_size=4, purified=str(tmp_path / "set"), crop=1, val_size=100)
+    data = kind(purified=str(tmp_path / "set"), purified_by=purified_by)
     data.setup("fit")
-    x, _, index = next(iter(data.train_dataloader()))
-    assert x.shape == (4, 2, 1, 8, 8)
-    assert not set(index.tolist()) & set(data.indices("val"))
+    with pytest.raises(ValueError, match=message):
+        data.train_dataloader()
+
+
+def test_twins_of_fewer_images_or_another_split_are_refused(tmp_path):
+    predict(tmp_path, data=Digits(evaluate="val", eval_batch_size=50, val_size=100))
+    with pytest.raises(ValueError, match=r"made for 100 of 1400 train images .*; 1300 of 1400 .* and 1300 of these"):
+        pairs(tmp_path)
+    predict(tmp_path, data=Digits(evaluate="test", eval_batch_size=200), name="test")
+    (tmp_path / "set").rename(tmp_path / "train")
+    (tmp_path / "test").rename(tmp_path / "set")
+    with pytest.raises(ValueError, match="was made from the split 'test', but this is 'train'"):
+        pairs(tmp_path)
+
+
+def test_an_incomplete_or_damaged_set_does_not_reach_the_classifier(tmp_path):
+    predict(tmp_path, limit=2)
+    with pytest.raises(ValueError, match=r"lacks 400 of 1400 images \(parts 2 of 3\); run the same"):
+        pairs(tmp_path)
+    predict(tmp_path)
+    file = tmp_path / "set/part-000002.npy"
+    content = bytearray(file.read_bytes())
+    content[5000] ^= 16
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"part-000002\.npy is damaged"):
+        pairs(tmp_path)
 
 
 def test_manifest_names_what_made_the_set(tmp_path):
     predict(tmp_path, limit=1)
     manifest = json.loads((tmp_path / "set/manifest.json").read_text())
-    assert manifest["data"] == "digits"
-    assert manifest["split"] == "train"
-    assert "rho_sam=0" in manifest["purifier"]
+    assert (manifest["data"], manifest["split"], manifest["source"]["count"]) == ("digits", "train", 1400)
+    made_by = manifest["purifier"]
+    assert (made_by["class"], made_by["rho_pur"], made_by["rho_sam"], made_by["sigmas"]) == (
+        "PurSAMERE",
+        0.5,
+        0,
+        [0.5, 0.2],
+    )
+    assert made_by["score_model"]["class"] == "GaussianMixtureScore"
     assert len(manifest["weights"]) == 64
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve disk space")
-def test_a_full_disk_is_noticed_before_work_begins(tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match=r"no room for .*images\.npy \(\d+ bytes\): No space left"):
-        predict(tmp_path)
-    assert not (tmp_path / "set/manifest.json").exists()

@@ -1,0 +1,58 @@
+"""Files that are there whole or not at all, whatever becomes of the process or the machine that writes them.
+
+write to NAME.HOST-PROCESS.part -> force to disk -> rename to NAME -> force the folder to disk
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+__all__ = ["remove_leftovers", "sync_folder", "write_whole"]
+
+SUFFIX = ".part"
+
+
+def write_whole(path: Path, *content: bytes | memoryview) -> None:
+    """Write a file, or replace it by a new one, in one step that cannot be seen half done.
+
+    Args:
+        path: The file; its folder exists.
+        content: Its bytes, one piece after the other.
+
+    Raises:
+        OSError: If it cannot be written, with what to do about it; the file is then what it was before.
+    """
+    # Of its own name, so that not even two runs that know nothing of each other write to the same temporary file.
+    temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{SUFFIX}")
+    try:
+        try:
+            with open(temporary, "wb") as file:
+                for piece in content:
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())  # or a crash could leave an empty file under the final name
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror}; mend that and run the command again") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the names in a folder to disk: the content of a new file is of no use without its name."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half written; for whoever holds the folder's lock."""
+    for file in folder.glob(f"*{SUFFIX}"):
+        file.unlink(missing_ok=True)

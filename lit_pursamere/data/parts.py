@@ -1,0 +1,121 @@
+"""A part of a purified set: a few images in a file that is written once, whole, with its own checksum.
+
+    part-000123.npy = an array in NumPy's format, and behind it a line of text:
+                      "000123 <manifest> <sha256>"   which part, of the set with which manifest, checksum of the array
+
+Part and checksum appear in one step (a rename), so there is no moment at which one is there without the other, and no
+third file that could be lost. `np.load` reads the array as usual, and ignores the line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from lit_pursamere.atomic import write_whole
+
+__all__ = ["checksum", "map_part", "part_file", "parts_in", "write_part"]
+
+PREFIX, ENDING = "part-", ".npy"
+LINE = 6 + 1 + 64 + 1 + 64 + 1  # characters of the last line
+AGAIN = "remove that file and run the same command again, which makes it anew"
+
+
+def part_file(folder: Path, number: int) -> Path:
+    return folder / f"{PREFIX}{number:06d}{ENDING}"
+
+
+def parts_in(folder: Path) -> set[int]:
+    """Numbers of the parts that are there, in one look at the folder."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(PREFIX) and entry.name.endswith(ENDING)]
+    numbers = (name.removeprefix(PREFIX).removesuffix(ENDING) for name in names)
+    return {int(number) for number in numbers if number.isdecimal()}
+
+
+def write_part(folder: Path, number: int, manifest: str, array: np.ndarray) -> None:
+    """Write a part and force it to disk; nobody ever sees half of it.
+
+    Args:
+        folder: Folder of the set.
+        number: Which part it is.
+        manifest: Digest of the set's manifest.
+        array: Its images (B, C, H, W).
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+    content = file.getvalue()
+    write_whole(part_file(folder, number), content, _line(number, manifest, hashlib.sha256(content).hexdigest()))
+
+
+def map_part(folder: Path, number: int, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Images of a part, read from disk where they are looked at.
+
+    Raises:
+        FileNotFoundError: If the part is not there.
+        ValueError: If its file cannot be a part of this shape and type.
+    """
+    file = part_file(folder, number)
+    with open(file, "rb") as opened:
+        offset = _offset(opened, shape, dtype)
+    return np.memmap(file, dtype, "r", offset, tuple(shape))
+
+
+def checksum(folder: Path, number: int, manifest: str, shape: Sequence[int], dtype: np.dtype) -> str:
+    """Read a part whole and compare it with what was written.
+
+    Returns:
+        Its checksum, sha256 of all but the last line.
+
+    Raises:
+        FileNotFoundError: If the part is not there.
+        ValueError: If it is cut short, or any byte of it has changed, or it belongs elsewhere.
+    """
+    file = part_file(folder, number)
+    with open(file, "rb") as opened:
+        _offset(opened, shape, dtype)
+        opened.seek(0)
+        content = opened.read()
+    end = len(content) - LINE
+    digest, (owner, told) = hashlib.sha256(memoryview(content)[:end]).hexdigest(), _told(content[end:])
+    if told != digest:
+        raise ValueError(f"{file} is damaged: its checksum is not that of what was written; {AGAIN}")
+    if owner != [f"{number:06d}", manifest]:
+        raise ValueError(f"{file} was not written here: it is part {owner[0]} of the set {owner[1][:12]}; {AGAIN}")
+    return digest
+
+
+def _offset(file: BinaryIO, shape: Sequence[int], dtype: np.dtype) -> int:
+    """Where the pixels begin in a part of this shape and type, which the file must be by its header and its size."""
+    size = os.fstat(file.fileno()).st_size
+    try:
+        np.lib.format.read_magic(file)
+        found = np.lib.format.read_array_header_1_0(file)
+    except ValueError:
+        found = None
+    whole = file.tell() + math.prod(shape) * dtype.itemsize + LINE
+    if size < whole:
+        raise ValueError(f"{file.name} is cut short: {size} bytes instead of {whole}; {AGAIN}")
+    if found != (tuple(shape), False, dtype) or size > whole:
+        raise ValueError(f"{file.name} is damaged: it is no array {tuple(shape)} of {dtype} with a checksum; {AGAIN}")
+    return file.tell()
+
+
+def _line(number: int, manifest: str, digest: str) -> bytes:
+    return f"{number:06d} {manifest} {digest}\n".encode()
+
+
+def _told(line: bytes) -> tuple[list[str], str]:
+    """What the last line of a part says: (part, set), checksum."""
+    words = line.decode("ascii", "replace").removesuffix("\n").split(" ")
+    return words[:-1], words[-1]

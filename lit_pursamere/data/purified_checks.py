@@ -1,0 +1,112 @@
+"""Is a purified set whole, undamaged, and the one that is wanted? Each way in which it is not has its own message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from lit_pursamere.data.purified import PurifiedSet
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+__all__ = ["damages", "probe", "require", "verify"]
+
+PROBES, SAME = 16, 2e-3  # decoders of JPEG differ by less than that in an image's mean
+AGAIN = "run the same `lit-pursamere predict` command again, it continues where it stopped"
+
+
+def damages(purified: PurifiedSet, indices: Sequence[int] | None = None) -> Iterator[str]:
+    """What is wrong with the parts of a set that hold these indices (None: all): one message per damage, none if whole.
+
+    Reads every byte of those parts.
+    """
+    held = purified.indices if indices is None else np.intersect1d(purified.indices, indices)
+    wanted = set((np.searchsorted(purified.indices, held) // purified.size).tolist())
+    missing = sorted(wanted & set(purified.missing()))
+    if missing:
+        images = sum(len(purified.part(number)) for number in missing)
+        yield (
+            f"{purified.path} lacks {images} of {len(purified)} images (parts {_some(missing)} of {purified.parts}); "
+            f"{AGAIN}"
+        )
+    for number in sorted(wanted.difference(missing)):
+        try:
+            purified.checksum(number)
+        except (ValueError, OSError) as error:
+            yield str(error)
+
+
+def verify(purified: PurifiedSet, indices: Sequence[int] | None = None) -> None:
+    """Raise ValueError at the first damage of the parts that hold these indices (None: all)."""
+    for damage in damages(purified, indices):
+        raise ValueError(damage)
+
+
+def probe(source: Dataset, indices: Sequence[int]) -> list[float]:
+    """Means of a few originals, spread evenly: whether the images still have the same order can be seen from them."""
+    places = np.linspace(0, len(indices) - 1, min(PROBES, len(indices))).round().astype(int)
+    return [round(float(source[int(indices[place])][0].to(torch.float64).mean()), 4) for place in places]
+
+
+def require(
+    purified: PurifiedSet,
+    data: str,
+    split: str,
+    source: Dataset,
+    indices: Sequence[int],
+    shape: Sequence[int],
+    purified_by: Mapping[str, object] | None = None,
+) -> None:
+    """Raise ValueError unless a set is of these images, by what its manifest says.
+
+    Args:
+        purified: The set.
+        data: Name of the data set.
+        split: `train` or `test`, the source split.
+        source: The source split itself.
+        indices: Those of its images that are needed.
+        shape: (C, H, W) of its images.
+        purified_by: Settings that the purifier must have had, by name; None: any.
+    """
+    told, path = purified.manifest, purified.path
+    for name, wanted in (("data", data), ("split", split)):
+        if told.get(name) != wanted:
+            raise ValueError(
+                f"{path} was made from the {name} {told.get(name)!r}, but this is {wanted!r}; purify {wanted!r}"
+            )
+    if purified.shape != tuple(shape):
+        raise ValueError(f"{path} holds images {purified.shape}, but those of {data} are {tuple(shape)}; purify these")
+    lacking = np.setdiff1d(indices, purified.indices)
+    if told["source"]["count"] != len(source) or len(lacking):
+        raise ValueError(
+            f"{path} was made for {len(purified)} of {told['source']['count']} {split} images of {data}; {len(indices)} "
+            f"of {len(source)} are asked for, and {len(lacking)} of these are not in it; purify with the same `val_size`"
+            " and `seed`, or `val_size` 0"
+        )
+    now = probe(source, purified.indices.tolist())
+    if not np.allclose(now, told["source"]["means"], rtol=0, atol=SAME):
+        raise ValueError(
+            f"{path} was made from other images, or in another order, than those of {data} now; purify these"
+        )
+    _require_purifier(purified, purified_by or {})
+
+
+def _require_purifier(purified: PurifiedSet, wanted: Mapping[str, object]) -> None:
+    there = {**purified.manifest["purifier"], "weights": purified.manifest["weights"]}
+    for name, value in wanted.items():
+        if name not in there:
+            raise ValueError(f"purified_by has no setting {name!r} to ask for; {purified.path} has {', '.join(there)}")
+        same = str(there[name]).startswith(str(value)) if name == "weights" else there[name] == value
+        if not same:
+            raise ValueError(
+                f"{purified.path} was made with {name} {there[name]!r}, but `purified_by` asks for {value!r}; purify "
+                "with that, or ask for what is there"
+            )
+
+
+def _some(numbers: Sequence[int], shown: int = 5) -> str:
+    return ", ".join(map(str, numbers[:shown])) + (" ..." if len(numbers) > shown else "")
