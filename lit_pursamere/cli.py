@@ -34,6 +34,7 @@ USAGE = """usage: lit-pursamere VERB [options]
   fit        train a score model or a classifier        (LitScoreModel, LitClassifier)
   validate   run its validation                         (LitScoreModel, LitClassifier)
   predict    purify a data set and keep the result      (LitPurification)
+  purified   look into what `predict` has made
   test       attack a defence and print the table       (LitRobustness)
   compare    `test` many purifiers, and print one table
   report     print the table of a test run again
@@ -309,6 +310,14 @@ def reverify(args: list[str]) -> None:
     run(args[1:])
 
 
+def purified(args: list[str]) -> None:
+    """Say what a purified set holds and whether it is whole."""
+    from lit_pursamere.tasks.inspection import run
+
+    know_names()
+    run(args[1:])
+
+
 def weights(args: list[str]) -> None:
     """Say what a weight file holds, or write it as safetensors."""
     from lit_pursamere.weights.command import run
@@ -318,6 +327,7 @@ def weights(args: list[str]) -> None:
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
     **dict.fromkeys(LIGHTNING_VERBS, lightning),
+    "purified": purified,
     "audit": audit,
     "eot-similarity": eot_similarity,
     "compare": compare,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,37 +13,46 @@ from lit_pursamere.data.purified import PurifiedSet
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
-__all__ = ["damages", "probe", "require", "verify"]
+__all__ = ["complain", "examine", "probe", "require", "verify"]
 
 PROBES, SAME = 16, 2e-3  # decoders of JPEG differ by less than that in an image's mean
 AGAIN = "run the same `lit-pursamere predict` command again, it continues where it stopped"
 
 
-def damages(purified: PurifiedSet, indices: Sequence[int] | None = None) -> Iterator[str]:
-    """What is wrong with the parts of a set that hold these indices (None: all): one message per damage, none if whole.
+def examine(purified: PurifiedSet, indices: Sequence[int] | None = None) -> tuple[dict[int, str], list[str]]:
+    """Read every byte of the parts that hold these indices (None: all).
 
-    Reads every byte of those parts.
+    Returns:
+        The checksum of every part that is whole, by its number; and a message per damage, none if all are.
     """
     held = purified.indices if indices is None else np.intersect1d(purified.indices, indices)
     wanted = set((np.searchsorted(purified.indices, held) // purified.size).tolist())
-    missing = sorted(wanted & set(purified.missing()))
+    missing = sorted(wanted.intersection(purified.missing()))
+    sums: dict[int, str] = {}
+    found = []
     if missing:
         images = sum(len(purified.part(number)) for number in missing)
-        yield (
+        found.append(
             f"{purified.path} lacks {images} of {len(purified)} images (parts {_some(missing)} of {purified.parts}); "
             f"{AGAIN}"
         )
     for number in sorted(wanted.difference(missing)):
         try:
-            purified.checksum(number)
+            sums[number] = purified.checksum(number)
         except (ValueError, OSError) as error:
-            yield str(error)
+            found.append(str(error))
+    return sums, found
 
 
 def verify(purified: PurifiedSet, indices: Sequence[int] | None = None) -> None:
-    """Raise ValueError at the first damage of the parts that hold these indices (None: all)."""
-    for damage in damages(purified, indices):
-        raise ValueError(damage)
+    """Raise ValueError unless the parts that hold these indices (None: all) are there and undamaged."""
+    complain(examine(purified, indices)[1])
+
+
+def complain(found: Sequence[str]) -> None:
+    """Raise ValueError with the first of some damages, if there are any."""
+    if found:
+        raise ValueError(found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""))
 
 
 def probe(source: Dataset, indices: Sequence[int]) -> list[float]:

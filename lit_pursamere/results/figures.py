@@ -28,6 +28,7 @@ from lit_pursamere.results.style import (
     SMALL,
     VERMILION,
     WRONG,
+    caption,
     decorate,
     grid_lines,
     new_figure,
@@ -44,11 +45,12 @@ __all__ = [
     "coup_toy_figure",
     "picture_grid",
     "proposition1_figure",
+    "purified_grid",
     "reconstruction_error_figure",
     "trajectory_figure",
 ]
 
-MAX_ROWS = 8
+MAX_ROWS, COLUMNS = 8, 10
 
 
 def reconstruction_error_figure(sigma: float = 0.1) -> Figure:
@@ -191,6 +193,42 @@ def picture_grid(
     for name, predicted in predictions.items():
         for axes, label, guess in zip(grid[:, list(images).index(name)], labels, predicted, strict=False):
             _verdict(axes, int(label), int(guess), class_names, size)
+    return figure
+
+
+def purified_grid(purified: Tensor, indices: Sequence[int], originals: Tensor | None = None) -> Figure:
+    """Show purified images, ten to a row; above each its original and below it the change, where originals are given.
+
+    A change is drawn as 0.5 + (purified - original) / (2 m) with the largest change m among them all: mid-grey means
+    none.
+
+    Args:
+        purified: Images (N, C, H, W) in [0, 1], C = 1 or 3.
+        indices: Their numbers, (N,).
+        originals: What they were before.
+    """
+    bands = {"purified": purified}
+    if originals is not None:
+        change = purified - originals
+        most = float(change.abs().max())
+        scaled = 0.5 + change / (2 * max(most, 1e-12))
+        bands = {"original": originals, "purified": purified, "change": scaled}
+    blocks = -(-len(purified) // COLUMNS)
+    figure = new_figure(0.4 + blocks * (0.25 + 0.6 * len(bands)))
+    if originals is not None:
+        caption(figure, f"change: mid-grey is none, black and white are {most:.2g} less and more")
+    grid = figure.subplots(blocks * len(bands), COLUMNS, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for position, index in enumerate(indices):
+        block, column = divmod(position, COLUMNS)
+        for row, (label, images) in enumerate(bands.items(), start=block * len(bands)):
+            axes = grid[row, column]
+            axes.axis("on")
+            _picture(axes, images[position].detach().float().cpu())
+            if column == 0:
+                axes.set_ylabel(label, fontsize=SMALL, color=INK)
+        grid[block * len(bands), column].set_title(str(index), fontsize=SMALL, color=GREY, pad=3)
     return figure
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lit_pursamere.data import PurifiedSet
-from lit_pursamere.data.purified_checks import damages, verify
+from lit_pursamere.data.purified_checks import examine, verify
 
 INDICES = [1, 2, 3, 5, 8, 13, 21]  # three parts of 3, 3 and 1 images
 MADE = {"data": "world", "split": "train", "purifier": {"class": "Half", "rho": 1.5}, "weights": "abc123"}
@@ -104,7 +104,8 @@ def test_each_damage_has_its_message_and_its_mend(tmp_path, damage):
     with pytest.raises(ValueError, match=DAMAGES[damage]):
         verify(opened)
     verify(opened, [1, 3, 21])  # whose parts are whole
-    assert len(list(damages(opened))) == 1
+    sums, found = examine(opened)
+    assert (list(sums), len(found)) == ([0, 2], 1)
     (tmp_path / "part-000001.npy").unlink(missing_ok=True)
     make(tmp_path, (1,))
     verify(PurifiedSet.open(tmp_path))
