@@ -1,4 +1,4 @@
-"""A run that is killed without warning loses nothing that is on disk, and its records end up as if nothing happened."""
+"""A run that is killed without warning loses nothing that is on disk, and ends up as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -20,9 +20,18 @@ def kill_resume(repository_root):
 
 
 def test_killed_three_times_the_records_are_the_same(kill_resume, tmp_path):
-    test = [*kill_resume.SMALL, "--data.test_size=16", "--model.pool=8"]
+    test = ["test", *kill_resume.SMALL, "--data.test_size=16", "--model.pool=8"]
     kill_resume.finish(kill_resume.start(test, tmp_path / "whole", 1))
     times = kill_resume.killed(test, tmp_path / "again", 1, 3, 0.8, random.Random(0))
     assert len(read_rows(tmp_path / "again")) == 2 * 3 * 16
+    assert kill_resume.differences(tmp_path / "whole", tmp_path / "again") == []
+    assert times >= 1, "the run must have been killed at all"
+
+
+def test_killed_twice_the_purified_set_is_the_same(kill_resume, tmp_path):
+    run = ["predict", *kill_resume.SMALL_SET, "--data.val_size=121", "--model.purifier.sigmas.stride=12"]
+    kill_resume.finish(kill_resume.start(run, tmp_path / "whole", 1))
+    times = kill_resume.killed(run, tmp_path / "again", 1, 2, 0.5, random.Random(0))
+    assert len(kill_resume.pieces(tmp_path / "again")) == 2 + 31
     assert kill_resume.differences(tmp_path / "whole", tmp_path / "again") == []
     assert times >= 1, "the run must have been killed at all"
