@@ -34,6 +34,7 @@ USAGE = """usage: lit-pursamere VERB [options]
   fit        train a score model or a classifier        (LitScoreModel, LitClassifier)
   validate   run its validation                         (LitScoreModel, LitClassifier)
   predict    purify a data set and keep the result      (LitPurification)
+  purify     purify your own pictures
   purified   look into what `predict` has made
   test       attack a defence and print the table       (LitRobustness)
   compare    `test` many purifiers, and print one table
@@ -310,6 +311,14 @@ def reverify(args: list[str]) -> None:
     run(args[1:])
 
 
+def purify(args: list[str]) -> None:
+    """Purify a folder of pictures, or a file of arrays."""
+    know_names()
+    from lit_pursamere.tasks.purify_command import run
+
+    run(args[1:])
+
+
 def purified(args: list[str]) -> None:
     """Say what a purified set holds and whether it is whole."""
     from lit_pursamere.tasks.inspection import run
@@ -327,6 +336,7 @@ def weights(args: list[str]) -> None:
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
     **dict.fromkeys(LIGHTNING_VERBS, lightning),
+    "purify": purify,
     "purified": purified,
     "audit": audit,
     "eot-similarity": eot_similarity,

@@ -151,11 +151,12 @@ def read_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], n
     return shape, dtype
 
 
-def to_nchw(images: np.ndarray) -> np.ndarray:
+def to_nchw(images: np.ndarray, square: bool = True) -> np.ndarray:
     """View images (N, H, W), (N, H, W, C) or (N, C, H, W) as (N, C, H, W).
 
     Raises:
-        ValueError: If they are neither uint8 nor floats, not square, or have not 1 or 3 channels.
+        ValueError: If they are neither uint8 nor floats, not square (unless they need not be), or have not 1 or 3
+            channels.
     """
     found = f"they are {images.dtype} {images.shape}"
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
@@ -164,6 +165,6 @@ def to_nchw(images: np.ndarray) -> np.ndarray:
         images = images[..., None]
     if images.ndim == 4 and images.shape[3] in (1, 3):
         images = images.transpose(0, 3, 1, 2)
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3]:
-        raise ValueError(f"images must be square, (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3; {found}")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or (square and images.shape[2] != images.shape[3]):
+        raise ValueError(f"images must be {'square, ' if square else ''}(N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3; {found}")
     return images

@@ -85,7 +85,7 @@ class PurifiedSet:
             raise ValueError(f"a purified set needs ascending indices and part >= 1; got {len(chosen)} and {part}")
         path = Path(path)
         images = {"count": len(chosen), "indices": digest_of(chosen.tolist())[:16], "shape": list(shape)}
-        manifest = {"format": FORMAT, **manifest, "images": images, "dtype": dtype, "part": part}
+        manifest = {**manifest, "format": FORMAT, "images": images, "dtype": dtype, "part": part}
         path.mkdir(parents=True, exist_ok=True)
         if read_manifest(path) is not None:
             made = cls.open(path)
