@@ -25,7 +25,7 @@ __all__ = ["checksum", "map_part", "part_file", "parts_in", "write_part"]
 
 PREFIX, ENDING = "part-", ".npy"
 LINE = 6 + 1 + 64 + 1 + 64 + 1  # characters of the last line
-AGAIN = "remove that file and run the same command again, which makes it anew"
+AGAIN = "remove that file and repeat the command that made the set, which makes it anew"
 
 
 def part_file(folder: Path, number: int) -> Path:

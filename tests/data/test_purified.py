@@ -87,7 +87,7 @@ def told_otherwise(file):
 
 
 DAMAGES = {
-    flipped: r"part-000001\.npy is damaged: its checksum is not that of what was written; remove that file and run",
+    flipped: r"part-000001\.npy is damaged: its checksum is not that of what was written; remove that file and repeat",
     cut: r"part-000001\.npy is cut short: \d+ bytes instead of \d+; remove that file",
     emptied: r"part-000001\.npy is cut short: 0 bytes",
     swapped: r"part-000001\.npy was not written here: it is part 000000 of the set",
