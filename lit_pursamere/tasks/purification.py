@@ -96,7 +96,7 @@ class LitPurification(pl.LightningModule):
         try:
             self._purify(batch[0], batch[2].tolist())
         except BaseException:
-            self.lock.release()  # whoever catches this may want to continue in the same process
+            self._release()  # whoever catches this may want to continue in the same process
             raise
 
     def _purify(self, x: Tensor, indices: list[int]) -> None:
@@ -114,8 +114,11 @@ class LitPurification(pl.LightningModule):
 
     def on_predict_end(self) -> None:
         self.trainer.strategy.barrier("parts written")
+        self._release()
+        self.print(f"{self.set.count()} of {len(self.set)} images purified in {self.output}")
+
+    def _release(self) -> None:
         if self.visible:
             self.watch.close()
             self.trainer.progress_bar_callback.enable()
-        self.print(f"{self.set.count()} of {len(self.set)} images purified in {self.output}")
         self.lock.release()
