@@ -1,6 +1,6 @@
 """Purify the images in a .npy or .npz file: part by part beside the result, which is put together in the end.
 
-OUTPUT/.NAME-KEY/       a `PurifiedSet` for every array of images, until the result is there
+OUTPUT/.NAME-KEY-SIZE/  a `PurifiedSet`, in batches of SIZE, for every array of images, until the result is there
 OUTPUT/NAME             the same arrays in the same layouts and types; those that are no images as they were
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -43,15 +44,15 @@ def purify_arrays(
     outputs, digest = Outputs(folder, manifest), sha256(source)
     try:
         if not outputs.done(source.name, digest):
-            stores = [folder / f".{source.name}-{key}" for key in images]
+            stores = [folder / f".{source.name}-{key}-{batch_size}" for key in images]
             with Progress("purify", "image", total, hidden) as progress:
                 for store, (key, array) in zip(stores, images.items(), strict=True):
                     told = {**manifest, "sha256": digest, "array": key}
                     made = fill(store, array, told, purifier, batch_size, seed, progress)
                     arrays[key] = like(made, arrays[key])
             outputs.write(source.name, as_file(arrays, source.suffix), digest, images=total)
-            for store in stores:
-                shutil.rmtree(store)
+            for begun in folder.glob(f".{escape(source.name)}-*"):  # with other sizes of batches, too
+                shutil.rmtree(begun)
     finally:
         outputs.release()
     return total

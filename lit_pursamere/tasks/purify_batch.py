@@ -20,15 +20,19 @@ def device_of(purifier: Purifier) -> torch.device:
 
 @torch.no_grad()
 def accepts(purifier: Purifier, shape: Shape) -> bool:
-    """Whether the score models of a purifier take images (C, H, W), found out by giving each of them one."""
+    """Whether the score models of a purifier take images (C, H, W), found out by giving each of them one.
+
+    Raises:
+        ValueError: If not even one fits into the memory.
+    """
     image = torch.full((1, *shape), 0.5, device=device_of(purifier))
     for module in purifier.modules():
         if isinstance(module, ScoreModel):
             try:
                 if module.predict_noise(image, 0.5).shape != image.shape:
                     return False
-            except torch.OutOfMemoryError:
-                raise
+            except torch.OutOfMemoryError as error:
+                raise ValueError(f"is too large, {shape}, for the memory of {image.device}") from error
             except (RuntimeError, ValueError, IndexError):
                 return False
     return True
@@ -55,8 +59,8 @@ def purify_batch(purifier: Purifier, x: Tensor, *seed: int) -> Tensor:
         purified = purifier(x.to(device)).float().cpu()
     except torch.OutOfMemoryError as error:
         raise ValueError(
-            f"batches {tuple(x.shape)} do not fit into the memory of {device}; the same command with a smaller "
-            "--batch_size continues"
+            f"batches {tuple(x.shape)} do not fit into the memory of {device}; repeat the command with a smaller "
+            "--batch_size"
         ) from error
     if purified.shape != x.shape or not (purified.min() >= 0 and purified.max() <= 1):  # NaN is neither
         raise ValueError(

@@ -174,7 +174,7 @@ def test_arrays_keep_layout_type_and_company(tmp_path, axes, dtype):
         purify_images(tmp_path / "x.npz", tmp_path / "out", Darken(last=2), batch_size=2)
     again = Darken()
     assert purify_images(tmp_path / "x.npz", tmp_path / "out", again, batch_size=2) == 5
-    assert again._batches == [(1, 3, 4, 6)]
+    assert again._batches == [(1, 3, 4, 6)], "nothing is done twice"
     with np.load(tmp_path / "out/x.npz") as made:
         assert made["images"].dtype == dtype and made["images"].shape == images.shape
         half = np.round(images / 2) if dtype == "uint8" else images / 2
@@ -182,6 +182,20 @@ def test_arrays_keep_layout_type_and_company(tmp_path, axes, dtype):
         assert (made["labels"] == np.arange(5)).all()
     assert sorted(os.listdir(tmp_path / "out")) == [".lock", ".lock-0", "made.jsonl", "manifest.json", "x.npz"]
     purify_images(tmp_path / "x.npz", tmp_path / "out", Darken(last=0))
+
+
+def test_batches_that_do_not_fit_may_be_made_smaller(tmp_path):
+    class Small(Darken):
+        def forward(self, x, noise=None):
+            if len(x) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(x)
+
+    np.save(tmp_path / "x.npy", np.zeros((4, 4, 6, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"batches \(4, 3, 4, 6\) do not fit .* repeat the command with a smaller"):
+        purify_images(tmp_path / "x.npy", tmp_path / "out", Small(), batch_size=4)
+    assert purify_images(tmp_path / "x.npy", tmp_path / "out", Small(), batch_size=2) == 4
+    assert sorted(os.listdir(tmp_path / "out")) == [".lock", ".lock-0", "made.jsonl", "manifest.json", "x.npy"]
 
 
 @pytest.mark.parametrize(
