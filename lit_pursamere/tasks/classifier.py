@@ -7,12 +7,17 @@ Reference: PurSAMERE, eq. (17); SGD recipe of Zagoruyko & Komodakis (2016).
 
 from __future__ import annotations
 
+from bisect import bisect
+from typing import Literal
+
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from lit_pursamere.tasks.training import Training
+from lit_pursamere.attacks import Attack
+from lit_pursamere.tasks.training import ExponentialMovingAverage, Training, cosine, rise
 
 __all__ = ["LitClassifier"]
 
@@ -26,11 +31,24 @@ class LitClassifier(Training):
         momentum: SGD's momentum.
         weight_decay: L2 penalty on all weights.
         nesterov: Whether the momentum is Nesterov's.
+        schedule: `milestones`, or `cosine` down to 0 over `max_epochs` of the trainer; both change after every epoch.
         milestones: Epochs after which the learning rate is multiplied by gamma.
         gamma: Factor of the learning rate at the milestones.
+        warmup: Epochs over which the learning rate rises linearly from 0.
+        lr_reference_batch: Batch that `lr` is meant for, in pairs (images without pairs). The learning rate is then
+            lr * (processes * accumulated batches * batch_size) / lr_reference_batch, the linear rule of Goyal et al.
+            (2017), which wants a warm-up of about five epochs. None: `lr` as it is.
+        ema_decay: Decay per step of a moving average of weights and batch statistics, which is then what is validated
+            and exported (None: no average).
+        channels_last: Whether the network works in that memory format; changes results by rounding only.
+        compile: Whether to compile the network with torch.compile: minutes at the start, for long runs on a GPU.
+        attack: Gray-box attack on validation images, the purified ones of pairs, whose accuracy is logged as well.
+        attacked_images: How many of them are attacked at every validation, over all processes.
         export: Where to write the weights as safetensors when training has finished (None: nowhere).
 
-    Defaults: 200 epochs at batch size 128 (pairs), learning rate 0.1 times 0.2 after epochs 60, 120 and 160.
+    Defaults: 200 epochs at batch size 128 (pairs), learning rate 0.1 times 0.2 after epochs 60, 120 and 160. Batch
+    normalisation sees the pairs of its own process; `Trainer(sync_batchnorm=True)` makes it see those of all (on GPUs
+    only: torch has no such layer for the CPU).
     """
 
     def __init__(
@@ -40,8 +58,16 @@ class LitClassifier(Training):
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         nesterov: bool = False,
+        schedule: Literal["milestones", "cosine"] = "milestones",
         milestones: list[int] = [60, 120, 160],  # noqa: B006 (never changed)
         gamma: float = 0.2,
+        warmup: int = 0,
+        lr_reference_batch: int | None = None,
+        ema_decay: float | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+        attack: Attack | None = None,
+        attacked_images: int = 128,
         export: str | None = None,
     ) -> None:
         super().__init__()
@@ -50,17 +76,59 @@ class LitClassifier(Training):
                 "LitClassifier needs lr > 0, momentum in [0, 1), weight_decay >= 0 and gamma in (0, 1]; "
                 f"got {lr}, {momentum}, {weight_decay}, {gamma}"
             )
-        self.classifier = classifier
+        if warmup < 0 or attacked_images < 1 or (lr_reference_batch is not None and lr_reference_batch < 1):
+            raise ValueError(
+                "LitClassifier needs warmup >= 0, attacked_images >= 1 and lr_reference_batch >= 1; "
+                f"got {warmup}, {attacked_images}, {lr_reference_batch}"
+            )
+        if schedule not in ("milestones", "cosine"):
+            raise ValueError(f"schedule must be 'milestones' or 'cosine'; got {schedule!r}")
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise ValueError(f"LitClassifier needs ema_decay in [0, 1), or none; got {ema_decay}")
+        if attack is not None and attack.gradient != "gray":
+            raise ValueError(
+                "there is no purifier in the training of a classifier: its attack must have gradient 'gray'; "
+                f"got {attack.gradient!r}"
+            )
+        self.classifier = classifier.to(memory_format=torch.channels_last) if channels_last else classifier
         self.lr, self.momentum, self.weight_decay, self.nesterov = lr, momentum, weight_decay, nesterov
-        self.milestones, self.gamma, self.export = list(milestones), gamma, export
-        self.accuracy = nn.ModuleDict({"clean": MeanMetric(), "purified": MeanMetric()})
+        self.schedule, self.milestones, self.gamma, self.warmup = schedule, sorted(milestones), gamma, warmup
+        self.lr_reference_batch, self.ema_decay, self.compile_network = lr_reference_batch, ema_decay, compile
+        self.attack, self.attacked_images, self.export = attack, attacked_images, export
+        self.accuracy = nn.ModuleDict({name: MeanMetric() for name in ("clean", "purified", "attacked")})
+        self.left_to_attack = 0
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [] if self.ema_decay is None else [ExponentialMovingAverage(self.ema_decay, buffers=True)]
 
     def configure_optimizers(self):
+        scale = 1.0 if self.lr_reference_batch is None else self.effective_batch() / self.lr_reference_batch
         optimizer = torch.optim.SGD(
-            self.classifier.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
-        )
-        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, self.milestones, self.gamma)
+            self.classifier.parameters(), self.lr * scale, self.momentum, weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+        )  # fmt: skip
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def lr_factor(self, epoch: int) -> float:
+        """Learning rate of an epoch as a fraction of the highest one.
+
+        Raises:
+            ValueError: If the schedule is `cosine` and the trainer does not know its last epoch.
+        """
+        if epoch < self.warmup:
+            return rise(epoch, self.warmup)
+        if self.schedule == "milestones":
+            return self.gamma ** bisect(self.milestones, epoch)
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise ValueError(f"schedule 'cosine' needs to know the last epoch: set trainer.max_epochs; it is {epochs}")
+        return cosine(epoch, self.warmup, epochs)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.compile_network:
+            self.classifier.compile()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(x)
@@ -77,12 +145,27 @@ class LitClassifier(Training):
                  batch_size=len(y))  # fmt: skip
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        self.left_to_attack = 0 if self.attack is None else -(-self.attacked_images // self.trainer.world_size)
+
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         x, y, _ = batch
         halves = {"clean": x} if x.ndim == 4 else {"clean": x[:, 0], "purified": x[:, 1]}
         for name, images in halves.items():
-            self.accuracy[name].update((self.classifier(images).argmax(1) == y).float())
-            self.log(f"val/accuracy_{name}", self.accuracy[name], prog_bar=True)
+            self._score(name, images, y)
+        if self.left_to_attack:
+            images, y = [*halves.values()][-1][: self.left_to_attack], y[: self.left_to_attack]
+            self.left_to_attack -= len(y)
+            self._score("attacked", self._attacked(images, y), y)
+
+    def _score(self, name: str, images: Tensor, y: Tensor) -> None:
+        self.accuracy[name].update((self.classifier(images).argmax(1) == y).float())
+        self.log(f"val/accuracy_{name}", self.accuracy[name], prog_bar=True)
+
+    def _attacked(self, images: Tensor, y: Tensor) -> Tensor:
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("attacks need gradients: use Trainer(inference_mode=False), as the command line does")
+        return self.attack(self.classifier, images, y).last
 
     def on_fit_end(self) -> None:
         self.export_weights(
@@ -92,4 +175,6 @@ class LitClassifier(Training):
             classifier=type(self.classifier).__name__,
             loss="cross-entropy, half on clean and half on purified images where there are pairs",
             lr=self.lr,
+            effective_batch=self.effective_batch() if self.trainer.datamodule is not None else None,
+            ema_decay=self.ema_decay,
         )

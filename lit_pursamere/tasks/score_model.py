@@ -8,48 +8,22 @@ NCSN's denoising score matching, DDPM's noise prediction or EDM's loss:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchvision.utils import make_grid
 
 from lit_pursamere.diffusion import NCSNObjective, Objective, ScoreModel, expected_reconstruction_error
 from lit_pursamere.seeding import generator
-from lit_pursamere.tasks.training import Training
+from lit_pursamere.tasks.training import ExponentialMovingAverage, Training, cosine, rise
 
 __all__ = ["LitScoreModel"]
 
 BANDS = 5  # the levels are reported in this many groups
-
-
-def average(decay: float, warmup: bool, averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor) -> None:
-    """Move averaged weights towards the current ones, in place, after `updates` earlier updates."""
-    if warmup:
-        decay = min(decay, (1 + int(updates)) / (10 + int(updates)))
-    get_ema_multi_avg_fn(decay)(averaged, current, updates)
-
-
-class ExponentialMovingAverage(WeightAveraging):
-    """Lightning's weight averaging, starting from the initial weights as NCSNv2's own code does.
-
-    With `warmup` the decay is at most (1 + n) / (10 + n) after n updates, as in the code of score_sde.
-    """
-
-    def __init__(self, decay: float, warmup: bool = False) -> None:
-        super().__init__(use_buffers=False, multi_avg_fn=partial(average, decay, warmup))
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if self._average_model is not None:
-            self._average_model.n_averaged.fill_(1)  # 0 would make the first update a copy instead of a mean
 
 
 class LitScoreModel(Training):
@@ -107,15 +81,13 @@ class LitScoreModel(Training):
 
     def lr_factor(self, step: int) -> float:
         """Learning rate of a step as a fraction of `lr`."""
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        if self.schedule == "constant" or step == 0:
-            return 1.0
+        if step < self.warmup or self.schedule == "constant" or step == 0:
+            return rise(step, self.warmup)
         # Not before the first step: Lightning would build the loader for it, and then not restore the loader's place.
-        total = int(self.trainer.estimated_stepping_batches)
-        return 0.5 * (1 + math.cos(math.pi * min((step - self.warmup) / max(total - self.warmup, 1), 1.0)))
+        return cosine(step, self.warmup, int(self.trainer.estimated_stepping_batches))
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         if self.compile_network:
             self.score_model.network.compile()
 

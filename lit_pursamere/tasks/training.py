@@ -1,14 +1,55 @@
-"""What every training shares: steps that can be repeated exactly after an interruption, and a card for the result."""
+"""What every training shares: steps that can be repeated exactly after an interruption, the moving average of the
+weights, learning rates, and a card for the result."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from functools import partial
+
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lit_pursamere.seeding import reseed, run_seed
 from lit_pursamere.weights import model_card, save_weights
 
-__all__ = ["Training"]
+__all__ = ["ExponentialMovingAverage", "Training", "cosine", "rise"]
+
+
+def rise(step: int, warmup: int) -> float:
+    """Factor of the learning rate that rises linearly to 1 over `warmup` steps."""
+    return min((step + 1) / (warmup + 1), 1.0)
+
+
+def cosine(step: int, warmup: int, total: int) -> float:
+    """Factor of the learning rate that falls from 1 after the warm-up to 0 at `total` steps."""
+    return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(total - warmup, 1), 1.0)))
+
+
+def average(decay: float, warmup: bool, averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor) -> None:
+    """Move averaged weights towards the current ones, in place, after `updates` earlier updates."""
+    if warmup:
+        decay = min(decay, (1 + int(updates)) / (10 + int(updates)))
+    get_ema_multi_avg_fn(decay)(averaged, current, updates)
+
+
+class ExponentialMovingAverage(WeightAveraging):
+    """Lightning's weight averaging, starting from the initial weights as NCSNv2's own code does.
+
+    With `warmup` the decay is at most (1 + n) / (10 + n) after n updates, as in the code of score_sde. With `buffers`
+    the statistics of batch normalisation are averaged like the weights that they belong to.
+    """
+
+    def __init__(self, decay: float, warmup: bool = False, buffers: bool = False) -> None:
+        super().__init__(use_buffers=buffers, multi_avg_fn=partial(average, decay, warmup))
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            self._average_model.n_averaged.fill_(1)  # 0 would make the first update a copy instead of a mean
 
 
 class Training(pl.LightningModule):
@@ -18,6 +59,23 @@ class Training(pl.LightningModule):
     stopped and continued from a checkpoint repeats one that was not: same losses, same weights. That needs a loader
     that remembers its place, which the one of resident images does.
     """
+
+    def on_fit_start(self) -> None:
+        if getattr(self.trainer.datamodule, "batch_size", None):
+            rank_zero_info(self.batch_line())
+
+    def effective_batch(self) -> int:
+        """Images, or pairs, that one step of the optimiser sees over all processes."""
+        return self.trainer.world_size * self.trainer.accumulate_grad_batches * self.trainer.datamodule.batch_size
+
+    def batch_line(self) -> str:
+        """What makes up the batch of a step, in words."""
+        trainer, data = self.trainer, self.trainer.datamodule
+        unit = "images" if getattr(data, "purified", None) is None else "pairs"
+        return (
+            f"One step: processes {trainer.world_size} x accumulated batches {trainer.accumulate_grad_batches} x "
+            f"{unit} {data.batch_size} = {self.effective_batch()} {unit}"
+        )
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         progress = self.trainer.fit_loop.epoch_progress

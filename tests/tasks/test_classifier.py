@@ -1,11 +1,49 @@
-"""Equation 17: pairs count both halves equally; without pairs the loss is plain cross-entropy."""
+"""Equation 17: pairs count both halves equally; without pairs the loss is plain cross-entropy. And the recipe: learning
+rates, average, validation under attack, checkpoints; a resumed run is an uninterrupted one."""
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import DataLoader
 
+from lit_pursamere.attacks import PGD
+from lit_pursamere.data import ArrayDataset, ImageDataModule
+from lit_pursamere.data.resident import ResidentLoader
 from lit_pursamere.networks import WideResNet
 from lit_pursamere.tasks import LitClassifier
+from lit_pursamere.threat import ThreatModel
+from lit_pursamere.weights import load_weights
+
+
+class Pairs(ImageDataModule):
+    """22 random images, 2 of them for validation, and their negatives as twins."""
+
+    name, num_classes, channels, image_size, class_names = "pairs", 2, 1, 8, tuple("ab")
+
+    def load(self, split):
+        return ArrayDataset(torch.rand((22, 1, 8, 8), generator=torch.Generator().manual_seed(0)), torch.arange(22) % 2)
+
+    def train_dataloader(self):
+        source, chosen = self.sources["train"], torch.tensor(self.indices("train"))
+        versions = [source.images[chosen], 1 - source.images[chosen]]
+        return ResidentLoader(versions, source.labels[chosen], chosen, self.batch_size, crop=1, flip=True)
+
+
+def network(**options):
+    torch.manual_seed(0)
+    return WideResNet(10, 1, 2, channels=1, **options)
+
+
+def trainer(folder, **options):
+    return pl.Trainer(**{
+        "accelerator": "cpu", "max_epochs": 1, "default_root_dir": folder, "logger": False, "inference_mode": False,
+        "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False, **options,
+    })  # fmt: skip
 
 
 @pytest.fixture
@@ -38,21 +76,141 @@ def test_batch_norm_sees_the_mixture():
     assert seen == [6]
 
 
-def test_recipe_of_the_paper():
-    task = LitClassifier(WideResNet(10, 1, channels=1))
+def rates(task, epochs):
     settings = task.configure_optimizers()
-    group = settings["optimizer"].param_groups[0]
-    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.1, 0.9, 5e-4, False)
-    rates = []
-    for _ in range(200):
-        rates.append(group["lr"])
+    group, found = settings["optimizer"].param_groups[0], []
+    for _ in range(epochs):
+        found.append(group["lr"])
         settings["optimizer"].step()
         settings["lr_scheduler"].step()
-    drops = [epoch for epoch in range(1, 200) if rates[epoch] < rates[epoch - 1]]
-    assert drops == [60, 120, 160]
-    assert rates[-1] == pytest.approx(0.1 * 0.2**3)
+    return found
 
 
-def test_bad_arguments():
-    with pytest.raises(ValueError, match="lr > 0"):
-        LitClassifier(WideResNet(10, 1), lr=-1)
+def test_recipe_of_the_paper():
+    task = LitClassifier(network())
+    group = task.configure_optimizers()["optimizer"].param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.1, 0.9, 5e-4, False)
+    found = rates(task, 200)
+    assert [epoch for epoch in range(1, 200) if found[epoch] < found[epoch - 1]] == [60, 120, 160]
+    assert found[-1] == pytest.approx(0.1 * 0.2**3)
+
+
+def test_cosine_with_warm_up_and_the_linear_rule():
+    task = LitClassifier(network(), lr=0.1, schedule="cosine", warmup=2, lr_reference_batch=128)
+    settings = {"max_epochs": 10, "world_size": 4, "accumulate_grad_batches": 2, "barebones": False}
+    task._trainer = type("Trainer", (), {**settings, "datamodule": Pairs(batch_size=64)})()
+    found = rates(task, 11)
+    highest = 0.1 * 4 * 2 * 64 / 128
+    assert found[:3] == pytest.approx([highest / 3, highest * 2 / 3, highest])
+    assert found[6] == pytest.approx(highest / 2) and found[10] == pytest.approx(0)
+    task._trainer.max_epochs = -1
+    with pytest.raises(ValueError, match=r"trainer\.max_epochs; it is -1"):
+        task.lr_factor(5)
+
+
+def test_the_effective_batch_is_stated(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        trainer(tmp_path, accumulate_grad_batches=3).fit(LitClassifier(network()), Pairs(batch_size=4, val_size=2))
+    assert "processes 1 x accumulated batches 3 x images 4 = 12 images" in caplog.text
+
+
+def test_average_of_weights_and_statistics_is_exported(tmp_path):
+    start = {name: value.clone() for name, value in network().state_dict().items()}
+    finals = {}
+    for decay in (None, 0.5):
+        file = tmp_path / f"{decay}.safetensors"
+        task = LitClassifier(network(), ema_decay=decay, export=str(file))
+        trainer(tmp_path, max_steps=1, max_epochs=-1).fit(task, Pairs(batch_size=4, val_size=2))
+        finals[decay] = load_file(file)
+    for name in ("conv1.weight", "bn1.running_var"):
+        mean = (start[name] + finals[None][name]) / 2
+        torch.testing.assert_close(finals[0.5][name], mean)
+        assert not torch.equal(mean, start[name])
+
+
+def test_purified_validation_images_are_attacked(tmp_path):
+    net, seen = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), []  # is the image brighter than half?
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[-1.0], [1.0]]).expand(2, 64))
+        net[1].bias.copy_(torch.tensor([32.0, -32.0]))
+
+    class Spy(PGD):
+        def init(self, x, y):
+            seen.append(x.clone())
+            return super().init(x, y)
+
+    x = torch.rand(6, 2, 1, 8, 8)
+    y = (x[:, 1].mean((1, 2, 3)) > 0.5).long()
+    loader = DataLoader(list(zip(x, y, range(6), strict=True)), 4)
+    task = LitClassifier(net, attack=Spy(ThreatModel("linf", 1.0), "gray", steps=3), attacked_images=5)
+    metrics = trainer(tmp_path).validate(task, loader, verbose=False)[0]
+    assert torch.equal(torch.cat(seen), x[:5, 1])
+    assert metrics["val/accuracy_purified"] == 1 and metrics["val/accuracy_attacked"] == 0
+    with pytest.raises(RuntimeError, match="inference_mode=False"):
+        trainer(tmp_path, inference_mode=True).validate(task, loader, verbose=False)
+
+
+def test_layout_precision_and_synchronised_statistics_are_accepted(tmp_path):
+    """One step in channels-last bfloat16 with SyncBatchNorm asked for; the file holds plain float32 weights."""
+    file = tmp_path / "net.safetensors"
+    task = LitClassifier(network(), channels_last=True, export=str(file))
+    settings = {"precision": "bf16-mixed", "sync_batchnorm": True}
+    trainer(tmp_path, max_steps=1, max_epochs=-1, **settings).fit(task, Pairs(batch_size=4, val_size=2))
+    plain = network()
+    assert {name: value.dtype for name, value in load_file(file).items()} == {
+        name: value.dtype for name, value in plain.state_dict().items()
+    }
+    load_weights(plain, file)
+    images = torch.rand(2, 1, 8, 8)
+    synchronised = TorchSyncBatchNorm().apply(plain).eval()  # what Lightning does on several GPUs
+    torch.testing.assert_close(synchronised(images), task.eval()(images))
+    assert synchronised.state_dict().keys() == network().state_dict().keys()
+
+
+def test_compiles_the_network_in_place(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    task = LitClassifier(network(), compile=True)
+    trainer(tmp_path, fast_dev_run=1).fit(task, Pairs(batch_size=4, val_size=2))
+    assert compiled == [task.classifier]
+
+
+def test_best_and_last_checkpoint_are_weight_files(tmp_path):
+    callbacks = [
+        pl.callbacks.ModelCheckpoint(tmp_path, "last", enable_version_counter=False),
+        pl.callbacks.ModelCheckpoint(tmp_path, "best", monitor="val/accuracy_clean", mode="max"),
+    ]
+    task = LitClassifier(network(), ema_decay=0.9)
+    options = {"max_epochs": 2, "enable_checkpointing": True, "callbacks": callbacks}
+    trainer(tmp_path, **options).fit(task, Pairs(batch_size=4, val_size=2))
+    again = network()
+    load_weights(again, tmp_path / "last.ckpt")
+    for mine, theirs in zip(again.parameters(), task.classifier.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    load_weights(again, tmp_path / "best.ckpt")
+
+
+def test_the_card_says_how_large_the_batch_was(tmp_path):
+    file = tmp_path / "net.safetensors"
+    task = LitClassifier(network(), ema_decay=0.9, export=str(file))
+    trainer(tmp_path, accumulate_grad_batches=2).fit(task, Pairs(batch_size=4, val_size=2))
+    with safe_open(file, "pt") as content:
+        card = content.metadata()
+    assert (card["effective_batch"], card["batch_size"], card["ema_decay"]) == ("8", "4", "0.9")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"lr": -1}, "lr > 0"),
+        ({"warmup": -1}, "warmup >= 0"),
+        ({"lr_reference_batch": 0}, "lr_reference_batch >= 1"),
+        ({"schedule": "linear"}, "'milestones' or 'cosine'; got 'linear'"),
+        ({"ema_decay": 1.0}, "ema_decay in"),
+        ({"attack": PGD(ThreatModel("linf", 0.1), "bpda")}, "'gray'; got 'bpda'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_arguments(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        LitClassifier(network(), **wrong)

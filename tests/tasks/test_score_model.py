@@ -26,7 +26,7 @@ from lit_pursamere.diffusion import (
 )
 from lit_pursamere.networks import DenoisingAutoencoder
 from lit_pursamere.tasks import LitScoreModel
-from lit_pursamere.tasks.score_model import average
+from lit_pursamere.tasks.training import average
 from lit_pursamere.weights import load_weights
 
 
