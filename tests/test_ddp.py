@@ -1,27 +1,29 @@
-"""Two processes (gloo, CPU) train, and evaluate exactly the images that one process evaluates."""
+"""Two processes (gloo, CPU) train as one on twice the batch, and evaluate exactly the images that one evaluates."""
 
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from lit_pursamere.cli import main
 from lit_pursamere.results import read_rows
 
 
-def run(repository_root, *args, processes=1):
+def run(repository_root, *args, processes=1, launcher=(), path=""):
     """Run the command line in a process of its own, as a user does; returns its output."""
     command = [
-        sys.executable, "-m", "lit_pursamere", *args, f"--trainer.devices={processes}", "--trainer.accelerator=cpu",
-        "--trainer.enable_progress_bar=false", "--trainer.logger=false",
+        sys.executable, *launcher, "-m", "lit_pursamere", *args, f"--trainer.devices={processes}",
+        "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.logger=false",
     ]  # fmt: skip
     if processes > 1:
         command.append("--trainer.strategy=ddp")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LIT_PURSAMERE_TRACEBACK": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LIT_PURSAMERE_TRACEBACK": "1", "PYTHONPATH": str(path)}
     done = subprocess.run(command, cwd=repository_root, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +71,36 @@ def test_fit_trains_with_two_processes(repository_root, tmp_path):
     assert after.keys() == before.keys()
     rows = read_rows(tmp_path / "out")
     assert sum(row["votes_last"] for row in rows) / len(rows) > 0.5, "three epochs on two processes learn something"
+
+
+# Batch normalisation would see other batches, and its synchronised form exists for GPUs only.
+PLAIN_NET = """
+from torch import nn
+
+class PlainNet(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 10))
+"""
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:Total length of")
+def test_two_processes_step_as_one_that_accumulates_two_batches(repository_root, tmp_path, monkeypatch):
+    """Launched by torchrun; two steps in float64 on the same 2 x 16 images each."""
+    (tmp_path / "plain_net.py").write_text(PLAIN_NET)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(repository_root)
+    options = [
+        "fit", "--config=configs/digits/classifier.yaml", "--model.classifier=plain_net.PlainNet",
+        "--data.purified=null", "--data.crop=0", "--data.batch_size=16", "--data.val_size=0", "--trainer.max_steps=2",
+        "--trainer.callbacks=null", "--trainer.precision=64-true", f"--trainer.default_root_dir={tmp_path}",
+    ]  # fmt: skip
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    output = run(repository_root, *options, f"--model.export={two}", processes=2, launcher=torchrun, path=tmp_path)
+    assert output.count("processes 2 x accumulated batches 1 x images 16 = 32 images") == 1, output
+    accumulating = ["--trainer.accumulate_grad_batches=2", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    assert main([*options, *accumulating, "--trainer.enable_progress_bar=false", f"--model.export={one}"]) == 0
+    one, two = load_file(one), load_file(two)
+    assert one["0.weight"].dtype == torch.float64
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=1e-12, atol=1e-14)

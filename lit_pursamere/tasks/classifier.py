@@ -142,7 +142,7 @@ class LitClassifier(Training):
         loss = F.cross_entropy(logits, y)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(y))
         self.log("train/accuracy", (logits.argmax(1) == y).float().mean(), on_epoch=True, on_step=False,
-                 batch_size=len(y))  # fmt: skip
+                 batch_size=len(y), sync_dist=True)  # fmt: skip
         return loss
 
     def on_validation_epoch_start(self) -> None:
