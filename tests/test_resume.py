@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from lit_pursamere.cli import main
 from lit_pursamere.results import read_rows
@@ -38,3 +46,77 @@ def test_a_purified_set_that_was_killed_is_the_same(kill_resume, repository_root
     assert len(kill_resume.pieces(tmp_path / "again")) == 2 + 31
     assert kill_resume.differences(tmp_path / "whole", tmp_path / "again") == []
     assert times == 1, "the run must have been killed at all"
+
+
+# Notes the loss of every step; batches are pairs of a digit and its negative.
+CURVE = """
+import os, time
+import torch
+from lit_pursamere.data import Digits
+from lit_pursamere.data.resident import ResidentLoader
+from lit_pursamere.tasks import LitClassifier
+
+class Curve(LitClassifier):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        with open(os.environ["CURVE"], "a") as file:
+            file.write(f"{self.global_step} {loss.item().hex()}\\n")
+        time.sleep(0.03)
+        return loss
+
+class Pairs(Digits):
+    def train_dataloader(self):
+        source, chosen = self.sources["train"], torch.tensor(self.indices("train"))
+        images = source.images[chosen]
+        return ResidentLoader([images, 1 - images], source.labels[chosen], chosen, self.batch_size, crop=1, flip=True)
+"""
+
+
+def losses(file):
+    lines = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+    return {int(step): loss for step, loss in lines}
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:.*no last checkpoint available")
+def test_a_training_that_was_killed_ends_with_the_weights_of_one_that_was_not(repository_root, tmp_path, monkeypatch):
+    """Ten steps an epoch, average, dropout, milestones, pairs; killed (SIGKILL) in the middle of the second epoch."""
+    (tmp_path / "curve.py").write_text(CURVE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(repository_root)
+
+    def arguments(name):
+        every = {"dirpath": str(tmp_path / name), "filename": "last", "every_n_train_steps": 1,
+                 "save_on_train_epoch_end": False, "enable_version_counter": False}  # fmt: skip
+        callbacks = json.dumps([{"class_path": "ModelCheckpoint", "init_args": every}])
+        return [
+            "fit", "--config=configs/digits/classifier.yaml", "--model=curve.Curve", "--data=curve.Pairs",
+            "--data.purified=null", "--data.val_size=1235", "--data.batch_size=16", "--data.eval_batch_size=16",
+            "--model.classifier.width=1", "--model.classifier.dropout=0.3", "--model.ema_decay=0.9",
+            "--model.milestones=[1,2]", "--trainer.max_epochs=3", "--trainer.limit_val_batches=1",
+            "--trainer.logger=false", "--trainer.enable_progress_bar=false", f"--trainer.callbacks={callbacks}",
+            f"--trainer.default_root_dir={tmp_path}", f"--model.export={tmp_path / name}.safetensors",
+            "--ckpt_path=last",
+        ]  # fmt: skip
+
+    monkeypatch.setenv("CURVE", str(tmp_path / "whole.txt"))
+    assert main(arguments("whole")) == 0
+    whole = losses(tmp_path / "whole.txt")
+    assert list(whole) == list(range(30))
+
+    command = [sys.executable, "-m", "lit_pursamere", *arguments("killed")]
+    begun = tmp_path / "begun.txt"
+    environment = {**os.environ, "CURVE": str(begun), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while len(losses(begun)) < 14 and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    _, complaint = process.communicate()
+    assert process.returncode == -signal.SIGKILL, complaint.decode()
+
+    monkeypatch.setenv("CURVE", str(tmp_path / "resumed.txt"))
+    assert main(arguments("killed")) == 0
+    resumed = losses(tmp_path / "resumed.txt")
+    assert 10 < min(resumed) < 19, "it was killed in the middle of an epoch"
+    assert losses(begun) | resumed == whole and list(resumed) == list(range(min(resumed), 30))
+    for name, value in load_file(tmp_path / "whole.safetensors").items():
+        assert torch.equal(value, load_file(tmp_path / "killed.safetensors")[name]), name

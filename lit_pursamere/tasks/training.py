@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from functools import partial
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lit_pursamere.seeding import reseed, run_seed
+from lit_pursamere.tasks.checkpoints import WholeCheckpoints
 from lit_pursamere.weights import model_card, save_weights
 
 __all__ = ["ExponentialMovingAverage", "Training", "cosine", "rise"]
@@ -59,6 +61,10 @@ class Training(pl.LightningModule):
     stopped and continued from a checkpoint repeats one that was not: same losses, same weights. That needs a loader
     that remembers its place, which the one of resident images does.
     """
+
+    def setup(self, stage: str) -> None:
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nobody asked for another one
+            self.trainer.strategy.checkpoint_io = WholeCheckpoints()
 
     def on_fit_start(self) -> None:
         if getattr(self.trainer.datamodule, "batch_size", None):

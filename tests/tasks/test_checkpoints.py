@@ -1,0 +1,33 @@
+"""A checkpoint that cannot be finished leaves the one before it as it was."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from lit_pursamere.networks import WideResNet
+from lit_pursamere.tasks import LitClassifier
+from lit_pursamere.tasks.checkpoints import WholeCheckpoints
+
+
+def test_an_unfinished_checkpoint_replaces_nothing(tmp_path, monkeypatch):
+    path, writer = tmp_path / "new/last.ckpt", WholeCheckpoints()
+    writer.save_checkpoint({"step": 1}, path)
+
+    def cut_short(checkpoint, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        writer.save_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+def test_trainings_write_theirs_so(tmp_path):
+    trainer = pl.Trainer(
+        accelerator="cpu", default_root_dir=tmp_path, logger=False, fast_dev_run=1, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    images = [(torch.rand(1, 8, 8), 0, i) for i in range(4)]
+    trainer.fit(LitClassifier(WideResNet(10, 1, 2, channels=1)), torch.utils.data.DataLoader(images, 4))
+    assert isinstance(trainer.strategy.checkpoint_io, WholeCheckpoints)
