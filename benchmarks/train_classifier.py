@@ -220,8 +220,8 @@ def print_report(report: dict) -> None:
         for variant, seconds in found["seconds_per_step"].items():
             images, step, parts = 2 * args["batch"], statistics.median(seconds), found["seconds_of_parts"][variant]
             shares = " | ".join(f"{parts[part] / sum(parts.values()):.0%}" for part in PARTS)
-            print(f"| WRN-{network.replace('x', '-')} | {variant} | {images / step:,.0f} | "
-                  f"{images / max(seconds):,.0f}-{images / min(seconds):,.0f} | "
+            print(f"| WRN-{network.replace('x', '-')} | {variant} | {images / step:,.1f} | "
+                  f"{images / max(seconds):,.1f}-{images / min(seconds):,.1f} | "
                   f"{found['flop_per_step'] / step / 1e9:,.0f} | {shares} | "
                   f"{PAPER_PAIRS / args['batch'] * step / 3600:,.1f} h |")  # fmt: skip
 
