@@ -41,6 +41,7 @@ USAGE = """usage: lit-pursamere VERB [options]
   report     print the table of a test run again
   reverify   judge the stored images of a test run again
   figure     draw a figure of the theory
+  estimate   say what a fit, predict or test will cost
   audit      ask whether an attack could have broken a defence
   eot-similarity   ask how many draws average to the gradient under known noise
   sigmas     choose the noise levels for a data set
@@ -233,6 +234,15 @@ def compare(args: list[str]) -> None:
     run(args[1:])
 
 
+def estimate(args: list[str]) -> None:
+    """Say what the `fit`, `predict` or `test` of a configuration will cost, from a few seconds of it."""
+    from lit_pursamere.estimate import Estimate, run_estimate
+
+    cli = command_line(args[1:], run=False, options={"estimate": Estimate})
+    settings = dict(cli.config_init.trainer)
+    print(run_estimate(cli.config_init.estimate, cli.model, cli.datamodule, cli.trainer, settings), end="")
+
+
 def report(args: list[str]) -> None:
     """Print the table of test runs, and write report.md, report.csv and report.tex beside the records.
 
@@ -341,6 +351,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "audit": audit,
     "eot-similarity": eot_similarity,
     "compare": compare,
+    "estimate": estimate,
     "report": report,
     "reverify": reverify,
     "figure": figure,

@@ -1,0 +1,6 @@
+"""Estimate: what a run will cost, said before it starts, from its configuration and a few seconds of measurements."""
+
+from lit_pursamere.estimate.run import Estimate, run_estimate
+from lit_pursamere.estimate.stages import Stage, table
+
+__all__ = ["Estimate", "Stage", "run_estimate", "table"]

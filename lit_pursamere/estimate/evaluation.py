@@ -1,0 +1,110 @@
+"""What purifying a data set, and attacking a defence, cost: images times queries times what a query takes.
+
+clean verdict:  evaluations x (purification + classifier)
+    attack:         queries for values and for gradients of its view, and verdicts on the last and the worst iterate
+a gradient is:  the classifier's on `gray`; with a purification before it on `bpda`; with the derivative of the
+                purification on `first_order` and `exact`
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lit_pursamere.attacks import Attack, IterativeAttack
+from lit_pursamere.defense import Defense
+from lit_pursamere.estimate.calls import Queries, count_queries
+from lit_pursamere.estimate.stages import Stage
+from lit_pursamere.estimate.timing import Cost, classifier_cost, purification_cost
+from lit_pursamere.tasks import LitPurification, LitRobustness
+
+__all__ = ["evaluation_stages", "purification_stages"]
+
+UPPER = "upper bound: images that are fooled leave early"
+LIBRARY = "queries if no image is ever fooled, so mostly an upper bound"
+UNKNOWN = "its cost is not decided by its queries"
+
+
+def purification_stages(
+    task: LitPurification, x: Tensor, images: int, classes: int, limit: float
+) -> tuple[list[Stage], float | None]:
+    """Stages of a `predict`, and the flop counter's number for a purification divided by the formula's.
+
+    Args:
+        task: What is run.
+        x: A batch (B, C, H, W).
+        images: How many images there are.
+        classes: Number of classes.
+        limit: Seconds for which anything is clocked.
+    """
+    cost = purification_cost(task.purifier, x, classes, derivative=False, limit=limit)
+    batch = cost.times(len(x))
+    return [Stage("purification", images / len(x), len(x), batch.flop, batch.seconds)], cost.ratio
+
+
+def evaluation_stages(
+    task: LitRobustness, x: Tensor, y: Tensor, images: int, classes: int, limit: float
+) -> tuple[list[Stage], float | None]:
+    """Stages of a `test`, one per system and attack; arguments and returns as in `purification_stages`.
+
+    `y` (B,) are the classes of x.
+    """
+    stages, ratio = [], None
+    for system, defense in task.systems.items():
+        costs = SystemCost(defense, x, classes, limit)
+        verdict = costs.value("exact").times(task.evaluations)
+        ratio = ratio or verdict.ratio
+        for name, attack in {"clean": None, **task.attacks}.items():
+            queries = Queries() if attack is None else count_queries(attack, x[:1].cpu(), y[:1].cpu(), classes)
+            stages.append(stage(f"{system}, {name}", attack, queries, costs, verdict, images, len(x)))
+    return stages, ratio
+
+
+class SystemCost:
+    """What an image costs on the views of a defence; measured when first asked for."""
+
+    def __init__(self, defense: Defense, x: Tensor, classes: int, limit: float) -> None:
+        self.defense, self.x, self.classes, self.limit = defense, x, classes, limit
+        self.known: dict[tuple[str, bool], Cost] = {}
+
+    def value(self, view: str) -> Cost:
+        """Logits of the view."""
+        return self._purification("values" if view != "gray" else view) + self._classifier(False)
+
+    def gradient(self, view: str) -> Cost:
+        """Gradient of a loss on the view."""
+        return self._purification("values" if view == "bpda" else view) + self._classifier(True)
+
+    def _classifier(self, derivative: bool) -> Cost:
+        key = "classifier", derivative
+        if key not in self.known:
+            self.known[key] = classifier_cost(self.defense.classifier, self.x, derivative, self.limit)
+        return self.known[key]
+
+    def _purification(self, view: str) -> Cost:
+        """What comes before the classifier: nothing, a purification, or one with its derivative."""
+        if view == "gray":
+            return Cost()
+        key = view, view != "values"
+        if key not in self.known:
+            purifier = (self.defense if view == "values" else self.defense.view(view)).purifier
+            self.known[key] = purification_cost(purifier, self.x, self.classes, view != "values", self.limit)
+        return self.known[key]
+
+
+def stage(
+    name: str, attack: Attack | None, queries: Queries | None, costs: SystemCost, verdict: Cost, images: int, slots: int
+) -> Stage:
+    """The stage of one attack, or of the clean verdict if there is none."""
+    batches = -(-images // slots)  # slots are kept full
+    if queries is None:
+        return Stage(name, batches, slots, None, None, note=UNKNOWN)
+    # Few batches have no image whose worst iterate is not its last, and is judged, too.
+    image = verdict.times(2 if isinstance(attack, IterativeAttack) and attack.gradient != "gray" else 1)
+    if attack is not None:
+        image += costs.value(attack.gradient).times(queries.values) if queries.values else Cost()
+        image += costs.gradient(attack.gradient).times(queries.gradients) if queries.gradients else Cost()
+    note = "" if attack is None else LIBRARY
+    if isinstance(attack, IterativeAttack):
+        note = UPPER if attack.stop_on_success else ""
+    batch = image.times(slots)
+    return Stage(name, batches, slots, batch.flop, batch.seconds, note=note)

@@ -1,0 +1,159 @@
+"""Timing: what a purification and its derivative take, from their first steps.
+
+    purifier(x) as it is, but every step is clocked;  enough seconds gone:  stop
+    seconds of all = seconds of the steps seen / network calls in them * network calls of a purification
+
+A derivative is taken step by step: forward, and at once back through it. That is what the way back through a whole
+purification does, too, because it computes every step a second time.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lit_pursamere.estimate.calls import Tally, count_calls, forward_flop, tallied
+from lit_pursamere.purifiers import Purifier
+
+__all__ = ["Cost", "classifier_cost", "now", "purification_cost"]
+
+STEPS = 3  # that are clocked of a purification, at least
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image takes. `ratio` is the flop counter's number divided by the formula's, where both are there."""
+
+    seconds: float = 0.0
+    flop: float = 0.0
+    ratio: float | None = None
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.seconds + other.seconds, self.flop + other.flop, self.ratio or other.ratio)
+
+    def times(self, count: float) -> Cost:
+        """What so many images take."""
+        return Cost(self.seconds * count, self.flop * count, self.ratio)
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock that waits for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class Enough(Exception):
+    """Ends a purification that has been clocked for long enough."""
+
+
+@dataclass
+class Clock:
+    """Steps of a purification: when each began, and how many calls its networks had had by then."""
+
+    device: torch.device
+    tallies: list[Tally]
+    limit: float
+    marks: list[tuple[float, int]] = field(default_factory=list)
+    complete: bool = False
+
+    def mark(self) -> None:
+        self.marks.append((now(self.device), sum(tally.forward for tally in self.tallies)))
+
+    def check(self) -> None:
+        self.mark()
+        if len(self.marks) > 1 + STEPS and self.marks[-1][0] - self.marks[0][0] > self.limit:
+            raise Enough
+
+    def per_call(self) -> float:
+        """Seconds per network call; without the first step, which warms up, where the purification was cut short."""
+        first, last = self.marks[0 if self.complete else 2], self.marks[-1]
+        return (last[0] - first[0]) / max(last[1] - first[1], 1)
+
+
+def walk(purifier: Purifier, x: Tensor, derivative: bool, limit: float) -> Clock:
+    """Purify x, (B, C, H, W), or begin to; with `derivative`, differentiate every step after it was made."""
+    real = purifier.checkpointed
+
+    def clocked(step: Callable[..., tuple[Tensor, ...]], *state: Tensor) -> tuple[Tensor, ...]:
+        clock.check()
+        if not derivative:
+            return real(step, *state)
+        state = tuple(tensor.detach().requires_grad_() for tensor in state)
+        result = real(step, *state)
+        calls = [tally.forward for tally in tallies]
+        outputs = [tensor for tensor in result if tensor.requires_grad]
+        torch.autograd.grad(outputs, state, [torch.ones_like(tensor) for tensor in outputs], allow_unused=True)
+        for tally, count in zip(tallies, calls, strict=True):
+            tally.forward = count  # without those of the second computation, which belong to the derivative
+        return tuple(tensor.detach() for tensor in result)
+
+    with tallied(purifier) as tallies, torch.set_grad_enabled(derivative):
+        clock, purifier.checkpointed = Clock(x.device, tallies, limit), clocked
+        try:
+            clock.mark()
+            purifier(x.clone().requires_grad_(derivative))
+            clock.mark()
+            clock.complete = True
+        except Enough:
+            pass
+        finally:
+            del purifier.checkpointed
+    return clock
+
+
+def purification_cost(purifier: Purifier, x: Tensor, classes: int, derivative: bool, limit: float) -> Cost:
+    """What the purification of an image takes, forward alone or with the exact derivative.
+
+    Args:
+        purifier: The purifier, on the device of x.
+        x: As many images (B, C, H, W) in [0, 1] as a batch has.
+        classes: Number of classes.
+        derivative: Whether the purified image is differentiated.
+        limit: Seconds after which a purification is not continued.
+
+    The FLOP of the forward is calls times FLOP of a call, the input gradients that the purifier itself takes counting
+    as much as a call each. That of the derivative is what torch counts in the first steps.
+    """
+    calls = count_calls(purifier, x[:1], classes)
+    total = sum(tally.forward for tally in calls)
+    if not total:  # the identity, or a purifier that asks no network
+        return Cost()
+    clock = walk(purifier, x, derivative, limit)
+    if clock.complete:  # the first was for warming up
+        clock = walk(purifier, x, derivative, limit)
+    with FlopCounterMode(display=False) as counter:
+        seen = walk(purifier, x[:1], derivative, 0.0)
+    counted = counter.get_total_flops() / max(seen.marks[-1][1], 1) * total
+    formula = sum(
+        flop * (tally.forward + tally.backward)
+        for flop, tally in zip(forward_flop(purifier, x[:1]), calls, strict=True)
+    )
+    seconds = clock.per_call() * total
+    return Cost(seconds, counted) if derivative else Cost(seconds, formula, counted / formula)
+
+
+def classifier_cost(classifier: nn.Module, x: Tensor, derivative: bool, limit: float) -> Cost:
+    """What a classifier takes for one of the images x (B, C, H, W): logits, or with `derivative` their gradient."""
+
+    def once(images: Tensor) -> None:
+        logits = classifier(images.detach().requires_grad_(derivative))
+        if derivative:
+            logits.sum().backward()
+
+    with torch.set_grad_enabled(derivative):
+        once(x)
+        times = [now(x.device)]
+        while len(times) < 3 or times[-1] - times[0] < min(limit, 0.5):
+            once(x)
+            times.append(now(x.device))
+        with FlopCounterMode(display=False) as counter:
+            once(x[:1])
+    return Cost(statistics.median(b - a for a, b in pairwise(times)) / len(x), counter.get_total_flops())
