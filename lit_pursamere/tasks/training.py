@@ -53,6 +53,11 @@ class ExponentialMovingAverage(WeightAveraging):
         if self._average_model is not None:
             self._average_model.n_averaged.fill_(1)  # 0 would make the first update a copy instead of a mean
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Again, because Lightning does not call on_train_end where a checkpoint of the last step is resumed.
+        if self._average_model is not None:
+            self._copy_average_to_current(pl_module)
+
 
 class Training(pl.LightningModule):
     """Base of the training tasks.

@@ -190,6 +190,20 @@ def test_best_and_last_checkpoint_are_weight_files(tmp_path):
     load_weights(again, tmp_path / "best.ckpt")
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_resumed_after_its_last_step_a_run_still_exports_the_average(tmp_path):
+    exported = []
+    for resume in (None, tmp_path / "last.ckpt"):
+        file = tmp_path / f"{len(exported)}.safetensors"
+        last = pl.callbacks.ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
+        options = {"enable_checkpointing": True, "callbacks": [last]}
+        task = LitClassifier(network(), ema_decay=0.9, export=str(file))
+        trainer(tmp_path, **options).fit(task, Pairs(batch_size=4, val_size=2), ckpt_path=resume)
+        exported.append(load_file(file))
+    for name, value in exported[0].items():
+        assert torch.equal(value, exported[1][name]), name
+
+
 def test_the_card_says_how_large_the_batch_was(tmp_path):
     file = tmp_path / "net.safetensors"
     task = LitClassifier(network(), ema_decay=0.9, export=str(file))
