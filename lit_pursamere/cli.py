@@ -41,6 +41,7 @@ USAGE = """usage: lit-pursamere VERB [options]
   report     print the table of a test run again
   reverify   judge the stored images of a test run again
   figure     draw a figure of the theory
+  experiment run the stages of an experiment in order
   estimate   say what a fit, predict or test will cost
   audit      ask whether an attack could have broken a defence
   eot-similarity   ask how many draws average to the gradient under known noise
@@ -234,6 +235,19 @@ def compare(args: list[str]) -> None:
     run(args[1:])
 
 
+def experiment(args: list[str]) -> None:
+    """Run the stages that a file lists, in order; started again, go on where it stopped.
+
+    Further options go to every stage that has a trainer: --trainer.devices 8 --trainer.strategy ddp
+    """
+    parser = argparse.ArgumentParser("lit-pursamere experiment", description=experiment.__doc__, allow_abbrev=False)
+    parser.add_argument("file", type=Path, help="YAML with a list `stages` of command lines")
+    parsed, options = parser.parse_known_args(args[1:])
+    from lit_pursamere.experiment import run_experiment
+
+    run_experiment(parsed.file, options)
+
+
 def estimate(args: list[str]) -> None:
     """Say what the `fit`, `predict` or `test` of a configuration will cost, from a few seconds of it."""
     from lit_pursamere.estimate import Estimate, run_estimate
@@ -352,6 +366,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "eot-similarity": eot_similarity,
     "compare": compare,
     "estimate": estimate,
+    "experiment": experiment,
     "report": report,
     "reverify": reverify,
     "figure": figure,

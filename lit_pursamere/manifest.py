@@ -42,9 +42,7 @@ def check_manifest(folder: Path, manifest: dict) -> bool:
     existing = read_manifest(folder)
     if existing is None:
         return False
-    changed = differences(existing, json.loads(json.dumps(manifest)))
-    if changed:
-        details = "; ".join(f"{key}: there {there!r}, now {now!r}" for key, there, now in changed)
+    if details := differences(existing, json.loads(json.dumps(manifest))):
         raise ValueError(
             f"{folder} holds results of another configuration ({details}); choose another `output` folder, or remove "
             "this one"
@@ -52,13 +50,18 @@ def check_manifest(folder: Path, manifest: dict) -> bool:
     return True
 
 
-def differences(there: dict, now: dict, prefix: str = "") -> list[tuple[str, object, object]]:
+def differences(there: dict, now: dict) -> str:
+    """What differs between two manifests, in words; empty if nothing does."""
+    return "; ".join(f"{key}: there {old!r}, now {new!r}" for key, old, new in _differences(there, now))
+
+
+def _differences(there: dict, now: dict, prefix: str = "") -> list[tuple[str, object, object]]:
     """Entries that differ, "attacks.PGD.eps", with both values; None where there is no such entry."""
     found = []
     for key in sorted(there.keys() | now.keys()):
         old, new = there.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{prefix}{key}.")
+            found += _differences(old, new, f"{prefix}{key}.")
         elif old != new:
             found.append((f"{prefix}{key}", old, new))
     return found

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import yaml
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
+
+from lit_pursamere.tasks.training import Training, deciding
 
 __all__ = ["SaveConfig"]
 
@@ -19,6 +22,8 @@ class SaveConfig(SaveConfigCallback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if isinstance(pl_module, Training):
+            pl_module.configuration = deciding(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
         logs, output = trainer.log_dir, getattr(pl_module, "output", None)
         if logs is not None and output is not None and Path(logs).resolve() == Path(output).resolve():
             self.save_to_log_dir = False

@@ -31,7 +31,8 @@ FOLDERS = ("purifier", "attack", "data", "score_model", "protocol", "compare")
 PURIFIERS, ATTACKS, DATA, SCORE_MODELS, PROTOCOLS, COMPARISONS = (
     [p for p in ALL if p.parts[1] == folder] for folder in FOLDERS
 )
-EXPERIMENTS = [path for path in ALL if path.parts[1] not in FOLDERS]
+CHAINS = [path for path in ALL if "stages" in yaml.safe_load((ROOT / path).read_text())]  # in test_experiment.py
+EXPERIMENTS = [path for path in ALL if path.parts[1] not in FOLDERS and path not in CHAINS]
 
 SMALL_SCORE = {
     "NCSNv2Score": {"ngf": 2},

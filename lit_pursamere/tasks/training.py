@@ -3,9 +3,11 @@ weights, learning rates, and a card for the result."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.io import TorchCheckpointIO
@@ -14,11 +16,38 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from lit_pursamere.manifest import read_manifest
 from lit_pursamere.seeding import reseed, run_seed
 from lit_pursamere.tasks.checkpoints import WholeCheckpoints
 from lit_pursamere.weights import model_card, save_weights
 
-__all__ = ["ExponentialMovingAverage", "Training", "cosine", "rise"]
+__all__ = ["ExponentialMovingAverage", "Training", "cosine", "deciding", "rise"]
+
+# Settings that say where and how fast a training runs, not what it comes to.
+FREE = {
+    "model": ("export", "compile"),
+    "data": ("root", "path", "download", "num_workers", "eval_batch_size", "purified", "evaluate", "test_size",
+             "test_seed", "test_generator"),
+}  # fmt: skip
+# Those settings of a trainer that do decide it.
+DECIDING = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val",
+            "gradient_clip_algorithm", "limit_train_batches", "sync_batchnorm")  # fmt: skip
+
+
+def deciding(config: dict) -> dict:
+    """What of a training's whole configuration decides its weights, its purified images' manifest included.
+
+    The number of devices is not compared, though the effective batch depends on it.
+    """
+    parts: dict[str, object] = {"seed_everything": config.get("seed_everything")}
+    for name, free in FREE.items():
+        part = config[name]
+        settings = {key: value for key, value in (part.get("init_args") or {}).items() if key not in free}
+        parts[name] = {"class_path": part["class_path"], **settings}
+    parts["trainer"] = {key: config["trainer"].get(key) for key in DECIDING}
+    purified = (config["data"].get("init_args") or {}).get("purified")
+    parts["purified"] = None if purified is None else read_manifest(Path(purified))
+    return parts
 
 
 def rise(step: int, warmup: int) -> float:
@@ -65,7 +94,12 @@ class Training(pl.LightningModule):
     Every step starts from its own seed, made of the run's seed, the epoch, the batch and the process, so a run that was
     stopped and continued from a checkpoint repeats one that was not: same losses, same weights. That needs a loader
     that remembers its place, which the one of resident images does.
+
+    `configuration` is what decides the weights, see `deciding`, where the command line built the run; checkpoints and
+    the exported file carry it.
     """
+
+    configuration: dict | None = None
 
     def setup(self, stage: str) -> None:
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nobody asked for another one
@@ -87,6 +121,9 @@ class Training(pl.LightningModule):
             f"One step: processes {trainer.world_size} x accumulated batches {trainer.accumulate_grad_batches} x "
             f"{unit} {data.batch_size} = {self.effective_batch()} {unit}"
         )
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["configuration"] = self.configuration
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         progress = self.trainer.fit_loop.epoch_progress
@@ -112,6 +149,7 @@ class Training(pl.LightningModule):
             processes=self.trainer.world_size,
             precision=self.trainer.precision,
             seed=run_seed(),
+            configuration=None if self.configuration is None else json.dumps(self.configuration, sort_keys=True),
             **facts,
             **{name: f"{float(value):.6g}" for name, value in self.trainer.callback_metrics.items()},
         )
