@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from lit_pursamere.cli import command_line, readable
+from lit_pursamere.cli import command_line, examined, readable
 from lit_pursamere.compare.entry import refuse_own
 from lit_pursamere.compare.plan import Plan, read_plan
 from lit_pursamere.manifest import check_manifest
@@ -38,7 +38,7 @@ from lit_pursamere.tasks.cost import known_cost, measure_cost
 if TYPE_CHECKING:
     from pytorch_lightning.cli import LightningCLI
 
-    from lit_pursamere.purifiers import Purifier
+    from lit_pursamere.defense import Defense
 
 __all__ = ["run"]
 
@@ -86,7 +86,7 @@ def evaluate(plan: Plan, names: Sequence[str], options: Sequence[str]) -> dict[s
         with about(name), quiet():
             cli = build(plan, name, options)
             runs[name] = prospect(plan.output / name, name, cli)
-            unmeasured += [] if known_cost(purifier_of(cli), plan.output / name) else [name]
+            unmeasured += [] if known_cost(only_defense(cli), plan.output / name) else [name]
     others = [run for run in read_comparison(plan.output, plan.entries).runs if run.label not in runs]
     check_comparison([*runs.values(), *others])
     for name in unmeasured:
@@ -117,10 +117,10 @@ def build(plan: Plan, name: str, options: Sequence[str]) -> LightningCLI:
     return command_line(plan.arguments(name, options), run=False)
 
 
-def purifier_of(cli: LightningCLI) -> Purifier:
-    """The purifier that will be evaluated, in the run's precision."""
-    (defense,) = cli.trainer.precision_plugin.convert_module(cli.model).systems.values()
-    return defense.purifier
+def only_defense(cli: LightningCLI) -> Defense:
+    """The defence that will be evaluated."""
+    (defense,) = cli.model.systems.values()
+    return defense
 
 
 def prospect(folder: Path, name: str, cli: LightningCLI) -> Run:
@@ -133,6 +133,7 @@ def prospect(folder: Path, name: str, cli: LightningCLI) -> Run:
     cli.datamodule.setup("test")
     cli.model.trainer, cli.trainer.datamodule = cli.trainer, cli.datamodule
     cli.trainer.precision_plugin.convert_module(cli.model)  # as the run does before it writes its manifest
+    cli.model.calibrate()
     manifest = cli.model.manifest()
     check_manifest(folder, manifest)
     return run_of(folder, name, json.loads(json.dumps(manifest)))
@@ -142,13 +143,11 @@ def prospect(folder: Path, name: str, cli: LightningCLI) -> Run:
 def measure(plan: Plan, name: str, options: Sequence[str]) -> None:
     """Purify the first batch of images: it must work, and what it costs is noted."""
     cli = build(plan, name, options)
-    device, precision = cli.trainer.strategy.root_device, cli.trainer.precision_plugin
-    cli.datamodule.prepare_data()
-    cli.datamodule.setup("test")
-    x, _, _ = next(iter(cli.datamodule.test_dataloader()))
+    precision = cli.trainer.precision_plugin
+    precision.convert_module(cli.model)
+    defense, (x, _, _) = examined(cli, cli.datamodule.eval_batch_size, "a comparison")
     with precision.test_step_context():
-        cost = measure_cost(purifier_of(cli).to(device), precision.convert_input(x.to(device)))
-    write_cost(plan.output / name, cost)
+        write_cost(plan.output / name, measure_cost(defense, precision.convert_input(x)))
     release()
 
 

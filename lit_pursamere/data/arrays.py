@@ -166,5 +166,6 @@ def to_nchw(images: np.ndarray, square: bool = True) -> np.ndarray:
     if images.ndim == 4 and images.shape[3] in (1, 3):
         images = images.transpose(0, 3, 1, 2)
     if images.ndim != 4 or images.shape[1] not in (1, 3) or (square and images.shape[2] != images.shape[3]):
-        raise ValueError(f"images must be {'square, ' if square else ''}(N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3; {found}")
+        shapes = "(N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3"
+        raise ValueError(f"images must be {'square, ' if square else ''}{shapes}; {found}")
     return images

@@ -1,4 +1,4 @@
-"""Pictures in a folder, whatever their names and sizes: finding them, reading them exactly, and writing them losslessly.
+"""Pictures in a folder, whatever their names and sizes: finding, exact reading and lossless writing.
 
 Only 8-bit grey and RGB pictures are what a purifier sees. Others would have to be changed first, and that is refused
 unless it was asked for: a purified picture should differ from its original by what the purifier did and nothing else.

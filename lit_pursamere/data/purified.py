@@ -200,7 +200,7 @@ class PurifiedSet:
         needed = (len(self) - self.count()) * math.prod(self.shape) * self.dtype.itemsize
         free = shutil.disk_usage(self.path).free
         if needed > free:
-            raise OSError(f"no room in {self.path} for {needed} more bytes ({free} free); choose another `output` folder")
+            raise OSError(f"no room in {self.path} for {needed} more bytes ({free} free); choose another `output`")
 
 
 def _write_indices(path: Path, indices: np.ndarray) -> None:

@@ -92,9 +92,9 @@ def require(
     lacking = np.setdiff1d(indices, purified.indices)
     if told["source"]["count"] != len(source) or len(lacking):
         raise ValueError(
-            f"{path} was made for {len(purified)} of {told['source']['count']} {split} images of {data}; {len(indices)} "
-            f"of {len(source)} are asked for, and {len(lacking)} of these are not in it; purify with the same `val_size`"
-            " and `seed`, or `val_size` 0"
+            f"{path} was made for {len(purified)} of {told['source']['count']} {split} images of {data}; "
+            f"{len(indices)} of {len(source)} are asked for, and {len(lacking)} of these are not in it; purify with "
+            "the same `val_size` and `seed`, or `val_size` 0"
         )
     now = probe(source, purified.indices.tolist())
     if not np.allclose(now, told["source"]["means"], rtol=0, atol=SAME):

@@ -96,9 +96,9 @@ def _costs(comparison: Comparison) -> list[str]:
         label: f"{cost.device}, threads {cost.threads}, batches of {cost.images}" for label, cost in costs.items()
     }
     return [
-        "Network calls: images that go through the score model for one purified image, + gradients that come back; in "
-        f"brackets the same of other networks. s/image: one purification; {_differing('measured on', machines)}. "
-        "Deterministic: a second purification gave the same images bit for bit and drew from no global generator."
+        "Network calls: images that go through the score model for one answer about one image, + gradients that come "
+        "back; in brackets the same of other networks in the purifier. s/image: the purification for an answer; "
+        f"{_differing('measured on', machines)}. Deterministic: a second one gave the same images bit for bit."
     ]
 
 

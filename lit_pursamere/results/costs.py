@@ -14,7 +14,7 @@ NAME = "cost.json"
 
 @dataclass(frozen=True)
 class Asked:
-    """How often a network was asked, per purified image.
+    """How often a network was asked for one answer about one image.
 
     Args:
         network: Its class, "NCSNv2Score".
@@ -34,13 +34,12 @@ class Cost:
     """Cost of a purifier on a machine.
 
     Args:
-        purifier: Its description.
+        purifier: Its description, with the number of copies that make an answer.
         weights: Digest of its weights.
         networks: What was asked, by the name under which the purifier keeps the network.
         images: Images in the batch that was purified.
-        seconds: Seconds per image of that batch.
-        repeats: Whether a second purification gave the same images, bit for bit.
-        draws: Whether torch's global generators were used.
+        seconds: Seconds per image of that batch, for all copies of an answer.
+        deterministic: Whether a second purification gave the same images, bit for bit.
         device: What computed.
         threads: Threads that torch may use on a CPU.
         time: When, UTC.
@@ -51,16 +50,10 @@ class Cost:
     networks: dict[str, Asked]
     images: int
     seconds: float
-    repeats: bool
-    draws: bool
+    deterministic: bool
     device: str
     threads: int
     time: str
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the same images come out every time, and nothing is drawn that is not the purifier's own."""
-        return self.repeats and not self.draws
 
     def asked(self, score_models: bool) -> tuple[float, float]:
         """Calls and gradients per image, of the score models or of all other networks."""

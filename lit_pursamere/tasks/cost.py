@@ -1,7 +1,7 @@
 """What one purification costs, and whether it is deterministic: measured on images, not claimed.
 
-    purify x twice:  once counting what every network is asked,  once by the clock
-    deterministic:   both results are equal bit for bit, and torch's global generators stand where they stood
+    purify x twice, in all copies of an answer:  once counting what every network is asked,  once by the clock
+    deterministic:   both results are equal bit for bit, although torch's global generators stood elsewhere
 
 An image that goes through a network is a call; a gradient that comes back through it for an image is a gradient.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.purifiers import Purifier
 from lit_pursamere.results.costs import Asked, Cost, read_cost
@@ -27,49 +28,51 @@ from lit_pursamere.weights import state_digest
 __all__ = ["known_cost", "measure_cost"]
 
 
-def known_cost(purifier: Purifier, folder: str | Path) -> Cost | None:
+def known_cost(defense: Defense, folder: str | Path) -> Cost | None:
     """The cost in a run's cost.json, if there is one and it is that of this purifier with these weights.
 
     Raises:
         ValueError: If cost.json is damaged.
     """
-    known = read_cost(folder)
-    same = known is not None and (known.purifier, known.weights) == (str(purifier), state_digest(purifier))
-    return known if same else None
+    known, (purifier, weights) = read_cost(folder), identity(defense)
+    return known if known is not None and (known.purifier, known.weights) == (purifier, weights) else None
+
+
+def identity(defense: Defense) -> tuple[str, str]:
+    """What is purified with: a description, and a digest of the weights."""
+    return ", ".join(filter(None, map(str, (defense.purifier, defense.ensemble)))), state_digest(defense.purifier)
 
 
 @torch.no_grad()
-def measure_cost(purifier: Purifier, x: Tensor) -> Cost:
-    """Purify images twice and say what it took; the global generators are left as they were.
+def measure_cost(defense: Defense, x: Tensor) -> Cost:
+    """Purify images twice, in as many copies as an answer takes; the global generators are left as they were.
 
-    Networks are found where purifiers keep them, as submodules; of a purifier inside a purifier, its own. A score model
-    is counted where the noise is asked for, so that one that is never called as a module counts as well.
+    Networks are found where a purifier keeps them, as submodules; of a purifier inside a purifier, its own. A score
+    model is counted by the network in it, or, if it is a formula, where it is asked for the noise.
 
     Args:
-        purifier: The purifier.
-        x: Images (B, C, H, W) in [0, 1] on the purifier's device.
+        defense: The defence whose purifier is measured; its classifier and detector are not.
+        x: Images (B, C, H, W) in [0, 1] on its device.
     """
-    networks = dict(networks_of(purifier))
+    networks = dict(networks_of(defense.purifier))
     with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
-        before = generators(x.device)
+        torch.manual_seed(0)
         with counting(networks) as (calls, gradients):
-            first = purifier(x)
-        draws = not all(torch.equal(a, b) for a, b in zip(before, generators(x.device), strict=True))
+            first = torch.stack(defense.purifications(x))
+        torch.manual_seed(1)
         began = clock(x.device)
-        second = purifier(x)
+        second = torch.stack(defense.purifications(x))
         seconds = clock(x.device) - began
     asked = {}
     for name, network in networks.items():
         counted = calls[name] / len(x), gradients[name] / len(x)
         asked[name] = Asked(type(network).__name__, isinstance(network, ScoreModel), *counted)
     return Cost(
-        purifier=str(purifier),
-        weights=state_digest(purifier),
+        *identity(defense),
         networks=asked,
         images=len(x),
         seconds=seconds / len(x),
-        repeats=torch.equal(first, second),
-        draws=draws,
+        deterministic=torch.equal(first, second),
         device=device_name(x.device),
         threads=torch.get_num_threads(),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -96,26 +99,29 @@ def counting(networks: dict[str, nn.Module]) -> Iterator[tuple[Counter, Counter]
             result.register_hook(lambda gradient: gradients.update({name: len(gradient)}))
         return result
 
-    hooks = []
+    hooks, formulas = [], []
     for name, network in networks.items():
-        if isinstance(network, ScoreModel):
-            predict = network.predict_noise
-            network.predict_noise = lambda y, sigma, name=name, predict=predict: count(name, predict(y, sigma))
-        else:
-            hooks.append(network.register_forward_hook(lambda _, __, result, name=name: count(name, result)))
+        for part in parts_of(network):
+            if isinstance(part, ScoreModel):
+                predict = part.predict_noise
+                part.predict_noise = lambda y, sigma, name=name, predict=predict: count(name, predict(y, sigma))
+                formulas.append(part)
+            else:
+                hooks.append(part.register_forward_hook(lambda _, __, result, name=name: count(name, result)))
     try:
         yield calls, gradients
     finally:
         for hook in hooks:
             hook.remove()
-        for network in networks.values():
-            vars(network).pop("predict_noise", None)
+        for formula in formulas:
+            del formula.predict_noise
 
 
-def generators(device: torch.device) -> list[Tensor]:
-    """States of torch's global generators."""
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+def parts_of(network: nn.Module) -> list[nn.Module]:
+    """What is called as a module: of a score model the networks in it, or itself if it has none."""
+    if not isinstance(network, ScoreModel):
+        return [network]
+    return [part for child in network.children() for part in parts_of(child)] or [network]
 
 
 def clock(device: torch.device) -> float:

@@ -145,8 +145,8 @@ class LitRobustness(pl.LightningModule):
         """That of the defence."""
         return next(iter(self.systems.values())).detector
 
-    def _calibrate(self) -> None:
-        """Find the detector's threshold, on the same images in the same way on every process."""
+    def calibrate(self) -> None:
+        """Find the detector's threshold if it lacks one, on the same images in the same way on every process."""
         if self.detector is None or self.detector.calibrated:
             return
         data = self.trainer.datamodule
@@ -171,7 +171,7 @@ class LitRobustness(pl.LightningModule):
                 "the test loader would repeat images to even out the processes, which falsifies accuracies: use "
                 "Trainer(use_distributed_sampler=False), as the command line does, and a loader with a ShardSampler"
             )
-        self._calibrate()
+        self.calibrate()
         self._open_in_turn()
         slots = self.trainer.datamodule.eval_batch_size
         images = min(len(loader.sampler), self.trainer.num_test_batches[0] * slots)

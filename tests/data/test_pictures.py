@@ -66,5 +66,5 @@ def test_pictures_are_found_at_any_depth(tmp_path):
     with pytest.raises(ValueError, match=r"b\.JPG and .*b\.png would both become b\.png"):
         find_pictures(tmp_path)
     (tmp_path / "none").mkdir()
-    with pytest.raises(FileNotFoundError, match="no pictures in .*known: .png, .jpg, .jpeg"):
+    with pytest.raises(FileNotFoundError, match=r"no pictures in .*known: \.png, \.jpg, \.jpeg"):
         find_pictures(tmp_path / "none")

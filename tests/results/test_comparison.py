@@ -25,8 +25,8 @@ NAMES = ("PurSAMERE", "DiffPure ODE", "plain", "late")
 def cost(**changes):
     networks = {"score_model": Asked("NCSNv2Score", True, 100.0, 0.0)}
     values = {
-        "purifier": "X()", "weights": "ab", "networks": networks, "images": 4, "seconds": 0.25, "repeats": True,
-        "draws": False, "device": "cpu: abacus", "threads": 1, "time": "2026-01-01T00:00:00+00:00",
+        "purifier": "X()", "weights": "ab", "networks": networks, "images": 4, "seconds": 0.25, "deterministic": True,
+        "device": "cpu: abacus", "threads": 1, "time": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
     return Cost(**values | changes)
 
@@ -54,7 +54,7 @@ def output(rows, pgd, write_run, tmp_path):
     write_run("plain", records("Identity", "++++", "----", "----", "----"), attacks, slots=4)
     write_cost(tmp_path / "PurSAMERE", cost(networks={"score_model": Asked("NCSNv2Score", True, 52.0, 52.0)}))
     asked = {"score_model": Asked("NCSNv2Score", True, 19.5, 0.0), "classifier": Asked("WideResNet", False, 5.0, 5.0)}
-    write_cost(tmp_path / "DiffPure ODE", cost(networks=asked, draws=True, repeats=False, device="cuda: loom"))
+    write_cost(tmp_path / "DiffPure ODE", cost(networks=asked, deterministic=False, device="cuda: loom"))
     return tmp_path
 
 

@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from lit_pursamere.diffusion import FreshNoise
+from lit_pursamere.defense import Defense
+from lit_pursamere.diffusion import AutoencoderScore
+from lit_pursamere.ensemble import Ensemble
+from lit_pursamere.networks import DenoisingAutoencoder
 from lit_pursamere.purifiers import (
     ADP,
     COUP,
@@ -37,12 +40,24 @@ class Twice(Purifier):
         return self.inner(self.inner(x, noise), noise)
 
 
-class Drawing(Purifier):
+class Idle(Purifier):
     """Draws a number that changes nothing."""
 
     def forward(self, x, noise=None):
         torch.rand(1)
         return x
+
+
+class Tossing(Purifier):
+    """Draws from the global generator."""
+
+    def forward(self, x, noise=None):
+        return x * torch.rand(1).to(x)
+
+
+def behind(purifier: Purifier, copies: int = 1) -> Defense:
+    """A defence; its classifier must not be asked."""
+    return Defense(purifier, nn.Identity(), Ensemble(copies))
 
 
 @pytest.mark.parametrize(
@@ -61,40 +76,56 @@ class Drawing(Purifier):
     ids=["Identity", "PurSAMERE", "SAM off", "ADP", "DiffPure", "DP_EDM", "GDMP", "Likelihood", "nested"],
 )
 def test_calls_and_gradients_per_image(build, calls, gradients, mixture, images):
-    cost = measure_cost(build(mixture), images)
+    cost = measure_cost(behind(build(mixture)), images)
     assert cost.asked(True) == (calls, gradients) and cost.asked(False) == (0, 0)
     assert cost.deterministic and cost.images == len(images) and cost.seconds > 0
-    assert cost == dataclasses.replace(measure_cost(build(mixture), images), seconds=cost.seconds, time=cost.time)
+    assert cost == dataclasses.replace(
+        measure_cost(behind(build(mixture)), images), seconds=cost.seconds, time=cost.time
+    )
 
 
 def test_a_classifier_inside_a_purifier_is_counted_apart(mixture, images, linear_classifier):
-    cost = measure_cost(COUP(mixture, linear_classifier, dt=0.02, seed=0), images)
+    cost = measure_cost(behind(COUP(mixture, linear_classifier, dt=0.02, seed=0)), images)
     assert cost.asked(True) == (5, 0) and cost.asked(False) == (5, 5)
     assert {name: asked.network for name, asked in cost.networks.items()} == {
         "score_model": "GaussianMixtureScore",
         "classifier": "Sequential",
     }
-    assert measure_cost(COUP(mixture, linear_classifier, lam=0, dt=0.02), images).asked(False) == (0, 0)
+    assert measure_cost(behind(COUP(mixture, linear_classifier, lam=0, dt=0.02)), images).asked(False) == (0, 0)
 
 
 @pytest.mark.parametrize(
-    ("build", "repeats", "draws"),
+    ("build", "deterministic"),
     [
-        (lambda model: MALADE(model, steps=2, seed="fresh"), False, True),
-        (lambda model: MALADE(model, steps=2, seed=FreshNoise(), delta=0.0), True, False),
-        (lambda model: Drawing(), True, True),
+        (lambda model: MALADE(model, steps=2, seed="fresh"), False),
+        (lambda model: MALADE(model, steps=2, seed=0), True),
+        (lambda model: MALADE(model, steps=2, seed="fresh", delta=0.0), True),
+        (lambda model: Idle(), True),
+        (lambda model: Tossing(), False),
     ],
-    ids=["fresh noise", "no noise", "draws in vain"],
+    ids=["fresh noise", "seeded noise", "no noise", "draws in vain", "draws"],
 )
-def test_determinism_needs_equal_images_and_untouched_generators(build, repeats, draws, mixture, images):
-    cost = measure_cost(build(mixture), images)
-    assert (cost.repeats, cost.draws, cost.deterministic) == (repeats, draws, repeats and not draws)
+def test_determinism(build, deterministic, mixture, images):
+    assert measure_cost(behind(build(mixture)), images).deterministic == deterministic
+
+
+def test_an_answer_costs_as_many_purifications_as_it_has_copies(mixture, images):
+    one, three = (measure_cost(behind(MALADE(mixture, steps=2, seed=0), copies), images) for copies in (1, 3))
+    assert one.asked(True) == (2, 0) and three.asked(True) == (6, 0)
+    assert three.deterministic and three.purifier == f"{one.purifier}, logits of 3 copies"
+
+
+def test_a_score_model_is_counted_by_its_network(tiny_score):
+    x, network = torch.rand(3, 1, 8, 8), DenoisingAutoencoder(channels=1, width=2)
+    cost = measure_cost(behind(MALADE(AutoencoderScore(network), steps=2, seed=0)), x)
+    assert cost.asked(True) == (2, 0), "although `denoise` asks for no noise"
+    assert measure_cost(behind(LikelihoodMaximisation(tiny_score, steps=2)), x).asked(True) == (2, 2)
 
 
 def test_measuring_leaves_no_trace(mixture, images, linear_classifier):
     purifier = COUP(mixture, linear_classifier, dt=0.02)
     before, kept = torch.get_rng_state(), dict(vars(mixture))
-    measure_cost(purifier, images)
+    measure_cost(behind(purifier), images)
     assert torch.equal(torch.get_rng_state(), before)
     assert vars(mixture).keys() == kept.keys() and not linear_classifier._forward_hooks
 
@@ -110,19 +141,19 @@ def test_a_failing_purifier_leaves_no_trace_either(mixture, images):
 
     purifier = Failing(mixture)
     with pytest.raises(ValueError, match="no"):
-        measure_cost(purifier, images)
+        measure_cost(behind(purifier), images)
     assert "predict_noise" not in vars(mixture) and not purifier.net._forward_hooks
 
 
 def test_costs_are_kept_for_one_purifier_with_one_set_of_weights(mixture, images, tmp_path):
     purifier = MALADE(mixture, steps=2, seed=0)
-    assert known_cost(purifier, tmp_path / "run") is None
-    cost = measure_cost(purifier, images)
+    assert known_cost(behind(purifier), tmp_path / "run") is None
+    cost = measure_cost(behind(purifier), images)
     write_cost(tmp_path / "run", cost)
-    assert known_cost(purifier, tmp_path / "run") == cost
-    assert known_cost(MALADE(mixture, steps=3, seed=0), tmp_path / "run") is None
+    assert known_cost(behind(purifier), tmp_path / "run") == cost
+    assert known_cost(behind(MALADE(mixture, steps=3, seed=0)), tmp_path / "run") is None
     mixture.means += 0.1
-    assert known_cost(purifier, tmp_path / "run") is None
+    assert known_cost(behind(purifier), tmp_path / "run") is None
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"purifier": "X"}', json.dumps({"networks": {"a": 1}})])
