@@ -118,6 +118,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         eval_batch_size: Images per batch and process when validating, testing and predicting.
         num_workers: Loader processes; 0 loads in the main process.
         val_size: Images of the training split held out for validation.
+        train_size: Images of the training split that are used beside those held out, chosen by `seed` (None: all).
         test_size: Images that `test` evaluates, the first ones (None: all of those that `evaluate` names).
         test_seed: Take the `test_size` images at random with this seed instead of the first ones.
         test_generator: Which of NumPy's generators `test_seed` seeds: `default_rng`, or the old `RandomState`, whose
@@ -147,6 +148,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         eval_batch_size: int = 128,
         num_workers: int = 0,
         val_size: int = 0,
+        train_size: int | None = None,
         test_size: int | None = None,
         test_seed: int | None = None,
         test_generator: Literal["default_rng", "RandomState"] = "default_rng",
@@ -164,6 +166,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             ("eval_batch_size", eval_batch_size, 1),
             ("num_workers", num_workers, 0),
             ("val_size", val_size, 0),
+            ("train_size", 1 if train_size is None else train_size, 1),
             ("test_size", 1 if test_size is None else test_size, 1),
             ("crop", crop, 0),
         ):
@@ -172,7 +175,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         if test_generator not in ("default_rng", "RandomState"):
             raise ValueError(f"test_generator must be 'default_rng' or 'RandomState'; got {test_generator!r}")
-        self.val_size, self.test_size, self.evaluate = val_size, test_size, evaluate
+        self.val_size, self.train_size, self.test_size, self.evaluate = val_size, train_size, test_size, evaluate
         self.test_seed, self.test_generator = test_seed, test_generator
         self.crop, self.flip, self.purified, self.resident, self.seed = crop, flip, purified, resident, seed
         self.purified_by = purified_by
@@ -194,10 +197,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         if split == "test":
             return list(range(len(self.sources["test"])))
         total = len(self.sources["train"])
-        if self.val_size >= total:
-            raise ValueError(f"val_size={self.val_size} leaves nothing of {total} training images")
+        size = max(total - self.val_size, 1) if self.train_size is None else self.train_size
+        if self.val_size + size > total:
+            raise ValueError(f"{self.name} has {total} training images, but val_size={self.val_size}, train_size={size}")
         order = np.random.default_rng(self.seed).permutation(total)
-        chosen = order[: self.val_size] if split == "val" else order[self.val_size :]
+        chosen = order[: self.val_size] if split == "val" else order[self.val_size : self.val_size + size]
         return sorted(chosen.tolist())
 
     def test_indices(self) -> list[int]:

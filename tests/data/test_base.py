@@ -102,6 +102,20 @@ def test_training_drops_a_last_partial_batch_but_never_the_only_one():
     assert len(seen(ready("fit", batch_size=64).train_dataloader())) == TRAIN
 
 
+def test_train_size_takes_some_of_the_images_that_are_not_held_out():
+    def training(**settings):
+        return ready("fit", **settings).indices("train")
+
+    everything, few = training(val_size=4), training(val_size=4, train_size=5)
+    assert len(few) == 5 and set(few) < set(everything)
+    assert training(train_size=9) == sorted([*few, *ready("fit", val_size=4).indices("val")]), "purified sets nest"
+    assert training(train_size=5, seed=1) != training(train_size=5)
+    with pytest.raises(ValueError, match=f"has {TRAIN} training images, but val_size=4, train_size={TRAIN}"):
+        training(val_size=4, train_size=TRAIN)
+    with pytest.raises(ValueError, match="train_size >= 1; got 0"):
+        Ramp(train_size=0)
+
+
 def test_test_size_takes_the_first_images_or_seeded_ones():
     assert seen(ready("test").test_dataloader()) == list(range(TEST))
     assert seen(ready("test", test_size=4).test_dataloader()) == [0, 1, 2, 3]
