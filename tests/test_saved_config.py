@@ -39,8 +39,8 @@ def test_a_refused_run_leaves_the_configuration_alone(tmp_path, logs_in_the_fold
     more = [f"--trainer.default_root_dir={tmp_path}/run"] if logs_in_the_folder else []
     assert main(small(tmp_path, *more)) == 0
     before = (tmp_path / "run/config.yaml").read_bytes()
-    assert main(small(tmp_path, *more, "--model.purifier.rho_pur=1")) == 1
-    assert "results of another configuration (systems.PurSAMERE" in capsys.readouterr().err
+    assert main(small(tmp_path, *more, "--model.purifier.lr_max=0.2")) == 1
+    assert "results of another configuration (purifiers.PurSAMERE.lr_max: there 0.1, now 0.2" in capsys.readouterr().err
     assert (tmp_path / "run/config.yaml").read_bytes() == before
 
 

@@ -15,7 +15,7 @@ from lit_pursamere.results.verdicts import CLEAN, SEMANTICS
 
 __all__ = ["AttackInfo", "Run", "check_comparable", "differences", "missing_rows", "read_runs"]
 
-FREE = ("systems", "weights", "attacks", "output")  # what runs of one table may differ in
+FREE = ("systems", "purifiers", "weights", "attacks", "output")  # what runs of one table may differ in
 
 
 @dataclass(frozen=True)

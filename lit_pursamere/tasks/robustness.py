@@ -21,6 +21,7 @@ from lit_pursamere.data import ShardSampler
 from lit_pursamere.defense import ALONE, Defense
 from lit_pursamere.detectors import Detector
 from lit_pursamere.ensemble import Ensemble
+from lit_pursamere.manifest import settings_of
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
 from lit_pursamere.results import SEMANTICS, Records, write_report
@@ -130,6 +131,7 @@ class LitRobustness(pl.LightningModule):
                 "shape": [data.channels, data.image_size, data.image_size],
             },
             "systems": {name: defense.description for name, defense in self.systems.items()},
+            "purifiers": {name: settings_of(defense.purifier) for name, defense in self.systems.items()},
             "weights": {name: state_digest(defense) for name, defense in self.systems.items()},
             "attacks": {name: describe(attack) for name, attack in self.attacks.items()},
             "evaluations": self.evaluations,

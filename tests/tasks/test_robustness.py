@@ -256,7 +256,8 @@ def test_the_manifest_says_what_decides(tmp_path):
     evaluate(tmp_path)
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert set(manifest) == {
-        "data", "images", "systems", "weights", "attacks", "evaluations", "success", "seed", "slots", "precision",
+        "data", "images", "systems", "purifiers", "weights", "attacks", "evaluations", "success", "seed", "slots",
+        "precision",
     }  # fmt: skip
     assert manifest["images"]["count"] == 12 and manifest["slots"] == 5 and manifest["precision"] == "32-true"
     bpda = manifest["attacks"]["bpda"]
