@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from lit_pursamere import __version__
 
 if TYPE_CHECKING:
+    from jsonargparse import Namespace
     from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
     from torch import Tensor
 
@@ -106,13 +107,19 @@ def lightning(args: list[str]) -> None:
     command_line(args)
 
 
-def command_line(args: list[str], run: bool = True, options: dict[str, type] | None = None) -> LightningCLI:
+def command_line(
+    args: list[str],
+    run: bool = True,
+    options: dict[str, type] | None = None,
+    prepare: Callable[[Namespace], object] = lambda config: None,
+) -> LightningCLI:
     """Lightning's command line: run a verb, or only build what the configuration describes.
 
     Args:
         args: Verb and options; without a verb if nothing is to run.
         run: Whether to run the verb.
         options: Further groups of options, by name: dataclasses.
+        prepare: May change the configuration before anything is built from it.
     """
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -131,6 +138,9 @@ def command_line(args: list[str], run: bool = True, options: dict[str, type] | N
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             for name, group in (options or {}).items():
                 parser.add_class_arguments(group, name)
+
+        def before_instantiate_classes(self) -> None:
+            prepare(self.config)
 
         def _parse_ckpt_path(self) -> None:
             """Look whether the file is whole; Lightning would let its stored arguments override the command line."""
@@ -250,11 +260,16 @@ def experiment(args: list[str]) -> None:
 
 def estimate(args: list[str]) -> None:
     """Say what the `fit`, `predict` or `test` of a configuration will cost, from a few seconds of it."""
-    from lit_pursamere.estimate import Estimate, run_estimate
+    from lit_pursamere.estimate import Estimate, forget_missing_weights, run_estimate
 
-    cli = command_line(args[1:], run=False, options={"estimate": Estimate})
+    missing: list[str] = []
+    cli = command_line(
+        args[1:], False, {"estimate": Estimate}, lambda config: missing.extend(forget_missing_weights(config))
+    )
     settings = dict(cli.config_init.trainer)
     print(run_estimate(cli.config_init.estimate, cli.model, cli.datamodule, cli.trainer, settings), end="")
+    if missing:
+        print(f"Not there yet, random weights stood in: {', '.join(missing)}")
 
 
 def report(args: list[str]) -> None:

@@ -199,7 +199,9 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         total = len(self.sources["train"])
         size = max(total - self.val_size, 1) if self.train_size is None else self.train_size
         if self.val_size + size > total:
-            raise ValueError(f"{self.name} has {total} training images, but val_size={self.val_size}, train_size={size}")
+            raise ValueError(
+                f"{self.name} has {total} training images, but val_size={self.val_size}, train_size={size}"
+            )
         order = np.random.default_rng(self.seed).permutation(total)
         chosen = order[: self.val_size] if split == "val" else order[self.val_size : self.val_size + size]
         return sorted(chosen.tolist())

@@ -16,6 +16,7 @@ import torch
 from lit_pursamere.data import ImageDataModule
 from lit_pursamere.estimate.evaluation import evaluation_stages, purification_stages
 from lit_pursamere.estimate.stages import quantity, table
+from lit_pursamere.estimate.stand_ins import pair_with_itself
 from lit_pursamere.estimate.training import training_stages
 from lit_pursamere.results.environment import device_name
 from lit_pursamere.tasks import LitPurification, LitRobustness
@@ -64,6 +65,7 @@ def run_estimate(
         ValueError: If the run is none that can be estimated.
     """
     device = trainer.strategy.root_device
+    pair_with_itself(data)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if isinstance(task, Training):

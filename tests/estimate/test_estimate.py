@@ -138,7 +138,7 @@ def test_the_end_of_a_training():
 
 RUNS = {
     "score": (["--model.score_model.ngf=2", "--trainer.max_epochs=30"], ["training", "validation"]),
-    "classifier": (["--data.purified=null", "--model.classifier.width=1", "--model.ema_decay=0.9",
+    "classifier": (["--model.classifier.width=1", "--model.ema_decay=0.9",
                     "--model.attack={root}/configs/attack/gpgd20_digits.yaml"], ["training", "validation"]),
     "purify": (["--model.purifier.sigmas.stride=12"], ["purification"]),
     "robustness": (["--model.purifier.sigmas.stride=12", "--data.eval_batch_size=5", "--data.test_size=10",
@@ -162,6 +162,29 @@ def test_every_kind_of_run_is_estimated_and_nothing_is_written(name, repository_
     assert re.search(r"gives (0\.9\d\d|1\.000) of the formula", printed) and "ideal scaling" in printed
     assert re.search(r"weights [\d.]+ .?B, peak [\d.]+ .B", printed)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+@pytest.mark.parametrize("resident", ["true", "false"])
+def test_pairs_cost_two_images_before_the_purified_set_exists(resident, repository_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def flop(*options):
+        config = f"--config={repository_root}/configs/digits/classifier.yaml"
+        assert main(["estimate", config, "--estimate.seconds=0.1", f"--data.resident={resident}", *options]) == 0
+        number, unit = re.search(r"\| training .*?([\d.]+) ([GT])FLOP", capsys.readouterr().out).groups()
+        return float(number) * {"G": 1, "T": 1000}[unit]
+
+    assert flop() == pytest.approx(2 * flop("--data.purified=null"), rel=0.05)
+
+
+def test_weights_that_are_not_there_yet_are_named(repository_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config, few = repository_root / "configs/digits/robustness.yaml", "--model.purifier.sigmas.stride=12"
+    assert main(["estimate", f"--config={config}", few, "--data.eval_batch_size=5", "--estimate.seconds=0.1"]) == 0
+    assert (
+        "Not there yet, random weights stood in: checkpoints/digits/score.safetensors, "
+        "runs/digits/classifier/classifier.safetensors"
+    ) in capsys.readouterr().out
 
 
 def test_wrong_settings_are_one_line(repository_root, monkeypatch, capsys):
