@@ -25,6 +25,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from safetensors import safe_open
 
+from lit_pursamere.command_line import command_line
 from lit_pursamere.manifest import differences
 from lit_pursamere.tasks.training import Training, deciding
 
@@ -107,8 +108,6 @@ def remaining(words: list[str]) -> list[str] | None:
     """
     if words[0] != "fit" or "--ckpt_path" in " ".join(words):
         return words
-    from lit_pursamere.cli import command_line
-
     cli = command_line(words[1:], run=False)
     if not isinstance(cli.model, Training) or cli.model.export is None:
         raise ValueError("a `fit` in an experiment needs `model.export`: the file by which it is known to be complete")

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from lit_pursamere.cli import command_line, examined, readable
+from lit_pursamere.command_line import command_line, examined, readable
 from lit_pursamere.compare.entry import refuse_own
 from lit_pursamere.compare.plan import Plan, read_plan
 from lit_pursamere.manifest import check_manifest
