@@ -28,10 +28,10 @@ from pytorch_lightning.utilities import rank_zero_only
 from lit_pursamere.command_line import command_line, examined, readable
 from lit_pursamere.compare.entry import refuse_own
 from lit_pursamere.compare.plan import Plan, read_plan
-from lit_pursamere.manifest import check_manifest
 from lit_pursamere.results.comparison import check_comparison, read_comparison, run_of
 from lit_pursamere.results.comparison_formats import comparison_as_markdown, save_comparison
 from lit_pursamere.results.costs import write_cost
+from lit_pursamere.results.records import check_evaluation
 from lit_pursamere.results.runs import Run, missing_rows
 from lit_pursamere.tasks.cost import known_cost, measure_cost
 
@@ -135,7 +135,7 @@ def prospect(folder: Path, name: str, cli: LightningCLI) -> Run:
     cli.trainer.precision_plugin.convert_module(cli.model)  # as the run does before it writes its manifest
     cli.model.calibrate()
     manifest = cli.model.manifest()
-    check_manifest(folder, manifest)
+    check_evaluation(folder, manifest)
     return run_of(folder, name, json.loads(json.dumps(manifest)))
 
 

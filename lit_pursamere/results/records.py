@@ -1,6 +1,6 @@
 """Per-image results: one JSON line per image, system and attack, appended as the run proceeds.
 
-    FOLDER/manifest.json        what is evaluated; a folder never mixes two evaluations
+    FOLDER/manifest.json        what is evaluated; a folder with rows never mixes two evaluations
     FOLDER/records-RANK.jsonl   rows; a broken last line (a killed process) is dropped on reading
 
 A row is keyed by (system, attack, index), so restarts and several processes cannot count an image twice. LitRobustness
@@ -32,7 +32,7 @@ from pathlib import Path
 from lit_pursamere.manifest import check_manifest, write_manifest
 from lit_pursamere.results.durable import append
 
-__all__ = ["Records", "read_rows"]
+__all__ = ["Records", "check_evaluation", "read_rows"]
 
 Row = dict[str, object]
 Key = tuple[str, str, int]
@@ -72,6 +72,15 @@ def _read_file(file: Path) -> Iterable[Row]:
                 raise ValueError(f"{file}, line {number} is damaged; remove that line and run again") from None
 
 
+def check_evaluation(folder: Path, manifest: dict) -> bool:
+    """Whether a folder has rows of this evaluation. A manifest alone, left by a run that failed, binds nothing.
+
+    Raises:
+        ValueError: If its rows are those of another evaluation; the message names the differences.
+    """
+    return any(folder.glob("records-*.jsonl")) and check_manifest(folder, manifest)
+
+
 class Records:
     """Rows of one evaluation as one process sees them: what is done already, and a file to append to.
 
@@ -87,7 +96,9 @@ class Records:
     def __init__(self, folder: str | Path, manifest: dict, rank: int = 0) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not check_manifest(self.folder, manifest) and rank == 0:
+        if rank:  # the first process has written it
+            check_manifest(self.folder, manifest)
+        elif not check_evaluation(self.folder, manifest):
             write_manifest(self.folder, manifest)
         self.file = self.folder / f"records-{rank}.jsonl"
         self._cut_broken_tail()

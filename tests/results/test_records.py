@@ -34,6 +34,17 @@ def test_round_trip(tmp_path):
     assert records.get("PurSAMERE", "clean", 2) is None
 
 
+def test_a_run_that_failed_before_its_first_row_does_not_keep_the_folder(tmp_path):
+    Records(tmp_path, MANIFEST)
+    other = MANIFEST | {"data": "digits, 9 images"}
+    with pytest.raises(ValueError, match="data: there 'digits, 8 images', now 'digits, 9 images'"):
+        Records(tmp_path, other, rank=1)
+    Records(tmp_path, other).append([row(0)])
+    assert json.loads((tmp_path / "manifest.json").read_text()) == other
+    with pytest.raises(ValueError, match="results of another configuration"):
+        Records(tmp_path, MANIFEST)
+
+
 def test_rows_are_on_disk_as_soon_as_they_are_added(tmp_path):
     records = Records(tmp_path, MANIFEST)
     records.append([row(0)])
@@ -174,6 +185,6 @@ def test_another_manifest_is_an_error_that_names_the_change(tmp_path, change, na
 
 
 def test_a_missing_entry_is_a_change(tmp_path):
-    Records(tmp_path, MANIFEST)
+    Records(tmp_path, MANIFEST).append([row(0)])
     with pytest.raises(ValueError, match="systems"):
         Records(tmp_path, {name: value for name, value in MANIFEST.items() if name != "systems"})
