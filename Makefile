@@ -1,5 +1,5 @@
 # make quickstart   install, purify the digits, train on pairs, attack, print the table
-# make test         install, run the test suite
+# make test         install, run the test suite; SLOW=1: with the tests that kill and start processes
 # make lint         ruff
 # SHORT=1 makes the quickstart a check of a minute that writes to runs/short.
 
@@ -28,7 +28,7 @@ quickstart: $(VENV)/.installed
 	@echo "TensorBoard: $(VENV)/bin/tensorboard --logdir $(RUNS)"
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(if $(SLOW),-m "slow or not slow")
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -10,6 +10,8 @@ from lit_pursamere.cli import main
 from lit_pursamere.data import PurifiedSet
 from lit_pursamere.results import read_rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def images(repository_root, tmp_path_factory) -> Path:

@@ -95,6 +95,7 @@ def verdicts(folder):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(folder)]
 
 
+@pytest.mark.slow
 def test_runs_each_as_the_same_test_alone_once_and_continues(compare, runs, tmp_path):
     status, out, err = compare()
     assert status == 0 and [line for line in err.splitlines() if line.startswith("purifier")] == [

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from lit_pursamere.cli import main
 from lit_pursamere.results import read_rows
 
+pytestmark = pytest.mark.slow
+
 
 def run(repository_root, *args, processes=1, launcher=(), path=""):
     """Run the command line in a process of its own, as a user does; returns its output."""

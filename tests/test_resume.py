@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 from lit_pursamere.cli import main
 from lit_pursamere.results import read_rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def kill_resume(repository_root):

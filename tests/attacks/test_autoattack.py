@@ -94,7 +94,8 @@ def grey(number: int = 8, size: int = 6) -> Tensor:
     [("apgd-ce", case, 48) for case in RECORDED]
     + [("apgd-t", case, 48) for case in ("linf11", "l2", "l1")]
     + [("fab-t", case, 24) for case in ("linf11", "l2", "l1")]
-    + [("apgd-dlr", "linf11", 48), ("square", "linf11", 48), ("standard", "linf11", 48), ("standard", "l1", 12)],
+    + [("apgd-dlr", "linf11", 48), ("square", "linf11", 48)]
+    + [pytest.param("standard", *case, marks=pytest.mark.slow) for case in (("linf11", 48), ("l1", 12))],
 )
 def test_recorded_robust_flags(name, case, images, network, digits, golden_tensors):
     threat, norm, ending = RECORDED[case]

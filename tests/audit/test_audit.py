@@ -169,6 +169,7 @@ def test_mistakes_name_the_value_and_the_mend():
         choose_attack(None, {})
 
 
+@pytest.mark.slow
 def test_from_the_command_line(repository_root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(repository_root)
     args = [

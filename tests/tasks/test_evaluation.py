@@ -87,11 +87,12 @@ def whole(systems, data, tmp_path_factory):
     return rows
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_any_number_of_processes_gives_the_same_rows(world, whole, systems, data, tmp_path):
     assert evaluate(systems, data, tmp_path, world) == whole
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_with_another_number_of_processes(whole, systems, data, tmp_path):
     evaluate(systems, data, tmp_path, 4, [1, 2])
     evaluate(systems, data, tmp_path, 2, [0])
@@ -102,7 +103,7 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("every", [7, 11])
+@pytest.mark.parametrize("every", [11, pytest.param(7, marks=pytest.mark.slow)])
 def test_interruptions_do_not_matter(every, whole, systems, data, tmp_path):
     """Stopped at every so-many-th occasion, started again, until it is done."""
     for start in range(100):

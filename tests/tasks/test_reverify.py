@@ -74,6 +74,7 @@ def test_the_same_judge_agrees_with_itself(run, capsys):
     assert (run / "reverify.md").read_text() == text
 
 
+@pytest.mark.slow
 def test_a_stochastic_defence_meets_the_same_noise_again(template, capsys):
     folder = template / "fresh"
     args = [

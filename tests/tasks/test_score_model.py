@@ -184,7 +184,7 @@ OBJECTIVES = {
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-@pytest.mark.parametrize("world", OBJECTIVES)
+@pytest.mark.parametrize("world", ["ncsn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vp", "edm"))])
 def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, world):
     whole = curve(tmp_path / "whole", *OBJECTIVES[world])
     assert sorted(whole.losses) == list(range(15)) and len(set(whole.losses.values())) == 15
