@@ -99,7 +99,8 @@ class LitClassifier(Training):
         self.left_to_attack = 0
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [] if self.ema_decay is None else [ExponentialMovingAverage(self.ema_decay, buffers=True)]
+        average = [] if self.ema_decay is None else [ExponentialMovingAverage(self.ema_decay, buffers=True)]
+        return [*super().configure_callbacks(), *average]
 
     def configure_optimizers(self):
         scale = 1.0 if self.lr_reference_batch is None else self.effective_batch() / self.lr_reference_batch

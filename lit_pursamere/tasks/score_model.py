@@ -72,7 +72,7 @@ class LitScoreModel(Training):
         self.image_shape: torch.Size | None = None  # (C, H, W) of the validation images, for the samples
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [ExponentialMovingAverage(self.ema_decay, self.ema_warmup)]
+        return [*super().configure_callbacks(), ExponentialMovingAverage(self.ema_decay, self.ema_warmup)]
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.score_model.parameters(), self.lr, weight_decay=self.weight_decay)

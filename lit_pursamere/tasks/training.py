@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lit_pursamere.manifest import read_manifest
+from lit_pursamere.progress import Progress
 from lit_pursamere.seeding import reseed, run_seed
 from lit_pursamere.tasks.checkpoints import WholeCheckpoints
 from lit_pursamere.weights import model_card, save_weights
@@ -88,6 +90,19 @@ class ExponentialMovingAverage(WeightAveraging):
             self._copy_average_to_current(pl_module)
 
 
+class PlainLines(pl.Callback):
+    """Says how far a training is, by a plain line now and then, where Lightning's bar cannot be drawn."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        steps, bar = trainer.estimated_stepping_batches, trainer.progress_bar_callback
+        hidden = bar is None or sys.stderr.isatty() or not trainer.is_global_zero or math.isinf(steps)
+        self.progress = Progress("fit", "step", 0 if hidden else int(steps), hidden)
+        self.progress.advance(trainer.global_step, skipped=True)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *unused: object) -> None:
+        self.progress(trainer.global_step)
+
+
 class Training(pl.LightningModule):
     """Base of the training tasks.
 
@@ -108,6 +123,9 @@ class Training(pl.LightningModule):
     def on_fit_start(self) -> None:
         if getattr(self.trainer.datamodule, "batch_size", None):
             rank_zero_info(self.batch_line())
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [PlainLines()]
 
     def effective_batch(self) -> int:
         """Images, or pairs, that one step of the optimiser sees over all processes."""

@@ -1,6 +1,8 @@
 """Equation 17: pairs count both halves equally; without pairs the loss is plain cross-entropy. And the recipe: learning
 rates, average, validation under attack, checkpoints; a resumed run is an uninterrupted one."""
 
+from functools import partial
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -15,7 +17,8 @@ from lit_pursamere.attacks import PGD
 from lit_pursamere.data import ArrayDataset, ImageDataModule
 from lit_pursamere.data.resident import ResidentLoader
 from lit_pursamere.networks import WideResNet
-from lit_pursamere.tasks import LitClassifier
+from lit_pursamere.progress import Progress
+from lit_pursamere.tasks import LitClassifier, training
 from lit_pursamere.threat import ThreatModel
 from lit_pursamere.weights import load_weights
 
@@ -112,6 +115,16 @@ def test_the_effective_batch_is_stated(tmp_path, caplog):
     with caplog.at_level("INFO"):
         trainer(tmp_path, accumulate_grad_batches=3).fit(LitClassifier(network()), Pairs(batch_size=4, val_size=2))
     assert "processes 1 x accumulated batches 3 x images 4 = 12 images" in caplog.text
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_without_a_terminal_plain_lines_say_how_far_it_is(tmp_path, monkeypatch, capsys, bar):
+    monkeypatch.setattr(training, "Progress", partial(Progress, every=0))
+    fit = trainer(tmp_path, enable_progress_bar=bar, max_epochs=2)
+    fit.fit(LitClassifier(network()), Pairs(batch_size=10))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fit:")]
+    assert [line.split(",")[0] for line in lines] == [f"fit: {k} of 4 steps" for k in range(5)] * bar
+    assert all(", 00:0" in line and line.endswith(" left") for line in lines[1:-1])
 
 
 def test_average_of_weights_and_statistics_is_exported(tmp_path):
