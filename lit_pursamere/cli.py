@@ -123,12 +123,16 @@ def experiment(args: list[str]) -> None:
 
 
 def estimate(args: list[str]) -> None:
-    """Say what the `fit`, `predict` or `test` of a configuration will cost, from a few seconds of it."""
+    """Say what the `fit`, `predict` or `test` of a configuration will cost, from a few seconds of it.
+
+    The verb may stand before the options, as in the command itself; the configuration says which it is.
+    """
     from lit_pursamere.estimate import Estimate, forget_missing_weights, run_estimate
 
     missing: list[str] = []
+    words = args[2:] if args[1:2] and args[1] in LIGHTNING_VERBS else args[1:]
     cli = command_line(
-        args[1:], False, {"estimate": Estimate}, lambda config: missing.extend(forget_missing_weights(config))
+        words, False, {"estimate": Estimate}, lambda config: missing.extend(forget_missing_weights(config))
     )
     settings = dict(cli.config_init.trainer)
     print(run_estimate(cli.config_init.estimate, cli.model, cli.datamodule, cli.trainer, settings), end="")

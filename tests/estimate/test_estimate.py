@@ -180,7 +180,9 @@ def test_pairs_cost_two_images_before_the_purified_set_exists(resident, reposito
 def test_weights_that_are_not_there_yet_are_named(repository_root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     config, few = repository_root / "configs/digits/robustness.yaml", "--model.purifier.sigmas.stride=12"
-    assert main(["estimate", f"--config={config}", few, "--data.eval_batch_size=5", "--estimate.seconds=0.1"]) == 0
+    assert (
+        main(["estimate", "test", f"--config={config}", few, "--data.eval_batch_size=5", "--estimate.seconds=0.1"]) == 0
+    )
     assert (
         "Not there yet, random weights stood in: checkpoints/digits/score.safetensors, "
         "runs/digits/classifier/classifier.safetensors"
