@@ -7,11 +7,38 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["remove_leftovers", "sync_folder", "write_whole"]
+__all__ = ["remove_leftovers", "replacing", "sync_folder", "write_whole"]
 
 SUFFIX = ".part"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file to write within, which then takes the place of the file in one step; or is gone, after an error.
+
+    Args:
+        path: The file; its folder exists.
+
+    Raises:
+        OSError: If it cannot be written, with what to do about it; the file is then what it was before.
+    """
+    # Of its own name, so that not even two runs that know nothing of each other write to the same temporary file.
+    temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{SUFFIX}")
+    try:
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())  # or a crash could leave an empty file under the final name
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror}; mend that and run the command again") from error
 
 
 def write_whole(path: Path, *content: bytes | memoryview) -> None:
@@ -22,23 +49,11 @@ def write_whole(path: Path, *content: bytes | memoryview) -> None:
         content: Its bytes, one piece after the other.
 
     Raises:
-        OSError: If it cannot be written, with what to do about it; the file is then what it was before.
+        OSError: As `replacing`.
     """
-    # Of its own name, so that not even two runs that know nothing of each other write to the same temporary file.
-    temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{SUFFIX}")
-    try:
-        try:
-            with open(temporary, "wb") as file:
-                for piece in content:
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())  # or a crash could leave an empty file under the final name
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror}; mend that and run the command again") from error
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        for piece in content:
+            file.write(piece)
 
 
 def sync_folder(folder: Path) -> None:

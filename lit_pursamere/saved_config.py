@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import yaml
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 
+from lit_pursamere.atomic import write_whole
 from lit_pursamere.tasks.training import Training, deciding
 
 __all__ = ["SaveConfig"]
@@ -39,9 +39,4 @@ class SaveConfig(SaveConfigCallback):
         if not trainer.is_global_zero or getattr(pl_module, "output", None) is None:
             return
         file = Path(pl_module.output) / self.config_filename
-        temporary = file.with_suffix(".yaml.part")
-        try:
-            temporary.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
-            os.replace(temporary, file)
-        except OSError as error:
-            raise OSError(f"cannot write {file}: {error.strerror}; mend that and run the command again") from error
+        write_whole(file, self.parser.dump(self.config, skip_none=False).encode())

@@ -10,7 +10,6 @@ was stopped goes on where it was.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lit_pursamere.atomic import write_whole
 from lit_pursamere.attacks import Attack
 from lit_pursamere.defense import Defense
 from lit_pursamere.progress import Progress
@@ -158,7 +158,5 @@ class Examination:
         if key not in self.verdicts:
             self.verdicts[key] = compute().tolist()
             if self.store is not None:
-                part = self.store.with_suffix(".part")
-                part.write_text(json.dumps(self.verdicts), encoding="utf-8")
-                os.replace(part, self.store)
+                write_whole(self.store, json.dumps(self.verdicts).encode())
         return torch.tensor(self.verdicts[key], dtype=torch.bool)

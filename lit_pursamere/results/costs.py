@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from lit_pursamere.atomic import write_whole
 
 __all__ = ["Asked", "Cost", "read_cost", "write_cost"]
 
@@ -83,11 +84,5 @@ def write_cost(folder: str | Path, cost: Cost) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    file = Path(folder) / NAME
-    temporary = file.with_suffix(".json.part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(asdict(cost), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError as error:
-        raise OSError(f"cannot write {file}: {error.strerror}; mend that and run the command again") from error
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_whole(Path(folder) / NAME, (json.dumps(asdict(cost), indent=2) + "\n").encode())

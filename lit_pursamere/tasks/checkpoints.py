@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
+
+from lit_pursamere.atomic import replacing
 
 __all__ = ["WholeCheckpoints"]
 
@@ -23,10 +24,6 @@ class WholeCheckpoints(TorchCheckpointIO):
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        temporary = Path(f"{path}.part")
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lit_pursamere import __version__
+from lit_pursamere.atomic import replacing
 
 __all__ = ["model_card", "package_versions", "save_weights", "sha256", "state_digest", "write_tensors"]
 
@@ -81,7 +82,6 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Map
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(path.suffix + ".part")
     held: set[int] = set()
     state = {}
     for name, tensor in tensors.items():
@@ -89,12 +89,9 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Map
         memory = own.untyped_storage()
         state[name] = own.clone() if memory.data_ptr() in held or memory.nbytes() > own.nbytes else own
         held.add(memory.data_ptr())
-    try:
+    with replacing(path) as temporary:
         save_file(state, temporary, metadata=dict(metadata or {}))
         _sort_metadata(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return sha256(path)
 
 
