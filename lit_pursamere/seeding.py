@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-__all__ = ["generator", "reseed", "run_seed"]
+__all__ = ["forked_randomness", "generator", "reseed", "run_seed"]
 
 
 def run_seed() -> int:
@@ -28,3 +30,14 @@ def generator(*key: int) -> torch.Generator:
 def reseed(*key: int) -> None:
     """Set torch's global generators, of the CPU and of the accelerator, by a tuple of numbers."""
     torch.manual_seed(mixed(*key))
+
+
+@contextmanager
+def forked_randomness(*key: int) -> Iterator[None]:
+    """Put torch's global generators back afterwards; within, they are set by a tuple of numbers, if there is one."""
+    # Seeding touches the generators of all devices, not only of the one with the images.
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        if key:
+            reseed(*key)
+        yield

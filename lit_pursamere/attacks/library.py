@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_pursamere.attacks.gradients import NO_GRADIENT
-from lit_pursamere.seeding import reseed
 
-__all__ = ["LibraryView", "fingerprint", "forked_randomness", "frozen", "require"]
+__all__ = ["LibraryView", "fingerprint", "frozen", "require"]
 
 
 def require(module: str, package: str) -> ModuleType:
@@ -31,16 +30,6 @@ def require(module: str, package: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         raise ImportError(f"this attack needs another package: pip install {package}  ({error})") from error
-
-
-@contextmanager
-def forked_randomness(*key: int) -> Iterator[None]:
-    """Seed torch's generators by a tuple of numbers inside, and put them back afterwards."""
-    # Seeding touches the generators of all devices, not only of the one with the images.
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        reseed(*key)
-        yield
 
 
 @contextmanager

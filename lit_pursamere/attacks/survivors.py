@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from lit_pursamere.attacks.base import Attack, Outcome, Progress
 from lit_pursamere.attacks.gradients import check_labels
-from lit_pursamere.attacks.library import LibraryView, fingerprint, forked_randomness, frozen
+from lit_pursamere.attacks.library import LibraryView, fingerprint, frozen
+from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.threat import over_images
 
 __all__ = ["Run", "SurvivorAttack", "at_least_one"]

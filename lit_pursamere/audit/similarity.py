@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from lit_pursamere.attacks import Attack
@@ -32,7 +30,7 @@ from lit_pursamere.results.similarity import (
     similarity_figure,
     similarity_table,
 )
-from lit_pursamere.seeding import reseed
+from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.weights import state_digest
 
 __all__ = ["Similarity", "known_twin", "run_similarity"]
@@ -129,7 +127,7 @@ def run_similarity(
             for image, label, position in zip(x.split(1), y.split(1), index, strict=True):
                 new = position not in rows
                 if new:
-                    with progress.inside("fresh noise", "draw") as draws, seeded(image.device, settings.seed, position):
+                    with progress.inside("fresh noise", "draw") as draws, forked_randomness(settings.seed, position):
                         cosines = eot_similarity(view, known, attack, image, label, settings.counts, chunk, draws)
                     values = {key: value[0].tolist() for key, value in cosines._asdict().items()}
                     rows[position] = {"index": position, "label": int(label), **values}
@@ -139,15 +137,6 @@ def run_similarity(
         return save(folder, settings.counts, wanted, manifest, f"{type(defense.purifier).__name__}, {name}")
     finally:
         lock.release()
-
-
-@contextmanager
-def seeded(device: torch.device, *key: int) -> Iterator[None]:
-    """Torch's global generators, set by a tuple of numbers and put back afterwards."""
-    kind = {"devices": []} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
-    with torch.random.fork_rng(**kind):
-        reseed(*key)
-        yield
 
 
 def save(folder: Path, counts: Sequence[int], rows: list[dict], manifest: dict, title: str) -> str:

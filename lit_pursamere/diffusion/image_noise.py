@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lit_pursamere.seeding import forked_randomness
+
 __all__ = ["follow", "image_keys", "keyed_normal", "next_keys", "repeated_draws", "stepped"]
 
 # As signed numbers, because torch's 64-bit integers are: they wrap around as unsigned ones do.
@@ -103,7 +105,7 @@ def repeated_draws() -> Iterator[None]:
     """Wind fresh noise back afterwards: what comes next draws the same once more."""
     images = AT_HAND.get()
     begun = images.begun if images else 0
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+    with forked_randomness():
         yield
     if images:
         images.begun = begun
