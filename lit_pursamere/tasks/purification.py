@@ -20,9 +20,9 @@ from lit_pursamere.data.purified_checks import probe
 from lit_pursamere.manifest import settings_of
 from lit_pursamere.progress import Progress, Watch
 from lit_pursamere.purifiers import Purifier
-from lit_pursamere.results.environment import note_start
 from lit_pursamere.results.locks import FolderLock
 from lit_pursamere.seeding import reseed, run_seed
+from lit_pursamere.tasks.opening import open_in_turn
 from lit_pursamere.weights import state_digest
 
 __all__ = ["LitPurification"]
@@ -54,17 +54,7 @@ class LitPurification(pl.LightningModule):
             bar.disable()
 
     def on_predict_start(self) -> None:
-        refused: Exception | None = None
-        if self.trainer.is_global_zero:
-            try:
-                self._open()
-                note_start(self.output, self.device, self.trainer.world_size)
-            except (ValueError, OSError) as error:
-                refused = error
-        if self.trainer.strategy.broadcast(refused is not None):
-            raise refused or SystemExit(1)  # one process complains for all
-        if not self.trainer.is_global_zero:
-            self._open()
+        open_in_turn(self, self.output, self._open)
         if self.visible:
             self.watch = Watch(Progress("purify", "image", len(self.set)), self.set.count)
 

@@ -25,12 +25,12 @@ from lit_pursamere.manifest import settings_of
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
 from lit_pursamere.results import SEMANTICS, Records, write_report
-from lit_pursamere.results.environment import note_start
 from lit_pursamere.results.figures import picture_grid, trajectory_figure
 from lit_pursamere.results.images import ImageStore
 from lit_pursamere.results.locks import FolderLock
 from lit_pursamere.seeding import run_seed
 from lit_pursamere.tasks.evaluation import Batch, Evaluation
+from lit_pursamere.tasks.opening import open_in_turn
 from lit_pursamere.weights import load_weights, state_digest
 
 __all__ = ["LitRobustness"]
@@ -174,7 +174,7 @@ class LitRobustness(pl.LightningModule):
                 "Trainer(use_distributed_sampler=False), as the command line does, and a loader with a ShardSampler"
             )
         self.calibrate()
-        self._open_in_turn()
+        open_in_turn(self, self.output, self._open)
         slots = self.trainer.datamodule.eval_batch_size
         images = min(len(loader.sampler), self.trainer.num_test_batches[0] * slots)
         self.evaluation = Evaluation(
@@ -192,21 +192,8 @@ class LitRobustness(pl.LightningModule):
             stop=self._stop_if_told,
         )
 
-    def _open_in_turn(self) -> None:
-        """Open the folder, the first process first: it writes the manifest that the others then compare with."""
-        refused: Exception | None = None
-        if self.trainer.is_global_zero:
-            try:
-                self._open(0)
-                note_start(self.output, self.device, self.trainer.world_size)
-            except (ValueError, OSError) as error:
-                refused = error
-        if self.trainer.strategy.broadcast(refused is not None):
-            raise refused or SystemExit(1)  # one process complains for all
-        if not self.trainer.is_global_zero:
-            self._open(self.trainer.global_rank)
-
-    def _open(self, rank: int) -> None:
+    def _open(self) -> None:
+        rank = self.trainer.global_rank
         self.lock = FolderLock(self.output, rank)
         try:
             self.records = Records(self.output, self.manifest(), rank)
