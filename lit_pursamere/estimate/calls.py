@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lit_pursamere.attacks import Attack, Boundary, ReconstructionPGD, Transfer
 from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.purifiers import Purifier
+from lit_pursamere.tasks.cost import parts_of
 
 __all__ = ["Queries", "Tally", "count_calls", "count_queries", "forward_flop", "tallied"]
 
@@ -48,11 +50,29 @@ class Stub(torch.autograd.Function):
         return 0.1 * gradient, None
 
 
-def networks(purifier: Purifier) -> list[tuple[nn.Module, str]]:
-    """The networks that a purifier asks, each with the name of the method by which it does."""
-    found: list[tuple[nn.Module, str]] = [(m, "predict_noise") for m in purifier.modules() if isinstance(m, ScoreModel)]
+@dataclass(frozen=True)
+class Network:
+    """A network that a purifier asks: where its calls can be met, and how to call it once on images x.
+
+    A score model is met at the network in it, however it is asked, or, if it is a formula, at `predict_noise`.
+    """
+
+    module: nn.Module
+    method: str
+    once: Callable[[Tensor], Tensor]
+    classifier: bool = False
+
+
+def networks(purifier: Purifier) -> list[Network]:
+    """The networks that a purifier asks."""
+    found = [
+        Network(part, "predict_noise" if isinstance(part, ScoreModel) else "forward", partial(model.denoise, sigma=1.0))
+        for model in purifier.modules()
+        if isinstance(model, ScoreModel)
+        for part in parts_of(model)
+    ]
     guide = getattr(purifier, "classifier", None)
-    return found if guide is None else [*found, (guide, "forward")]
+    return found if guide is None else [*found, Network(guide, "forward", guide, classifier=True)]
 
 
 @contextmanager
@@ -66,23 +86,23 @@ def tallied(purifier: Purifier, classes: int = 10, stub: bool = False) -> Iterat
     """
     replaced, tallies = networks(purifier), []
     try:
-        for network, method in replaced:
-            tally = Tally()
-            tallies.append(tally)
-            setattr(network, method, _counting(getattr(network, method), method, tally, classes, stub))
+        for network in replaced:
+            tallies.append(Tally())
+            real = getattr(network.module, network.method)
+            setattr(network.module, network.method, _counting(real, network, tallies[-1], classes, stub))
         yield tallies
     finally:
-        for network, method in replaced:
-            network.__dict__.pop(method, None)
+        for network in replaced:
+            network.module.__dict__.pop(network.method, None)
 
 
-def _counting(real: Callable, method: str, tally: Tally, classes: int, stub: bool) -> Callable:
-    def called(x: Tensor, *others: Any) -> Tensor:
+def _counting(real: Callable, network: Network, tally: Tally, classes: int, stub: bool) -> Callable:
+    def called(x: Tensor, *others: Any, **named: Any) -> Tensor:
         if not stub:
             tally.forward += len(x)
-            return real(x, *others)
+            return real(x, *others, **named)
         result = Stub.apply(x, tally)
-        return result if method == "predict_noise" else result.flatten(1)[:, :classes]
+        return result.flatten(1)[:, :classes] if network.classifier else result
 
     return called
 
@@ -103,9 +123,9 @@ def count_calls(purifier: Purifier, x: Tensor, classes: int) -> list[Tally]:
 def forward_flop(purifier: Purifier, x: Tensor) -> list[int]:
     """FLOP of one call, without derivatives, of every network of a purifier on one image (1, C, H, W)."""
     found = []
-    for network, method in networks(purifier):
+    for network in networks(purifier):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network.predict_noise(x, 1.0) if method == "predict_noise" else network(x)
+            network.once(x)
         found.append(counter.get_total_flops())
     return found
 

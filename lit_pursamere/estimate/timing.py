@@ -10,7 +10,6 @@ purification does, too, because it computes every step a second time.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -21,8 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lit_pursamere.estimate.calls import Tally, count_calls, forward_flop, tallied
 from lit_pursamere.purifiers import Purifier
+from lit_pursamere.tasks.cost import now
 
-__all__ = ["Cost", "classifier_cost", "now", "purification_cost"]
+__all__ = ["Cost", "classifier_cost", "purification_cost"]
 
 STEPS = 3  # that are clocked of a purification, at least
 
@@ -41,13 +41,6 @@ class Cost:
     def times(self, count: float) -> Cost:
         """What so many images take."""
         return Cost(self.seconds * count, self.flop * count, self.ratio)
-
-
-def now(device: torch.device) -> float:
-    """Seconds on a clock that waits for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 class Enough(Exception):

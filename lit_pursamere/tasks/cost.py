@@ -23,9 +23,10 @@ from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.purifiers import Purifier
 from lit_pursamere.results.costs import Asked, Cost, read_cost
 from lit_pursamere.results.environment import device_name
+from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.weights import state_digest
 
-__all__ = ["known_cost", "measure_cost"]
+__all__ = ["known_cost", "measure_cost", "now", "parts_of"]
 
 
 def known_cost(defense: Defense, folder: str | Path) -> Cost | None:
@@ -55,14 +56,14 @@ def measure_cost(defense: Defense, x: Tensor) -> Cost:
         x: Images (B, C, H, W) in [0, 1] on its device.
     """
     networks = dict(networks_of(defense.purifier))
-    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+    with forked_randomness():
         torch.manual_seed(0)
         with counting(networks) as (calls, gradients):
             first = torch.stack(defense.purifications(x))
         torch.manual_seed(1)
-        began = clock(x.device)
+        began = now(x.device)
         second = torch.stack(defense.purifications(x))
-        seconds = clock(x.device) - began
+        seconds = now(x.device) - began
     asked = {}
     for name, network in networks.items():
         counted = calls[name] / len(x), gradients[name] / len(x)
@@ -124,8 +125,8 @@ def parts_of(network: nn.Module) -> list[nn.Module]:
     return [part for child in network.children() for part in parts_of(child)] or [network]
 
 
-def clock(device: torch.device) -> float:
-    """Seconds, once everything that was asked of a device is done."""
+def now(device: torch.device) -> float:
+    """Seconds on a clock that waits for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -9,14 +9,14 @@ from torch.utils.flop_counter import flop_registry
 
 from lit_pursamere.attacks import PGD, AutoAttack, Boundary, RandomSearch, Restarts
 from lit_pursamere.cli import main
-from lit_pursamere.diffusion import ScoreModel
+from lit_pursamere.diffusion import AutoencoderScore, ScoreModel
 from lit_pursamere.estimate import timing
 from lit_pursamere.estimate.calls import Queries, count_calls, count_queries, forward_flop
 from lit_pursamere.estimate.stages import Stage, duration, table
 from lit_pursamere.estimate.timing import purification_cost
 from lit_pursamere.estimate.training import training_batches
-from lit_pursamere.networks import WideResNet
-from lit_pursamere.purifiers import COUP, DP_EDM, Identity, PurSAMERE
+from lit_pursamere.networks import DenoisingAutoencoder, WideResNet
+from lit_pursamere.purifiers import COUP, DP_EDM, MALADE, Identity, PurSAMERE
 from lit_pursamere.threat import ThreatModel
 
 THREAT = ThreatModel("linf", 0.1)
@@ -28,6 +28,14 @@ def test_pursamere_asks_for_2_m_l_gradients(tiny_score, sam):
     (calls,) = count_calls(PurSAMERE(tiny_score, rho_sam=sam, draws=3, sigmas=[1.0, 0.5, 0.1, 0.05]), X, 10)
     assert calls.forward == calls.backward == 3 * 4 * (2 if sam else 1)
     assert "predict_noise" not in vars(tiny_score)
+
+
+def test_an_autoencoder_is_counted_though_no_noise_is_asked_for():
+    purifier = MALADE(AutoencoderScore(DenoisingAutoencoder(channels=1, width=2)), steps=4, delta=0.0)
+    (calls,) = count_calls(purifier, X, 10)
+    assert (calls.forward, calls.backward) == (4, 0)
+    cost = purification_cost(purifier, X, 10, False, limit=0.0)
+    assert cost.flop == 4 * forward_flop(purifier, X)[0] > 0 and cost.ratio == pytest.approx(1)
 
 
 class Counted(TorchDispatchMode):
