@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
     except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror}; mend that and run the command again") from error
+        raise OSError(f"cannot write {path}: {error.strerror or error}; mend that and run the command again") from error
 
 
 def write_whole(path: Path, *content: bytes | memoryview) -> None:
