@@ -13,11 +13,12 @@ from lit_pursamere.diffusion.objectives import (
     DAEObjective,
     DDPMObjective,
     EDMObjective,
+    LogUniformObjective,
     NCSNObjective,
     Objective,
     VPObjective,
 )
-from lit_pursamere.diffusion.reconstruction import expected_reconstruction_error
+from lit_pursamere.diffusion.reconstruction import expected_reconstruction_error, psnr
 from lit_pursamere.diffusion.sampling import (
     adjusted_langevin_step,
     annealed_langevin,
@@ -50,6 +51,7 @@ __all__ = [
     "EDMScore",
     "FreshNoise",
     "GaussianMixtureScore",
+    "LogUniformObjective",
     "NCSNObjective",
     "NCSNv2Score",
     "NoiseLevels",
@@ -76,6 +78,7 @@ __all__ = [
     "heun_step",
     "langevin_step",
     "noise_source",
+    "psnr",
     "reverse_ode_step",
     "reverse_sde_step",
     "vp_clean",

@@ -7,6 +7,7 @@
 | DDPMObjective    | of index i uniform in 0..999                      | 1/d                        | DDIM        |
 | VPObjective      | of time t uniform in [1e-5, 1]                    | 1/d                        | DDIM        |
 | EDMObjective     | log-normal, ln sigma_u ~ N(-1.2, 1.2^2)           | 1 + (sigma_u / data_std)^2 | Heun        |
+| LogUniformObjective | log-uniform between two levels                 | the same                   | Heun        |
 | DAEObjective     | always 2 sqrt(sigma2)                             | sigma2                     | Langevin    |
 
 References: Song & Ermon (2020); Ho et al. (2020), eq. 14; Song et al. (2021), VP-SDE; Karras et al. (2022), table 1,
@@ -28,7 +29,15 @@ from lit_pursamere.diffusion.sampling import annealed_langevin, ddim, heun
 from lit_pursamere.diffusion.schedules import NoiseLevels, VariancePreserving, karras_levels
 from lit_pursamere.diffusion.score_model import ScoreModel
 
-__all__ = ["DAEObjective", "DDPMObjective", "EDMObjective", "NCSNObjective", "Objective", "VPObjective"]
+__all__ = [
+    "DAEObjective",
+    "DDPMObjective",
+    "EDMObjective",
+    "LogUniformObjective",
+    "NCSNObjective",
+    "Objective",
+    "VPObjective",
+]
 
 VP = VariancePreserving()
 
@@ -185,6 +194,46 @@ class EDMObjective(Objective):
 
     def sample(self, score_model: ScoreModel, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         sigmas = [sigma / 2 for sigma in karras_levels(self.steps)]
+        return heun(score_model, sigmas[0] * normal(shape, generator) + 0.5, [*sigmas, 0.0])
+
+
+@dataclass(frozen=True)
+class LogUniformObjective(Objective):
+    """Every octave of noise alike between two levels, for score models that purify and need not make images of noise.
+
+    Purification asks for the levels around the size of an attack, which the log-normal of `EDMObjective` draws seldom.
+
+    Args:
+        sigma_max: Largest level in pixel units; purifiers that start above it need another model.
+        sigma_min: Smallest level, above 0.
+        data_std: Standard deviation of centred pixels, for EDM's weight of a level.
+        steps: Heun steps of the samples.
+    """
+
+    sigma_max: float = 1.0
+    sigma_min: float = 0.01
+    data_std: float = 0.5
+    steps: int = 18
+
+    def __post_init__(self) -> None:
+        if not (0 < self.sigma_min < self.sigma_max < math.inf and self.data_std > 0 and self.steps >= 2):
+            raise ValueError(
+                "LogUniformObjective needs 0 < sigma_min < sigma_max, data_std > 0 and steps >= 2; "
+                f"got {self.sigma_min}, {self.sigma_max}, {self.data_std}, {self.steps}"
+            )
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        return NoiseLevels(self.sigma_max, self.sigma_min, 200).values
+
+    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** torch.rand(count, generator=generator)
+
+    def weight(self, sigma: Tensor, dimension: int) -> Tensor:
+        return 1 + (2 * sigma / self.data_std) ** 2
+
+    def sample(self, score_model: ScoreModel, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        sigmas = NoiseLevels(self.sigma_max, self.sigma_min, self.steps).values
         return heun(score_model, sigmas[0] * normal(shape, generator) + 0.5, [*sigmas, 0.0])
 
 

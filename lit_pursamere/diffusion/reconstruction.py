@@ -11,10 +11,11 @@ respect to the image.
 from __future__ import annotations
 
 from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from lit_pursamere.diffusion.score_model import ScoreModel, per_image
 
-__all__ = ["expected_reconstruction_error"]
+__all__ = ["expected_reconstruction_error", "psnr"]
 
 
 def expected_reconstruction_error(score_model: ScoreModel, x: Tensor, sigma: float | Tensor, noise: Tensor) -> Tensor:
@@ -38,3 +39,19 @@ def expected_reconstruction_error(score_model: ScoreModel, x: Tensor, sigma: flo
         sigma = sigma.repeat(draws)
     residual = noise - score_model.predict_noise(y, sigma).unflatten(0, (draws, batch))
     return residual.square().flatten(2).sum(2).mean(0)
+
+
+def psnr(score_model: ScoreModel, x: Tensor, sigma: float | Tensor, noise: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of denoised images: the same error for one draw, as denoising papers report it.
+
+    Args:
+        score_model: Denoises in one step.
+        x: Images (B, C, H, W) in [0, 1].
+        sigma: Noise level in pixel units, a scalar or one per image (B,).
+        noise: Standard normal draws (B, C, H, W).
+
+    Returns:
+        -10 log10 of the mean squared error of each image's denoised copy, clipped to [0, 1], in dB (B,).
+    """
+    denoised = score_model.denoise(x + per_image(sigma, x) * noise, sigma).clamp(0, 1)
+    return peak_signal_noise_ratio(denoised, x, data_range=1.0, reduction="none", dim=(1, 2, 3))

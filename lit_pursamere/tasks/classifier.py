@@ -169,13 +169,14 @@ class LitClassifier(Training):
         return self.attack(self.classifier, images, y).last
 
     def on_fit_end(self) -> None:
-        self.export_weights(
-            self.classifier,
-            self.export,
-            purified=getattr(self.trainer.datamodule, "purified", None),
-            classifier=type(self.classifier).__name__,
-            loss="cross-entropy, half on clean and half on purified images where there are pairs",
-            lr=self.lr,
-            effective_batch=self.effective_batch() if self.trainer.datamodule is not None else None,
-            ema_decay=self.ema_decay,
-        )
+        self.export_weights(self.classifier, self.export)
+
+    def facts(self) -> dict[str, object]:
+        return {
+            "purified": getattr(self.trainer.datamodule, "purified", None),
+            "classifier": type(self.classifier).__name__,
+            "loss": "cross-entropy, half on clean and half on purified images where there are pairs",
+            "lr": self.lr,
+            "effective_batch": None if self.trainer.datamodule is None else self.effective_batch(),
+            "ema_decay": self.ema_decay,
+        }

@@ -17,9 +17,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from lit_pursamere.diffusion import NCSNObjective, Objective, ScoreModel, expected_reconstruction_error
+from lit_pursamere.diffusion import NCSNObjective, Objective, ScoreModel, expected_reconstruction_error, psnr
 from lit_pursamere.seeding import generator
-from lit_pursamere.tasks.training import ExponentialMovingAverage, Training, cosine, rise
+from lit_pursamere.tasks.training import ExponentialMovingAverage, Training, cosine, inverse_sqrt, rise
+from lit_pursamere.threat import Pixels
 
 __all__ = ["LitScoreModel"]
 
@@ -35,9 +36,14 @@ class LitScoreModel(Training):
         lr: Adam's learning rate.
         weight_decay: Decoupled weight decay.
         warmup: Steps over which the learning rate rises linearly from 0.
-        schedule: After the warm-up `constant`, or `cosine` down to 0 over the run.
+        schedule: After the warm-up `constant`; `cosine`, down to 0 over the run; or `inverse_sqrt`, which falls with
+            the square root of the step from `decay_from` on and so need not know where the run will end (Karras et al.,
+            2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", eq. 67).
+        decay_from: Last step of `inverse_sqrt` at the full learning rate.
         ema_decay: Decay of the moving average per step; validation, samples and exported weights use the average.
         ema_warmup: Whether the average forgets the initial weights faster during the first steps.
+        psnr_at: Noise levels in pixel units at which validation reports the PSNR of denoised images in dB, 25/255 for
+            instance, as `val/psnr_25` (in 255ths). None of them changes the training.
         sample_every: Epochs between two sample grids in TensorBoard, drawn after a validation (0: never).
         compile: Whether to compile the network with torch.compile: minutes at the start, for long runs on a GPU.
         export: Where to write the averaged weights as safetensors when training has finished (None: nowhere).
@@ -52,9 +58,11 @@ class LitScoreModel(Training):
         lr: float = 1e-4,
         weight_decay: float = 0.0,
         warmup: int = 0,
-        schedule: Literal["constant", "cosine"] = "constant",
+        schedule: Literal["constant", "cosine", "inverse_sqrt"] = "constant",
+        decay_from: int = 1,
         ema_decay: float = 0.999,
         ema_warmup: bool = False,
+        psnr_at: Sequence[Pixels] = (),
         sample_every: int = 0,
         compile: bool = False,
         export: str | None = None,
@@ -65,7 +73,10 @@ class LitScoreModel(Training):
                 "LitScoreModel needs lr > 0, weight_decay >= 0, warmup >= 0, ema_decay in [0, 1) and "
                 f"sample_every >= 0; got {lr}, {weight_decay}, {warmup}, {ema_decay}, {sample_every}"
             )
+        if decay_from < 1 or any(sigma <= 0 for sigma in psnr_at):
+            raise ValueError(f"LitScoreModel needs decay_from >= 1 and psnr_at above 0; got {decay_from}, {psnr_at}")
         self.score_model, self.objective = score_model, objective
+        self.decay_from, self.psnr_at = decay_from, tuple(map(float, psnr_at))
         self.lr, self.weight_decay, self.warmup, self.schedule = lr, weight_decay, warmup, schedule
         self.ema_decay, self.ema_warmup, self.compile_network = ema_decay, ema_warmup, compile
         self.sample_every, self.export = sample_every, export
@@ -83,6 +94,8 @@ class LitScoreModel(Training):
         """Learning rate of a step as a fraction of `lr`."""
         if step < self.warmup or self.schedule == "constant" or step == 0:
             return rise(step, self.warmup)
+        if self.schedule == "inverse_sqrt":
+            return inverse_sqrt(step, self.decay_from)
         # Not before the first step: Lightning would build the loader for it, and then not restore the loader's place.
         return cosine(step, self.warmup, int(self.trainer.estimated_stepping_batches))
 
@@ -107,7 +120,7 @@ class LitScoreModel(Training):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        x = batch[0]
+        x, logged = batch[0], {"batch_size": len(batch[0]), "sync_dist": True}
         self.image_shape = x.shape[1:]
         draws = generator(0, batch_idx)  # the same noise at every validation
         levels, losses = torch.tensor(self.objective.levels, device=x.device), []
@@ -117,8 +130,11 @@ class LitScoreModel(Training):
             error = expected_reconstruction_error(self.score_model, x, sigma, noise)
             losses.append((self.objective.weight(sigma, x[0].numel()) * error).mean())
             name = f"val/error_sigma_{band[0]:.3g}_to_{band[-1]:.3g}"
-            self.log(name, error.mean() / x[0].numel(), batch_size=len(x), sync_dist=True)
-        self.log("val/loss", torch.stack(losses).mean(), prog_bar=True, batch_size=len(x), sync_dist=True)
+            self.log(name, error.mean() / x[0].numel(), **logged)
+        for sigma in self.psnr_at:
+            noise = torch.randn(x.shape, generator=draws).to(x)
+            self.log(f"val/psnr_{255 * sigma:.3g}", psnr(self.score_model, x, sigma, noise).mean(), **logged)
+        self.log("val/loss", torch.stack(losses).mean(), prog_bar=True, **logged)
 
     def on_validation_epoch_end(self) -> None:
         due = self.sample_every and (self.current_epoch + 1) % self.sample_every == 0
@@ -134,11 +150,12 @@ class LitScoreModel(Training):
         return self.objective.sample(self.score_model, (count, *shape), draws)
 
     def on_fit_end(self) -> None:
-        self.export_weights(
-            self.score_model,
-            self.export,
-            score_model=type(self.score_model).__name__,
-            objective=repr(self.objective),
-            lr=self.lr,
-            ema_decay=self.ema_decay,
-        )
+        self.export_weights(self.score_model, self.export)
+
+    def facts(self) -> dict[str, object]:
+        return {
+            "score_model": type(self.score_model).__name__,
+            "objective": repr(self.objective),
+            "lr": self.lr,
+            "ema_decay": self.ema_decay,
+        }

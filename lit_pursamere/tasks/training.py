@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,11 +24,11 @@ from lit_pursamere.seeding import reseed, run_seed
 from lit_pursamere.tasks.checkpoints import WholeCheckpoints
 from lit_pursamere.weights import model_card, save_weights
 
-__all__ = ["ExponentialMovingAverage", "Training", "cosine", "deciding", "rise"]
+__all__ = ["Clock", "ExponentialMovingAverage", "Training", "cosine", "deciding", "inverse_sqrt", "rise"]
 
 # Settings that say where and how fast a training runs, not what it comes to.
 FREE = {
-    "model": ("export", "compile"),
+    "model": ("export", "compile", "psnr_at", "sample_every"),
     "data": ("root", "path", "download", "num_workers", "eval_batch_size", "purified", "evaluate", "test_size",
              "test_seed", "test_generator"),
 }  # fmt: skip
@@ -60,6 +61,11 @@ def rise(step: int, warmup: int) -> float:
 def cosine(step: int, warmup: int, total: int) -> float:
     """Factor of the learning rate that falls from 1 after the warm-up to 0 at `total` steps."""
     return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(total - warmup, 1), 1.0)))
+
+
+def inverse_sqrt(step: int, full: int) -> float:
+    """Factor of the learning rate that is 1 for `full` steps and then falls with the square root of the step."""
+    return math.sqrt(full / max(step, full))
 
 
 def average(decay: float, warmup: bool, averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor) -> None:
@@ -103,6 +109,48 @@ class PlainLines(pl.Callback):
         self.progress(trainer.global_step)
 
 
+class Clock(pl.Callback):
+    """Hours that a training took so far over all its interruptions, logged with every validation and in its card.
+
+    `time/hours` passed on the clock, `time/core_hours` were computed by this process on all its cores; machines that
+    are shared delay the former only. What came after the last checkpoint before a kill is done again, not counted.
+    """
+
+    PREFIX = "time/"
+
+    def __init__(self) -> None:
+        self.spent = {"hours": 0.0, "core_hours": 0.0}
+        self.started: dict[str, float] | None = None
+
+    def now(self) -> dict[str, float]:
+        return {"hours": time.monotonic() / 3600, "core_hours": time.process_time() / 3600}
+
+    def total(self) -> dict[str, float]:
+        """Hours spent, by name."""
+        begun, now = self.started or self.now(), self.now()
+        return {name: self.spent[name] + now[name] - begun[name] for name in now}
+
+    def named(self) -> dict[str, float]:
+        """`total` by the names of the logs."""
+        return {self.PREFIX + name: hours for name, hours in self.total().items()}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = self.now()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking and self.started is not None:
+            pl_module.log_dict(self.named(), rank_zero_only=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.spent, self.started = self.total(), None
+
+    def state_dict(self) -> dict[str, float]:
+        return self.total()
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.spent = dict(state)
+
+
 class Training(pl.LightningModule):
     """Base of the training tasks.
 
@@ -111,7 +159,7 @@ class Training(pl.LightningModule):
     that remembers its place, which the one of resident images does.
 
     `configuration` is what decides the weights, see `deciding`, where the command line built the run; checkpoints and
-    the exported file carry it.
+    the exported file carry it, and the card.
     """
 
     configuration: dict | None = None
@@ -125,7 +173,7 @@ class Training(pl.LightningModule):
             rank_zero_info(self.batch_line())
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [PlainLines()]
+        return [PlainLines(), Clock()]
 
     def effective_batch(self) -> int:
         """Images, or pairs, that one step of the optimiser sees over all processes."""
@@ -142,6 +190,9 @@ class Training(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["configuration"] = self.configuration
+        clock = next((c for c in self.trainer.callbacks if isinstance(c, Clock)), None)
+        hours = {} if clock is None else clock.named()
+        checkpoint["card"] = self.card() | {name: f"{value:.4g}" for name, value in hours.items()}
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         progress = self.trainer.fit_loop.epoch_progress
@@ -152,14 +203,22 @@ class Training(pl.LightningModule):
             progress.increment_started()
         reseed(run_seed(), self.current_epoch, batch_idx, self.global_rank)
 
-    def export_weights(self, module: nn.Module, path: str | None, **facts: object) -> None:
+    def export_weights(self, module: nn.Module, path: str | None) -> None:
         """Write a module with its card at the end of a run that was not interrupted, once for all processes."""
         if path is not None and self.trainer.is_global_zero and not self.trainer.interrupted:
-            save_weights(module, path, self.card(**facts))
+            save_weights(module, path, self.card())
 
-    def card(self, **facts: object) -> dict[str, str]:
-        """What a user of the weights must know, for the metadata of the exported file."""
-        data = self.trainer.datamodule
+    def facts(self) -> dict[str, object]:
+        """What a card says of this kind of training; None is left out."""
+        return {}
+
+    def card(self) -> dict[str, str]:
+        """What a user of the weights must know, for the metadata of checkpoints and of the exported file.
+
+        Not the hours: the same run again gives the same file.
+        """
+        data, metrics = self.trainer.datamodule, self.trainer.callback_metrics
+        measured = {name: value for name, value in metrics.items() if not name.startswith(Clock.PREFIX)}
         return model_card(
             data=getattr(data, "name", "unknown"),
             steps=self.global_step,
@@ -168,6 +227,6 @@ class Training(pl.LightningModule):
             precision=self.trainer.precision,
             seed=run_seed(),
             configuration=None if self.configuration is None else json.dumps(self.configuration, sort_keys=True),
-            **facts,
-            **{name: f"{float(value):.6g}" for name, value in self.trainer.callback_metrics.items()},
+            **self.facts(),
+            **{name: f"{float(value):.6g}" for name, value in measured.items()},
         )

@@ -109,9 +109,8 @@ def _container(content: Mapping, weights: str) -> Selection:
     """A checkpoint with its weights under one of the customary keys, or a plain state dict."""
     if "current_model_state" in content:  # Lightning's weight averaging
         key = "state_dict" if weights == "ema" else "current_model_state"
-        return Selection(
-            f"Lightning checkpoint, {_word(weights)}", weights, _by_name(content.get(key)), _facts(content)
-        )
+        facts = _facts(content) | _card(content)
+        return Selection(f"Lightning checkpoint, {_word(weights)}", weights, _by_name(content.get(key)), facts)
     raw = [key for key in RAW_KEYS if _inner(content.get(key))]
     ema = [key for key in EMA_KEYS if _inner(content.get(key))]
     if "unaveraged_model_state_dict" in raw and "model_state_dict" in raw:
@@ -156,6 +155,13 @@ def _facts(content: Any) -> dict[str, str]:
     named = content.items() if isinstance(content, Mapping) else ()
     plain = {str(k): v for k, v in named if isinstance(v, bool | int | float) or (isinstance(v, str) and len(v) <= 80)}
     return {name: str(value) for name, value in plain.items()}
+
+
+def _card(content: Mapping) -> dict[str, str]:
+    """The card that our own checkpoints carry, whose texts may be long."""
+    card = content.get("card")
+    named = card.items() if isinstance(card, Mapping) else ()
+    return {name: value for name, value in named if isinstance(name, str) and isinstance(value, str)}
 
 
 def _word(weights: str) -> str:
