@@ -24,11 +24,12 @@ from types import FrameType
 
 import torch
 
-from lit_pursamere.atomic import replacing
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # nothing is installed where a GPU is had for minutes
+
+from lit_pursamere.atomic import replacing  # noqa: E402
 
 __all__ = ["ROOT", "Session", "TimeUp", "arguments", "describe", "synchronise"]
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class TimeUp(BaseException):
