@@ -39,7 +39,14 @@ from lit_pursamere.diffusion.sampling import (
 )
 from lit_pursamere.diffusion.schedules import NoiseLevels, ReverseStep, VariancePreserving
 from lit_pursamere.diffusion.score_model import GaussianMixtureScore, ScoreModel
-from lit_pursamere.diffusion.wrappers import DDPMppScore, DDPMScore, EDMScore, NCSNv2Score, PreconditionedScore
+from lit_pursamere.diffusion.wrappers import (
+    DDPMppScore,
+    DDPMScore,
+    EDMScore,
+    FFDNetScore,
+    NCSNv2Score,
+    PreconditionedScore,
+)
 
 __all__ = [
     "AutoencoderScore",
@@ -49,6 +56,7 @@ __all__ = [
     "DDPMppScore",
     "EDMObjective",
     "EDMScore",
+    "FFDNetScore",
     "FreshNoise",
     "GaussianMixtureScore",
     "LogUniformObjective",

@@ -10,8 +10,11 @@ With u = 2 y - 1 and sigma_u = 2 sigma (centred pixels), every U-Net F estimates
 | ve              | 1                         | ln(sigma_u / 2)     | 0                         | -1                 |
 | edm, c = 0.5    | 1 / sqrt(sigma_u^2 + c^2) | ln(sigma_u) / 4     | sigma_u / (sigma_u^2+c^2) | -c times the scale |
 
+NCSNv2 (Song & Ermon, 2020): xi_hat = -F(y), whatever sigma. FFDNet (Zhang et al., 2018): xi_hat = (y - D(y, sigma)) /
+sigma for its denoiser D (Tweedie).
+
 References: Karras et al. (2022), table 1, with D = u - sigma_u xi_hat, so that the cancelling terms of (u - D) /
-sigma_u are gone; Ho et al. (2020); Song et al. (2021). NCSNv2 (Song & Ermon, 2020): xi_hat = -F(y), whatever sigma.
+sigma_u are gone; Ho et al. (2020); Song et al. (2021).
 """
 
 from __future__ import annotations
@@ -24,10 +27,10 @@ from torch import Tensor, nn
 
 from lit_pursamere.diffusion.schedules import VariancePreserving
 from lit_pursamere.diffusion.score_model import ScoreModel, per_image
-from lit_pursamere.networks import DDPMpp, DDPMUNet, NCSNv2, SongUNet
+from lit_pursamere.networks import DDPMpp, DDPMUNet, FFDNet, NCSNv2, SongUNet
 from lit_pursamere.weights import load_weights
 
-__all__ = ["DDPMScore", "DDPMppScore", "EDMScore", "NCSNv2Score", "PreconditionedScore"]
+__all__ = ["DDPMScore", "DDPMppScore", "EDMScore", "FFDNetScore", "NCSNv2Score", "PreconditionedScore"]
 
 VP = VariancePreserving()
 DATA_STD = 0.5  # EDM's sigma_data
@@ -122,6 +125,55 @@ class NCSNv2Score(ScoreModel):
 
     def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         return -self.network(y)
+
+
+class FFDNetScore(ScoreModel):
+    """FFDNet as a score model: by Tweedie, whatever takes Gaussian noise of known strength off images is one.
+
+    Args:
+        channels: Image channels.
+        width: Channels of the hidden convolutions.
+        depth: Convolutions.
+        sigma_max: Largest noise level that the network was trained at, in pixel units; beyond it nothing is known.
+        checkpoint: Weight file, for instance `ffdnet_color.pth`. None: random weights.
+        weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
+
+    Reference: Zhang et al. (2018), "FFDNet", trained for sigma up to 75/255. It estimates images, so its estimate of
+    the noise loses precision where sigma is small.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        width: int = 96,
+        depth: int = 12,
+        sigma_max: float = 75 / 255,
+        checkpoint: str | None = None,
+        weights: str = "ema",
+    ) -> None:
+        super().__init__()
+        if not sigma_max > 0:
+            raise ValueError(f"FFDNetScore needs sigma_max above 0; got {sigma_max}")
+        self.network, self.sigma_max = prepared(FFDNet(channels, width, depth), checkpoint, weights), sigma_max
+
+    def extra_repr(self) -> str:
+        return f"sigma_max={self.sigma_max:g}"
+
+    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        """Estimate xi from y = x + sigma * xi; see `ScoreModel.predict_noise`.
+
+        Raises:
+            ValueError: If sigma is a number above `sigma_max`. Tensors are not looked at, which would stall a GPU.
+        """
+        return (y - self.denoise(y, sigma)) / per_image(sigma, y)
+
+    def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        if not isinstance(sigma, Tensor) and sigma > self.sigma_max * (1 + 1e-6):
+            raise ValueError(
+                f"this FFDNet knows noise up to sigma {self.sigma_max:.4g} and was asked at {sigma:.4g}; let the "
+                "purifier start lower, or take a score model that knows larger levels, such as EDMScore"
+            )
+        return self.network(y, torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(len(y)))
 
 
 class DDPMScore(PreconditionedScore):

@@ -3,6 +3,7 @@
 from lit_pursamere.networks.autoencoder import DenoisingAutoencoder, MagNetAutoencoder
 from lit_pursamere.networks.ddpm_unet import DDPMUNet
 from lit_pursamere.networks.ddpmpp import DDPMpp
+from lit_pursamere.networks.ffdnet import FFDNet
 from lit_pursamere.networks.ncsnv2 import NCSNv2
 from lit_pursamere.networks.songunet import SongUNet
 from lit_pursamere.networks.wide_resnet import WideResNet
@@ -12,6 +13,7 @@ __all__ = [
     "DDPMUNet",
     "DDPMpp",
     "DenoisingAutoencoder",
+    "FFDNet",
     "MagNetAutoencoder",
     "NCSNv2",
     "SongUNet",

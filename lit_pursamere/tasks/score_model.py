@@ -73,10 +73,11 @@ class LitScoreModel(Training):
                 "LitScoreModel needs lr > 0, weight_decay >= 0, warmup >= 0, ema_decay in [0, 1) and "
                 f"sample_every >= 0; got {lr}, {weight_decay}, {warmup}, {ema_decay}, {sample_every}"
             )
-        if decay_from < 1 or any(sigma <= 0 for sigma in psnr_at):
+        levels = tuple(float(Pixels(sigma)) for sigma in psnr_at)
+        if decay_from < 1 or any(sigma <= 0 for sigma in levels):
             raise ValueError(f"LitScoreModel needs decay_from >= 1 and psnr_at above 0; got {decay_from}, {psnr_at}")
         self.score_model, self.objective = score_model, objective
-        self.decay_from, self.psnr_at = decay_from, tuple(map(float, psnr_at))
+        self.decay_from, self.psnr_at = decay_from, levels
         self.lr, self.weight_decay, self.warmup, self.schedule = lr, weight_decay, warmup, schedule
         self.ema_decay, self.ema_warmup, self.compile_network = ema_decay, ema_warmup, compile
         self.sample_every, self.export = sample_every, export

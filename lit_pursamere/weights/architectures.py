@@ -90,6 +90,15 @@ def _magnet(shapes: Shapes) -> str:
     return f"MagNetAutoencoder width {width}, {kind} pooling, {_some(channels, 'channel')}"
 
 
+def _ffdnet(shapes: Shapes) -> str:
+    """Many networks have a layer 0; this one has convolutions at even places, from 4 C + 1 channels to 4 C."""
+    width, inputs = shapes["0.weight"][:2]
+    depth = sum(f"{place}.weight" in shapes for place in range(0, 100, 2))
+    outputs = shapes[f"{2 * (depth - 1)}.weight"][0]
+    fits = inputs == outputs + 1 and outputs % 4 == 0 and len(shapes) == 2 * depth
+    return f"FFDNet width {width}, {_some(depth, 'convolution')}, {_some(outputs // 4, 'channel')}" if fits else ""
+
+
 def _wide_resnet(shapes: Shapes, stage: str, last: str, naming: str) -> str:
     blocks = _count(shapes, rf"{re.escape(stage)}(\d+)\.")
     width = shapes[f"{stage}0.conv1.weight"][0] / shapes["conv1.weight"][0]
@@ -114,6 +123,7 @@ ARCHITECTURES = {
     "down_blocks.0.resnets.0.conv1.weight": _unet2d,
     "down1.weight": _denoising_autoencoder,
     "convs.0.weight": _magnet,
+    "0.weight": _ffdnet,
     "block1.layer.0.conv1.weight": _robustbench,
     "layer1.0.conv1.weight": _adp,
 }

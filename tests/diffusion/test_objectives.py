@@ -13,6 +13,7 @@ from lit_pursamere.diffusion import (
     DDPMObjective,
     EDMObjective,
     GaussianMixtureScore,
+    LogUniformObjective,
     NCSNObjective,
     NoiseLevels,
     VariancePreserving,
@@ -26,6 +27,7 @@ OBJECTIVES = {
     "ddpm": DDPMObjective(),
     "vp": VPObjective(),
     "edm": EDMObjective(steps=60),
+    "log-uniform": LogUniformObjective(sigma_max=4.0, steps=60),
     "dae": DAEObjective(sigma2=5e-4, alpha=1e-3, steps=60),
 }
 
@@ -59,6 +61,17 @@ def test_vp_times_are_uniform():
 def test_edm_levels_are_log_normal_in_centred_pixels():
     logs = (2 * EDMObjective().draw(40_000, generator())).log()
     assert abs(logs.mean() + 1.2) < 0.03 and abs(logs.std() - 1.2) < 0.02
+
+
+def test_log_uniform_levels_give_every_octave_alike():
+    logs = LogUniformObjective(0.8, 0.1).draw(30_000, generator()).log2()
+    counts = torch.histc(logs, 3, min=math.log2(0.1), max=math.log2(0.8))
+    assert counts.sum() == 30_000 and (counts - 10_000).abs().max() < 400
+
+
+def test_log_uniform_weighs_levels_as_edm_does():
+    sigma = torch.tensor([0.01, 0.3, 1.0], dtype=torch.float64)
+    assert torch.equal(LogUniformObjective().weight(sigma, 12), EDMObjective().weight(sigma, 12))
 
 
 def test_edm_weighting_is_karras_weighting_of_the_denoising_error():
@@ -122,6 +135,10 @@ def test_samples_have_the_distribution_of_the_data(objective):
         (lambda: EDMObjective(std=-1), "-1"),
         (lambda: EDMObjective(steps=1), "1"),
         (lambda: EDMObjective(mean=math.nan), "nan"),
+        (lambda: LogUniformObjective(sigma_min=0.0), "0.0"),
+        (lambda: LogUniformObjective(sigma_max=0.005), "0.005"),
+        (lambda: LogUniformObjective(data_std=-0.5), "-0.5"),
+        (lambda: LogUniformObjective(steps=1), "1$"),
         (lambda: DAEObjective(sigma2=0), "got 0"),
         (lambda: DAEObjective(alpha=-0.5), "-0.5"),
         (lambda: DAEObjective(steps=0), "and 0"),

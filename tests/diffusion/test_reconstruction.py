@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lit_pursamere.diffusion import GaussianMixtureScore, expected_reconstruction_error
+from lit_pursamere.diffusion import GaussianMixtureScore, expected_reconstruction_error, psnr
 
 
 def draws(count, like, shared=True, seed=0):
@@ -98,3 +98,29 @@ def test_half_of_its_mean_is_the_recorded_loss_in_float64(golden_tensors, golden
         golden_score(name, torch.float64), data["x"].double(), sigma, data["noise"][None].double()
     )
     assert torch.allclose(error.mean() / 2, data["loss_ap2_f64"], rtol=1e-12)
+
+
+def test_psnr_is_the_error_of_one_draw_in_decibels(images):
+    """A Gaussian's denoised image is a mean of image and prior, so that its error is known; inside the box nothing is
+    clipped."""
+    tau, mean, sigma = 0.05, 0.5, 0.05
+    model = GaussianMixtureScore(torch.full((1, 2, 2, 2), mean), std=tau).double()
+    noise = draws(1, images, shared=False)[0]
+    denoised = mean + tau**2 / (tau**2 + sigma**2) * (images + sigma * noise - mean)
+    expected = -10 * (denoised - images).square().flatten(1).mean(1).log10()
+    assert torch.allclose(psnr(model, images, sigma, noise), expected)
+    levels = torch.full((len(images),), sigma, dtype=torch.float64)
+    assert torch.allclose(psnr(model, images, levels, noise), expected)
+    # And it is R, but for the clipping:
+    error = expected_reconstruction_error(model, images, sigma, noise[None]) / 8
+    assert torch.allclose(psnr(model, images, sigma, noise), -10 * (sigma**2 * error).log10())
+
+
+def test_psnr_clips_to_the_box(images):
+    class Bright(GaussianMixtureScore):
+        def denoise(self, y, sigma):
+            return y + 5
+
+    model = Bright(torch.full((1, 2, 2, 2), 0.5))
+    expected = -10 * (1 - images).square().flatten(1).mean(1).log10()
+    assert torch.allclose(psnr(model, images, 0.1, torch.zeros_like(images)), expected)

@@ -26,8 +26,8 @@ from lit_pursamere.diffusion import (
 )
 from lit_pursamere.networks import DenoisingAutoencoder
 from lit_pursamere.tasks import LitScoreModel
-from lit_pursamere.tasks.training import average
-from lit_pursamere.weights import load_weights
+from lit_pursamere.tasks.training import Clock, average
+from lit_pursamere.weights import inspect_weights, load_weights
 
 
 class Recorded(Dataset):
@@ -137,6 +137,25 @@ def test_validation_reports_every_band(tmp_path, tiny):
     mean = sum(metrics[name] for name in bands) / 4  # errors are per pixel, the loss is half their sum over 64 pixels
     assert metrics["val/loss"] == pytest.approx(0.5 * 64 * mean, rel=1e-5)
     assert quiet_trainer(tmp_path).validate(task, loader, verbose=False)[0] == metrics, "validation noise is fixed"
+
+
+def test_validation_reports_psnr_at_the_levels_asked_for(tmp_path, tiny):
+    task, loader = tiny
+    names = set(quiet_trainer(tmp_path).validate(task, loader, verbose=False)[0])
+    asked = LitScoreModel(task.score_model, task.objective, psnr_at=["25/255", 0.5])
+    metrics = quiet_trainer(tmp_path).validate(asked, loader, verbose=False)[0]
+    assert set(metrics) - names == {"val/psnr_25", "val/psnr_128"}
+    assert metrics["val/psnr_25"] > metrics["val/psnr_128"] > 0
+    with pytest.raises(ValueError, match=r"psnr_at above 0; got 1, \[0\.0\]"):
+        LitScoreModel(task.score_model, psnr_at=[0.0])
+
+
+def test_a_learning_rate_without_an_end():
+    task = LitScoreModel(NCSNv2Score(2, 1, 8), warmup=9, schedule="inverse_sqrt", decay_from=100)
+    factors = [task.lr_factor(step) for step in (0, 8, 9, 100, 400, 10_000)]
+    assert factors == pytest.approx([0.1, 0.9, 1.0, 1.0, 0.5, 0.1])
+    with pytest.raises(ValueError, match="decay_from >= 1"):
+        LitScoreModel(NCSNv2Score(2, 1, 8), decay_from=0)
 
 
 class Curve(LitScoreModel):
@@ -258,3 +277,28 @@ def test_the_exported_file_carries_its_card(tmp_path, tiny):
 def test_bad_arguments(wrong):
     with pytest.raises(ValueError, match="LitScoreModel needs"):
         LitScoreModel(NCSNv2Score(2, 1, 8), **wrong)
+
+
+def test_hours_go_on_after_an_interruption_and_stand_in_the_card_of_the_checkpoint(tmp_path, tiny, monkeypatch):
+    task, loader = tiny
+    now = {"hours": 0.0, "core_hours": 0.0}
+
+    def tick(clock):
+        now["hours"], now["core_hours"] = now["hours"] + 1, now["core_hours"] + 2
+        return dict(now)
+
+    monkeypatch.setattr(Clock, "now", tick)
+    trainer = quiet_trainer(tmp_path, checkpoint=True, max_epochs=1)
+    trainer.fit(task, loader, loader)
+    (first,) = tmp_path.rglob("epoch=0*.ckpt")
+    card = inspect_weights(first).metadata
+    assert float(card["time/hours"]) >= 1 and float(card["time/core_hours"]) == 2 * float(card["time/hours"])
+    assert card["score_model"] == "NCSNv2Score" and float(card["val/loss"]) > 0
+
+    now["hours"] += 1000  # the pause does not count
+    again = quiet_trainer(tmp_path / "again", checkpoint=True, max_epochs=2)
+    again.fit(LitScoreModel(task.score_model, task.objective), loader, loader, ckpt_path=first)
+    (second,) = (tmp_path / "again").rglob("epoch=1*.ckpt")
+    assert float(card["time/hours"]) < float(inspect_weights(second).metadata["time/hours"]) < 100
+    exported = inspect_weights(tmp_path / "score.safetensors").metadata
+    assert not [name for name in exported if name.startswith("time/")], "the same run again gives the same file"

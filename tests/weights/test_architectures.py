@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from lit_pursamere.networks import DenoisingAutoencoder, MagNetAutoencoder, NCSNv2, WideResNet
+from lit_pursamere.networks import DenoisingAutoencoder, FFDNet, MagNetAutoencoder, NCSNv2, WideResNet
 from lit_pursamere.weights.architectures import recognise
 
 
@@ -47,6 +47,8 @@ def test_published_networks(golden, file, entry, expected, prefix):
         (lambda: DenoisingAutoencoder(3, 5), "DenoisingAutoencoder width 5, 3 channels"),
         (lambda: MagNetAutoencoder(), "MagNetAutoencoder width 3, with pooling, 1 channel"),
         (lambda: MagNetAutoencoder(pooling=False), "MagNetAutoencoder width 3, without pooling, 1 channel"),
+        (lambda: FFDNet(1, 8, 4), "FFDNet width 8, 4 convolutions, 1 channel"),
+        (lambda: torch.nn.Sequential(torch.nn.Conv2d(5, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 3, 3)), "unknown"),
         (lambda: torch.nn.Linear(2, 2), "unknown"),
     ],
 )
