@@ -78,7 +78,7 @@ class Session:
             "script": name, "arguments": told, "machine": describe(self.device), "seconds": 0.0,
             "results": {}, "faults": {}, "left_out": [],
         }  # fmt: skip
-        self.started = clock()
+        self.started, self.stepping = clock(), False
         signal.signal(signal.SIGTERM, self._ended)
 
     def left(self) -> float:
@@ -104,6 +104,7 @@ class Session:
         started, result = self.clock(), None
         try:
             with alarm(min(self.left(), limit or self.left())):
+                self.stepping = True
                 result = work()
                 synchronise(self.device)
             self.report["results"][name] = result
@@ -114,6 +115,8 @@ class Session:
             message = " ".join(str(error).split())[:500]
             place = f"{Path(where.filename).name}:{where.lineno}"
             self.report["faults"][name] = f"{type(error).__name__}: {message} ({place})"
+        finally:
+            self.stepping = False
         told = self.report["faults"].get(name, "ok")
         print(f"{name}: {told} [{self.clock() - started:.1f} s, {self.left():.0f} s left]", file=sys.stderr, flush=True)
         self.save()
@@ -133,7 +136,8 @@ class Session:
 
     def _ended(self, number: int, frame: FrameType | None) -> None:
         self.end = self.clock()  # nothing further is begun
-        raise TimeUp
+        if self.stepping:
+            raise TimeUp
 
 
 @contextmanager

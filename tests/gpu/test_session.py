@@ -70,3 +70,17 @@ def test_a_termination_ends_the_step_and_begins_no_other(session, tmp_path):
         signal.signal(signal.SIGTERM, before)
     run.step("after", lambda: 1)
     assert list(saved(tmp_path)["faults"]) == ["told to stop"] and saved(tmp_path)["left_out"] == ["after"]
+
+
+def test_a_termination_between_two_steps_still_ends_with_the_report(session, tmp_path, capsys):
+    run = session()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        run.step("before", lambda: 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    run.step("after", lambda: 2)
+    run.finish()
+    report = json.loads(capsys.readouterr().out)
+    assert report["results"] == {"before": 1} and report["left_out"] == ["after"] and not report["faults"]
