@@ -11,7 +11,8 @@
                  on the way back, so memory does not grow with their number
 
 Views are what attackers differentiate; verdicts always come from the defence itself. Every evaluation is checked, so
-that a broken part cannot pass for robustness: modes, shapes, the pixel box and NaN.
+that a broken part cannot pass for robustness: modes, shapes, the pixel box and NaN. What depends on pixels or logits is
+noted (`host`): raised at once, or, in an attack by steps, when its notes are read.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from lit_pursamere.detectors import Detector
 from lit_pursamere.diffusion.noise import NoiseSource
 from lit_pursamere.ensemble import Ensemble
+from lit_pursamere.host import note
 from lit_pursamere.purifiers.base import Purifier
 from lit_pursamere.threat import GRADIENTS, Gradient
 
@@ -88,7 +91,7 @@ class Defense(nn.Module):
     def purify(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
         """Purified images (B, C, H, W); raises as `forward` does."""
         _refuse_training("purifier", self.purifier)
-        low, high = _check_images(x)
+        given = _check_images(x)
         purified = self.purifier(x, noise)
         name = type(self.purifier).__name__
         if purified.shape != x.shape:
@@ -96,12 +99,8 @@ class Defense(nn.Module):
                 f"the purifier {name} turned images of shape {tuple(x.shape)} into {tuple(purified.shape)}; "
                 "it must keep the shape"
             )
-        lowest, highest = (low, high) if purified is x else _extremes(purified)
-        if not (lowest >= min(0, low) and highest <= max(1, high)):
-            raise ValueError(
-                f"the purifier {name} must return images in [0, 1]; they range from {lowest:g} to {highest:g} "
-                "(clamp them; NaN comes from the score model or from too large a step)"
-            )
+        if purified is not x and (found := _extremes(purified)):
+            note(partial(_refuse_outside, name), *given, *found)
         return purified
 
     def classify(self, images: Tensor) -> Tensor:
@@ -114,15 +113,11 @@ class Defense(nn.Module):
                 f"the classifier {name} must return logits (B, K), one row per image and one column for each of at "
                 f"least two classes; got {shape} for {len(images)} images"
             )
-        low, high = _extremes(logits)
-        if not -torch.inf < low <= high < torch.inf:
-            raise ValueError(
-                f"the classifier {name} returned logits from {low:g} to {high:g}; they must be finite numbers "
-                "(look for a division by zero, or for half precision that overflows)"
-            )
-        if not self._logits_seen and _tangible(logits):
-            self._logits_seen = True
-            _warn_of_probabilities(logits, low, name)
+        if found := _extremes(logits):
+            note(partial(_refuse_infinite, name), *found)
+            if not self._logits_seen:
+                self._logits_seen = True
+                note(partial(_warn_of_probabilities, name), found[0], (logits.detach().sum(1) - 1).abs().amax())
         return logits
 
     @property
@@ -202,16 +197,11 @@ class StraightThrough(nn.Module):
         return self.defense.decide([images.detach() + zero for images in self.defense.purifications(x.detach())])
 
 
-def _tangible(values: Tensor) -> bool:
-    return values.numel() > 0 and not values.is_meta and not torch.compiler.is_compiling()
-
-
-def _extremes(values: Tensor) -> tuple[float, float]:
-    """Smallest and largest value, both NaN if any is; (0, 0) where there are no values to look at."""
-    if not _tangible(values):
-        return 0.0, 0.0
-    low, high = torch.stack(torch.aminmax(values.detach())).tolist()
-    return low, high
+def _extremes(values: Tensor) -> tuple[Tensor, ...]:
+    """Smallest and largest value, both NaN if any is; nothing where there are no values to look at."""
+    if not values.numel() or torch.compiler.is_compiling():
+        return ()
+    return torch.aminmax(values.detach())
 
 
 def _refuse_training(part: str, module: nn.Module) -> None:
@@ -223,18 +213,41 @@ def _refuse_training(part: str, module: nn.Module) -> None:
         )
 
 
-def _check_images(x: Tensor) -> tuple[float, float]:
-    low, high = _extremes(x)
+def _check_images(x: Tensor) -> tuple[Tensor, ...]:
+    """The images' extremes, which may lie a little beyond the box, but not in other units."""
+    if found := _extremes(x):
+        note(_refuse_other_units, *found)
+    return found
+
+
+def _refuse_other_units(low: float, high: float) -> None:
     if not (low >= -SLACK and high <= 1 + SLACK):
         raise ValueError(
             f"images must lie in [0, 1]; they range from {low:g} to {high:g} (divide 0..255 by 255; normalisation "
             "belongs into the classifier)"
         )
-    return low, high
 
 
-def _warn_of_probabilities(logits: Tensor, low: float, name: str) -> None:
-    if low >= 0 and ((logits.detach().sum(1) - 1).abs() < 1e-3).all():
+def _refuse_outside(name: str, low: float, high: float, lowest: float, highest: float) -> None:
+    """Purified images may lie from `lowest` to `highest` only if those given, from `low` to `high`, did."""
+    if not (lowest >= min(0, low) and highest <= max(1, high)):
+        raise ValueError(
+            f"the purifier {name} must return images in [0, 1]; they range from {lowest:g} to {highest:g} (clamp "
+            "them; NaN comes from the score model or from too large a step)"
+        )
+
+
+def _refuse_infinite(name: str, low: float, high: float) -> None:
+    if not -torch.inf < low <= high < torch.inf:
+        raise ValueError(
+            f"the classifier {name} returned logits from {low:g} to {high:g}; they must be finite numbers (look for a "
+            "division by zero, or for half precision that overflows)"
+        )
+
+
+def _warn_of_probabilities(name: str, low: float, farthest: float) -> None:
+    """`farthest`: the largest distance from 1 of a sum of an image's logits."""
+    if low >= 0 and farthest < 1e-3:
         warnings.warn(
             f"the classifier {name} seems to return probabilities instead of logits (its rows sum to 1): gradients of "
             "the cross-entropy fade on them, which looks like robustness; leave out its softmax",

@@ -13,6 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lit_pursamere.host import onto
+
 __all__ = ["GRADIENTS", "Gradient", "Pixels", "ThreatModel", "project_l2_ball_and_box"]
 
 Norm = Literal["linf", "l2", "l1"]
@@ -118,7 +120,7 @@ class ThreatModel:
             power = 1 / direction.numel() if self.norm == "l2" else 1
             radius = torch.rand(1, generator=generator).item() ** power
             delta = radius * direction / over_images(image_norm(direction, self.norm), direction)
-        return self.project(x + self.eps * delta.to(x), x)
+        return self.project(x + self.eps * onto(delta, x.device, x.dtype), x)
 
     def ascent_direction(self, grad: Tensor) -> Tensor:
         """Unit step that raises a loss with gradient grad (B, C, H, W), per image; 0 where the gradient is 0.

@@ -44,7 +44,12 @@ SMALL_SCORE = {
 SMALL_NET = ["--model.classifier.depth=10", "--model.classifier.width=1"]
 
 
-SHAPES = {"cifar10": (3, 32), "mnist": (1, 28), "fashion_mnist": (1, 28), "digits": (1, 8)}  # channels and size, by folder
+SHAPES = {  # channels and size, by folder
+    "cifar10": (3, 32),
+    "mnist": (1, 28),
+    "fashion_mnist": (1, 28),
+    "digits": (1, 8),
+}
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_pursamere.attacks.scheduler import Landed, cycle, run_in_slots
+from lit_pursamere.host import at_once, note, settle
 from lit_pursamere.threat import GRADIENTS, Gradient, ThreatModel
 
 __all__ = ["Attack", "IterativeAttack", "Outcome", "Progress"]
@@ -42,9 +43,9 @@ class Outcome(NamedTuple):
     first_success: Tensor | None = None
 
 
-def _require_box(x: Tensor) -> None:
-    if not (x.min() >= 0 and x.max() <= 1):  # also catches NaN
-        raise ValueError(f"images must lie in [0, 1]; they range from {x.min():g} to {x.max():g}")
+def _require_box(low: float, high: float) -> None:
+    if not (low >= 0 and high <= 1):  # also catches NaN
+        raise ValueError(f"images must lie in [0, 1]; they range from {low:g} to {high:g}")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Attack(ABC):
             ValueError: If x leaves [0, 1] or is not finite.
             RuntimeError: If the attack leaves its budget or returns NaN.
         """
-        _require_box(x)
+        note(_require_box, *torch.aminmax(x))
         with torch.enable_grad():
             outcome = self.perturb(view, x, y, progress or (lambda done, total: None))
         return self._verified(outcome, x)
@@ -90,11 +91,15 @@ class Attack(ABC):
     def _verified(self, outcome: Outcome, x: Tensor) -> Outcome:
         """The outcome, detached and projected on the budget around x; raises a RuntimeError if it is not within."""
         last, any_ = (self.threat.project(candidate.detach(), x) for candidate in (outcome.last, outcome.any))
-        for candidate in (last, any_):
-            distance = self.threat.distance(candidate, x).max()
-            if not (candidate.min() >= 0 and candidate.max() <= 1 and distance <= self._reach(x)):
-                raise RuntimeError(f"{self} left its budget: distance {distance:g} > eps {self.threat.eps:g}, or NaN")
+        told = [(*torch.aminmax(images), self.threat.distance(images, x).max()) for images in (last, any_)]
+        note(self._refuse_excess, self._reach(x), *told[0], *told[1])
         return outcome._replace(last=last, any=any_)
+
+    def _refuse_excess(self, reach: float, *told: float) -> None:
+        """`told`: smallest and largest pixel and largest distance of the last iterates, and again of the others."""
+        for low, high, distance in (told[:3], told[3:]):
+            if not (low >= 0 and high <= 1 and distance <= reach):
+                raise RuntimeError(f"{self} left its budget: distance {distance:g} > eps {self.threat.eps:g}, or NaN")
 
     def _reach(self, x: Tensor) -> Tensor:
         """Largest distance from images like x that rounding may make of eps, (1,)."""
@@ -126,7 +131,10 @@ class IterativeAttack(Attack):
 
     @abstractmethod
     def init(self, x: Tensor, y: Tensor) -> PerImage:
-        """State before the first step; all tensors have the batch as first dimension. Must hold `x_adv`."""
+        """State before the first step; all tensors have the batch as first dimension. Must hold `x_adv`.
+
+        A tensor on the CPU stays there: whatever a step must know in Python, so that no GPU has to be asked.
+        """
 
     @abstractmethod
     def step(self, view: nn.Module, x: Tensor, y: Tensor, state: PerImage) -> tuple[PerImage, Tensor]:
@@ -179,13 +187,15 @@ class IterativeAttack(Attack):
         """
         if slots < 1:
             raise ValueError(f"an attack needs slots >= 1; got {slots}")
-        _require_box(x)
+        note(_require_box, *torch.aminmax(x))
 
         def deliver(landed: Landed) -> None:
             rows = cycle(len(landed.position), slots, x.device)  # projections, too, see as many images every time
             outcome = Outcome(landed.last[rows], landed.any[rows], landed.first_success[rows])
             verified = self._verified(outcome, x[landed.position[rows]])
-            finished(landed.position, Outcome(*(value[: len(landed.position)] for value in verified)))
+            settle()  # what is handed over has passed every check
+            with at_once():
+                finished(landed.position, Outcome(*(value[: len(landed.position)] for value in verified)))
 
         with torch.enable_grad():
             run_in_slots(self, view, x, y, slots, deliver, progress or (lambda done, total: None), keys)

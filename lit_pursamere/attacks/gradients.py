@@ -8,6 +8,7 @@ References: Athalye, Carlini, Wagner (2018), section 4.2 (EoT); Croce, Hein (202
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_pursamere.diffusion.image_noise import repeated_draws
+from lit_pursamere.host import note
 
 __all__ = [
     "EOT_MODES",
@@ -47,16 +49,19 @@ def check_labels(y: Tensor, images: int, classes: int | None = None) -> None:
         classes: Number of classes K, where it is known.
 
     Raises:
-        ValueError: If y has another shape, is not of an integer type, or leaves 0..K-1.
+        ValueError: If y has another shape, is not of an integer type, or leaves 0..K-1 (which is noted, see
+            `host`).
     """
     if y.shape != (images,) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise ValueError(
             f"labels must be one class number per image, integers of shape ({images},); got {y.dtype} of shape "
             f"{tuple(y.shape)}"
         )
-    if not len(y):
-        return
-    low, high = torch.stack(torch.aminmax(y)).tolist()
+    if len(y):
+        note(partial(_refuse_classes, classes), *torch.aminmax(y))
+
+
+def _refuse_classes(classes: int | None, low: int, high: int) -> None:
     if low < 0 or (classes is not None and high >= classes):
         known = "at least 0" if classes is None else f"from 0 to {classes - 1}, as the view has {classes} logits"
         raise ValueError(f"labels must be class numbers {known}; they range from {low} to {high}")
@@ -78,6 +83,7 @@ def adversarial_loss(logits: Tensor, y: Tensor, loss: Loss = "ce") -> Tensor:
         ValueError: If the loss is unknown, a label is no class, or `dlr` has fewer than three classes.
     """
     check_labels(y, *logits.shape)
+    y = y.clamp(0, logits.shape[1] - 1)  # until the note is read, a wrong label must not index beyond the logits
     if loss == "ce":
         return F.cross_entropy(logits, y, reduction="none")
     if loss not in LOSSES:

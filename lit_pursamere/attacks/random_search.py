@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lit_pursamere.attacks.base import Attack, Outcome, Progress
 from lit_pursamere.attacks.gradients import adversarial_loss
+from lit_pursamere.host import deferred, onto, settle
 from lit_pursamere.threat import image_norm, over_images
 
 __all__ = ["RandomSearch"]
@@ -45,18 +46,20 @@ class RandomSearch(Attack):
         if self.draws < 1:
             raise ValueError(f"RandomSearch needs draws >= 1; got {self.draws}")
 
+    @deferred()
     def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:
         generator = torch.Generator().manual_seed(self.seed)
         with torch.no_grad():
             fooled = view(x).argmax(1) != y
+            settle()  # what is wrong from the start shows here
             best, first, largest = x.clone(), x.clone(), torch.full_like(x.flatten(1)[:, 0], -torch.inf)
             for i in range(2 * self.draws):
                 point = self._on_surface(x, generator) if i % 2 else self.threat.random_start(x, generator)
                 logits = view(point)
                 margin = adversarial_loss(logits, y, "margin").to(largest)
                 better, hit = margin > largest, (logits.argmax(1) != y) & ~fooled
-                best[better], largest[better] = point[better], margin[better]
-                first[hit], fooled = point[hit], fooled | hit
+                best, largest = torch.where(over_images(better, x), point, best), torch.where(better, margin, largest)
+                first, fooled = torch.where(over_images(hit, x), point, first), fooled | hit
                 progress(i + 1, 2 * self.draws)
         return Outcome(best, torch.where(over_images(fooled, x), first, best))
 
@@ -67,6 +70,6 @@ class RandomSearch(Attack):
             direction = torch.randn(direction.shape, generator=generator)
         if self.threat.norm == "l1":
             direction = direction * torch.empty(direction.shape).exponential_(generator=generator)
-        direction = direction.to(x)
+        direction = onto(direction, x.device, x.dtype)
         delta = self.threat.eps * direction / over_images(image_norm(direction, self.threat.norm), direction)
         return self.threat.project(x + delta, x)

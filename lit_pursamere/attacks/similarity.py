@@ -19,6 +19,7 @@ from torch.nn.functional import cosine_similarity
 
 from lit_pursamere.attacks.base import Attack
 from lit_pursamere.attacks.gradients import draw_gradients, loss_gradient
+from lit_pursamere.host import deferred
 
 __all__ = ["Cosines", "eot_similarity"]
 
@@ -33,6 +34,7 @@ class Cosines(NamedTuple):
     direction: Tensor
 
 
+@deferred()
 def eot_similarity(
     view: nn.Module,
     known: nn.Module,

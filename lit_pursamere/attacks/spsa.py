@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lit_pursamere.attacks.base import IterativeAttack, PerImage
 from lit_pursamere.attacks.gradients import LOSSES, Loss, adversarial_loss
+from lit_pursamere.host import onto
 from lit_pursamere.seeding import generator
 from lit_pursamere.threat import Pixels, over_images
 
@@ -68,7 +69,7 @@ class SPSA(IterativeAttack):
             raise ValueError(f"SPSA needs a seed of at least 0; got {self.seed}")
 
     def init(self, x: Tensor, y: Tensor) -> PerImage:
-        return {"x_adv": x.clone(), "number": torch.zeros_like(y)}
+        return {"x_adv": x.clone(), "number": torch.zeros(len(x), dtype=torch.long)}  # seeds are made on the CPU
 
     def step(self, view: nn.Module, x: Tensor, y: Tensor, state: PerImage) -> tuple[PerImage, Tensor]:
         x_adv, number = state["x_adv"], state["number"]
@@ -83,6 +84,7 @@ class SPSA(IterativeAttack):
         """Estimate of the loss gradient (B, C, H, W); pairs belong to the image's own step number (B,)."""
         total = torch.zeros_like(x_adv)
         steps, own = number.unique(return_inverse=True)
+        own = onto(own, x_adv.device)
         sources = [generator(self.seed, k) for k in steps.tolist()]
         for done in range(0, self.pairs, self.pairs_chunk):
             size = min(self.pairs_chunk, self.pairs - done)
@@ -97,4 +99,5 @@ class SPSA(IterativeAttack):
     def _signs(self, source: torch.Generator, size: int, like: Tensor) -> Tensor:
         """Random signs (size, C, H, W)."""
         shape = (1, *like.shape[1:])
-        return torch.cat([2 * torch.randint(2, shape, generator=source) - 1 for _ in range(size)]).to(like)
+        signs = torch.cat([2 * torch.randint(2, shape, generator=source) - 1 for _ in range(size)])
+        return onto(signs, like.device, like.dtype)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lit_pursamere.diffusion.score_model import ScoreModel
 from lit_pursamere.diffusion.wrappers import prepared
+from lit_pursamere.host import note
 
 __all__ = ["AutoencoderScore"]
 
@@ -63,12 +64,17 @@ class AutoencoderScore(ScoreModel):
         return self.network(y)
 
     def _check_level(self, sigma: float | Tensor) -> None:
+        if not isinstance(sigma, Tensor):
+            self._refuse_others(sigma)
+        elif sigma.numel():
+            note(self._refuse_others, *torch.aminmax(sigma.detach()))
+
+    def _refuse_others(self, *asked: float) -> None:
         known = self.sigma2**0.5
-        asked = torch.as_tensor(sigma).detach()
-        wrong = asked[~((asked - known).abs() <= SAME_LEVEL * known)]
-        if wrong.numel():
-            raise ValueError(
-                f"this autoencoder knows the noise of sigma {known:g} (sigma2 {self.sigma2:g}) and was asked at sigma "
-                f"{wrong.flatten()[0]:g}; ask at {known:g}, or take a score model that knows all levels, such as "
-                "NCSNv2Score"
-            )
+        for sigma in asked:
+            if not abs(sigma - known) <= SAME_LEVEL * known:
+                raise ValueError(
+                    f"this autoencoder knows the noise of sigma {known:g} (sigma2 {self.sigma2:g}) and was asked at "
+                    f"sigma {sigma:g}; ask at {known:g}, or take a score model that knows all levels, such as "
+                    "NCSNv2Score"
+                )

@@ -44,7 +44,14 @@ def _down(z: Tensor, bits: int) -> Tensor:
 
 def combine(keys: Tensor, numbers: Tensor | int) -> Tensor:
     """New keys from keys and whole numbers."""
-    return scramble(keys + GOLDEN * (torch.as_tensor(numbers, device=keys.device) + 1))
+    if isinstance(numbers, Tensor):
+        return scramble(keys + GOLDEN * (numbers.to(keys.device) + 1))
+    return scramble(keys + _wrapped(GOLDEN * (numbers + 1)))
+
+
+def _wrapped(number: int) -> int:
+    """What a signed 64-bit integer makes of a number that may be too long for it."""
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def image_keys(index: Tensor, *names: object) -> Tensor:

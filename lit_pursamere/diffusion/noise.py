@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from lit_pursamere.diffusion.image_noise import combine, keyed_normal, next_keys
+from lit_pursamere.host import onto
 
 __all__ = ["FreshNoise", "NoiseSource", "NoiseTables", "PartlySeededNoise", "SeededNoise", "noise_source"]
 
@@ -69,7 +70,7 @@ class SeededNoise(NoiseSource):
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + k + (check_stream(stream) << 30))
         noise = torch.randn((count, *like.shape[1:]), generator=generator, dtype=torch.float32)
-        return noise.unsqueeze(1).to(like)
+        return onto(noise.unsqueeze(1), like.device, like.dtype)
 
     def copy(self, number: int) -> SeededNoise:
         return SeededNoise(self.seed + (number << 14))
@@ -84,7 +85,7 @@ class FreshNoise(NoiseSource):
     """
 
     def once(self, like: Tensor) -> NoiseSource:
-        return KeyedNoise(next_keys(like))
+        return KeyedNoise(onto(next_keys(like), like.device))
 
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
         return self.once(like).draw(stream, k, count, like)

@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lit_pursamere.host import onto
+
 __all__ = ["NoiseLevels", "ReverseStep", "VariancePreserving", "karras_levels", "largest_distance"]
 
 
@@ -214,7 +216,7 @@ class VariancePreserving:
 
     def index_of_sigma(self, sigma_u: Tensor) -> Tensor:
         """Fractional index at which the noise level is sigma_u, linear in ln sigma_u, within [0, steps - 1]."""
-        grid = self.sigma_table.log().to(sigma_u)
+        grid = onto(self.sigma_table.log(), sigma_u.device, sigma_u.dtype)
         log = sigma_u.log().clamp(grid[0], grid[-1])
         right = torch.searchsorted(grid, log.contiguous()).clamp(1, self.steps - 1)
         left = right - 1

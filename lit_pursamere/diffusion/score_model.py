@@ -16,9 +16,15 @@ from torch import Tensor, nn
 __all__ = ["GaussianMixtureScore", "ScoreModel"]
 
 
+def level_tensor(sigma: float | Tensor, y: Tensor) -> Tensor:
+    """A noise level, scalar or (B,), as a tensor with dtype and device of images y."""
+    # A number is written where it is needed: torch.as_tensor would copy it there, and make a GPU wait for the copy.
+    return sigma.to(y.device, y.dtype) if isinstance(sigma, Tensor) else y.new_full((), sigma)
+
+
 def per_image(sigma: float | Tensor, y: Tensor) -> Tensor:
     """Shape a noise level, scalar or (B,), so that it broadcasts over images (B, C, H, W)."""
-    sigma = torch.as_tensor(sigma, dtype=y.dtype, device=y.device)
+    sigma = level_tensor(sigma, y)
     return sigma.reshape(-1, *[1] * (y.ndim - 1)) if sigma.ndim else sigma
 
 

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_pursamere.diffusion.schedules import VariancePreserving
-from lit_pursamere.diffusion.score_model import ScoreModel, per_image
+from lit_pursamere.diffusion.score_model import ScoreModel, level_tensor, per_image
+from lit_pursamere.host import note
 from lit_pursamere.networks import DDPMpp, DDPMUNet, FFDNet, NCSNv2, SongUNet
 from lit_pursamere.weights import load_weights
 
@@ -34,6 +35,7 @@ __all__ = ["DDPMScore", "DDPMppScore", "EDMScore", "FFDNetScore", "NCSNv2Score",
 
 VP = VariancePreserving()
 DATA_STD = 0.5  # EDM's sigma_data
+SLACK = 1e-6  # relative; levels are rounded to the images' type
 
 
 def ddpm(sigma_u: Tensor) -> tuple[Tensor, Tensor, float | Tensor, float | Tensor]:
@@ -91,7 +93,7 @@ class PreconditionedScore(ScoreModel):
         self.network, self.preconditioning = prepared(network, checkpoint, weights), preconditioning
 
     def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
-        sigma_u = 2 * torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(len(y))
+        sigma_u = 2 * level_tensor(sigma, y).expand(len(y))
         scale, label, skip, out = PRECONDITIONINGS[self.preconditioning](sigma_u)
         u = 2 * y - 1
         noise = per_image(out, y) * self.network(per_image(scale, y) * u, label)
@@ -163,17 +165,21 @@ class FFDNetScore(ScoreModel):
         """Estimate xi from y = x + sigma * xi; see `ScoreModel.predict_noise`.
 
         Raises:
-            ValueError: If sigma is a number above `sigma_max`. Tensors are not looked at, which would stall a GPU.
+            ValueError: If sigma is above `sigma_max` (noted, see `host`).
         """
         return (y - self.denoise(y, sigma)) / per_image(sigma, y)
 
     def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
-        if not isinstance(sigma, Tensor) and sigma > self.sigma_max * (1 + 1e-6):
+        level = level_tensor(sigma, y)
+        note(self._refuse_unknown, level.amax())
+        return self.network(y, level.expand(len(y)))
+
+    def _refuse_unknown(self, sigma: float) -> None:
+        if not sigma <= self.sigma_max * (1 + SLACK):
             raise ValueError(
                 f"this FFDNet knows noise up to sigma {self.sigma_max:.4g} and was asked at {sigma:.4g}; let the "
                 "purifier start lower, or take a score model that knows larger levels, such as EDMScore"
             )
-        return self.network(y, torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(len(y)))
 
 
 class DDPMScore(PreconditionedScore):

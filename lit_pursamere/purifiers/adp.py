@@ -91,7 +91,8 @@ class ADP(Purifier):
         running = x.new_ones(len(x))
         for _ in range(self.steps):
             x, running = self.checkpointed(self._step, x, running)
-            if not running.any():  # nothing moves any more, so the images' results do not depend on this
+            # Nothing moves any more, so the images' results do not depend on this; a GPU would wait for the answer.
+            if x.device.type == "cpu" and not running.any():
                 break
         return x.clamp(0, 1)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lit_pursamere.diffusion.noise import NoiseSource
+from lit_pursamere.host import docket
 
 __all__ = ["Identity", "Purifier"]
 
@@ -30,6 +33,8 @@ class Recomputed(torch.autograd.Function):
         result = tuple(step(*state))
         ctx.set_materialize_grads(False)
         ctx.step, ctx.name, ctx.inputs = step, name, len(state)
+        ctx.autocast = autocast_of(state[0])
+        ctx.docket = docket()  # on the way back autograd may be in a thread that does not know it
         ctx.save_for_backward(*state, *result)
         return result
 
@@ -39,15 +44,13 @@ class Recomputed(torch.autograd.Function):
         state, first = ctx.saved_tensors[: ctx.inputs], ctx.saved_tensors[ctx.inputs :]
         needed = ctx.needs_input_grad[2:]
         state = [tensor.detach().requires_grad_(need) for tensor, need in zip(state, needed, strict=True)]
-        with torch.enable_grad():
+        with torch.enable_grad(), ctx.autocast():
             again = ctx.step(*state)
-        for before, after in zip(first, again, strict=True):
-            if not (after.detach() - before).norm() <= SAME.get(before.dtype, 2e-2) * before.norm():
-                raise RuntimeError(
-                    f"a step of {ctx.name} gave another state when it was computed again, so its gradient would be "
-                    "wrong; look for noise that is drawn inside a step, for NaN, or switch on "
-                    "torch.use_deterministic_algorithms(True)"
-                )
+        excess = [
+            ((after.detach() - before).norm() - SAME.get(before.dtype, 2e-2) * before.norm()).to(first[0].dtype)
+            for before, after in zip(first, again, strict=True)
+        ]
+        ctx.docket.note(partial(refuse_another_state, ctx.name), torch.stack(excess).amax())
         given = [(a, g) for a, g in zip(again, gradients, strict=True) if g is not None and a.requires_grad]
         wanted = [tensor for tensor in state if tensor.requires_grad]
         outputs, weights = zip(*given, strict=True) if given else ((), ())
@@ -55,6 +58,24 @@ class Recomputed(torch.autograd.Function):
             torch.autograd.grad(outputs, wanted, weights, allow_unused=True) if given else [None] * len(wanted)
         )
         return None, None, *(next(found) if need else None for need in needed)
+
+
+def autocast_of(state: Tensor) -> Callable[[], AbstractContextManager]:
+    """Mixed precision as it is now, to be entered on the way back: there it may be off, or of the device's own type."""
+    kind = state.device.type
+    if state.is_meta or not torch.is_autocast_enabled(kind):
+        return nullcontext if state.is_meta else partial(torch.autocast, kind, enabled=False)
+    return partial(torch.autocast, kind, torch.get_autocast_dtype(kind))
+
+
+def refuse_another_state(name: str, excess: float) -> None:
+    """Raise if a recomputed state of a purifier of this name differs by more than it may: an excess above 0, or NaN."""
+    if not excess <= 0:
+        raise RuntimeError(
+            f"a step of {name} gave another state when it was computed again, so its gradient would be wrong; look "
+            "for noise that is drawn inside a step, for NaN, or switch on torch.use_deterministic_algorithms(True). "
+            "Steps that are like signs amplify the rounding of mixed precision: attack such a purifier in float32"
+        )
 
 
 class Adjoint(torch.autograd.Function):
@@ -70,7 +91,7 @@ class Adjoint(torch.autograd.Function):
     def forward(ctx, steps: Sequence[Callable[[Tensor], tuple[Tensor]]], u: Tensor) -> Tensor:
         for step in steps:
             (u,) = step(u)
-        ctx.steps = steps
+        ctx.steps, ctx.autocast = steps, autocast_of(u)
         ctx.save_for_backward(u)
         return u
 
@@ -79,7 +100,7 @@ class Adjoint(torch.autograd.Function):
     def backward(ctx, a: Tensor) -> tuple[None, Tensor]:
         (u,) = ctx.saved_tensors
         for step in reversed(ctx.steps):
-            with torch.enable_grad():
+            with torch.enable_grad(), ctx.autocast():
                 u = u.detach().requires_grad_()
                 (onward,) = step(u)
             (a,) = torch.autograd.grad(onward, u, a)
@@ -112,8 +133,8 @@ class Purifier(nn.Module, ABC):
         """Run one step of a purification, from state to state; its noise must be drawn outside, or it would be redrawn.
 
         Raises:
-            RuntimeError: On the way back, if the step computed a second time gives another state: the gradient would
-                be that of another purification.
+            RuntimeError: On the way back (or, within `host.deferred`, when notes are read), if the step computed a
+                second time gives another state: the gradient would be that of another purification.
         """
         if self.recompute and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in state):
             return Recomputed.apply(step, type(self).__name__, *state)

@@ -91,6 +91,7 @@ class MALADE(Purifier):
         return x.clamp(0, 1)
 
     def _step(self, x: Tensor, z: Tensor | float) -> tuple[Tensor]:
+        denoised = self.score_model.denoise(x, self.sigma2**0.5).to(x)  # under autocast it is of another type
         # lerp returns r(x) without rounding where alpha = sigma2
-        x = torch.lerp(x, self.score_model.denoise(x, self.sigma2**0.5), self.alpha / self.sigma2) + self.delta * z
+        x = torch.lerp(x, denoised, self.alpha / self.sigma2) + self.delta * z
         return (x.clamp(0, 1) if self.clip_steps else x,)

@@ -16,6 +16,7 @@ from lit_pursamere.attacks.gradients import adversarial_loss
 from lit_pursamere.attacks.scheduler import cycle
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion.image_noise import follow
+from lit_pursamere.host import deferred
 from lit_pursamere.threat import image_norm
 
 __all__ = ["Verdict", "distances", "judge"]
@@ -70,7 +71,7 @@ def judge(
 
     def answers(x: Tensor, labels: Tensor, *keys: Tensor) -> tuple[Tensor, ...]:
         draws = []
-        with follow(*keys or (None,)):
+        with follow(*keys or (None,)), deferred():
             for _ in range(evaluations):
                 copies = defense.purifications(x)
                 logits = defense.decide(copies)

@@ -65,6 +65,8 @@ def test_levels_that_it_was_not_trained_at_are_refused(network):
     model.denoise(torch.rand(1, 1, 4, 4), 75 / 255)
     with pytest.raises(ValueError, match=r"up to sigma 0\.2941 and was asked at 0\.5"):
         model.predict_noise(torch.rand(1, 1, 4, 4), 0.5)
+    with pytest.raises(ValueError, match=r"was asked at 0\.3"):
+        model.denoise(torch.rand(2, 1, 4, 4), torch.tensor([0.1, 0.3]))
     with pytest.raises(ValueError, match="got 0"):
         FFDNetScore(sigma_max=0)
 
