@@ -10,7 +10,6 @@ those.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from safetensors.torch import load_file
 from session import ROOT
 
 from lit_pursamere.cli import LIGHTNING_VERBS, main
+from lit_pursamere.compare.command import quiet
 from lit_pursamere.data.pictures import encode
 from lit_pursamere.results import read_rows
 
@@ -296,15 +296,10 @@ def undone() -> Iterator[None]:
     """Undo what Lightning sets for good: deterministic kernels and variables; it says nothing of devices meanwhile."""
     deterministic, cudnn = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn
     environment, kernels = dict(os.environ), (cudnn.deterministic, cudnn.benchmark)
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
     try:
-        yield
+        with quiet():
+            yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
         torch.use_deterministic_algorithms(deterministic)
         cudnn.deterministic, cudnn.benchmark = kernels
         os.environ.clear()

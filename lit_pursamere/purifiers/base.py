@@ -62,10 +62,10 @@ class Recomputed(torch.autograd.Function):
 
 def autocast_of(state: Tensor) -> Callable[[], AbstractContextManager]:
     """Mixed precision as it is now, to be entered on the way back: there it may be off, or of the device's own type."""
+    if state.is_meta:  # has no mixed precision
+        return nullcontext
     kind = state.device.type
-    if state.is_meta or not torch.is_autocast_enabled(kind):
-        return nullcontext if state.is_meta else partial(torch.autocast, kind, enabled=False)
-    return partial(torch.autocast, kind, torch.get_autocast_dtype(kind))
+    return partial(torch.autocast, kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
 
 
 def refuse_another_state(name: str, excess: float) -> None:
