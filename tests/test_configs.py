@@ -115,7 +115,15 @@ def tiny_run(config: Path, folder: Path, arrays: Path, overlay: Path | None = No
     return args
 
 
-@pytest.mark.parametrize("config", EXPERIMENTS, ids=str)
+def slow_unless(found: list[Path], *stems: str) -> list:
+    """The files as parameters; all but those of these stems are for `slow`."""
+    return [path if path.stem in stems else pytest.param(path, marks=pytest.mark.slow) for path in found]
+
+
+LONG = ("attacks", "views", "table_3", "robustness_small")  # as tables_1_2 and robustness, with more attacks
+
+
+@pytest.mark.parametrize("config", slow_unless(EXPERIMENTS, *({p.stem for p in EXPERIMENTS} - {*LONG})), ids=str)
 def test_experiments_run_one_tiny_step(config, tmp_path, arrays, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     args = tiny_run(config, tmp_path, arrays)
@@ -129,7 +137,10 @@ def test_experiments_run_one_tiny_step(config, tmp_path, arrays, monkeypatch, ca
         assert PurifiedSet.open(tmp_path / "out").count() == 4
 
 
-@pytest.mark.parametrize("config", PROTOCOLS, ids=lambda path: path.stem)
+SAMPLE = slow_unless(PROTOCOLS, "leekim", "liu-dw-fwd", "liu-semi-128", "adbm-l1", "diffhammer")
+
+
+@pytest.mark.parametrize("config", SAMPLE, ids=lambda path: path.stem)
 def test_protocols_replace_attacks_images_and_verdicts_of_an_experiment(config, tmp_path, arrays, monkeypatch, capsys):
     """One tiny step of the protocol on CIFAR-10's experiment; what is judged, and how, is what the file says."""
     monkeypatch.chdir(tmp_path)
@@ -268,7 +279,10 @@ def test_comparisons_run_one_tiny_step(config, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / names[-1] / "cost.json").is_file()
 
 
-@pytest.mark.parametrize("config", ATTACKS, ids=str)
+LIBRARY = [path.stem for path in ATTACKS if path.stem.startswith("autoattack")]  # its number of steps is its own
+
+
+@pytest.mark.parametrize("config", slow_unless(ATTACKS, *({p.stem for p in ATTACKS} - {*LIBRARY})), ids=str)
 def test_attacks_are_complete(config, tmp_path):
     """Shortened, each attacks one random image within its budget."""
     (tmp_path / "attack.yaml").write_text(yaml.safe_dump(shrunk(yaml.safe_load((ROOT / config).read_text()))))

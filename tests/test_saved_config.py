@@ -34,7 +34,7 @@ def test_the_configuration_in_the_folder_repeats_the_run(tmp_path):
     assert saved["model"]["init_args"]["attacks"]["BPDA20-det"]["init_args"]["threat"]["eps"] == "8/255"
 
 
-@pytest.mark.parametrize("logs_in_the_folder", [False, True])
+@pytest.mark.parametrize("logs_in_the_folder", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_refused_run_leaves_the_configuration_alone(tmp_path, logs_in_the_folder, capsys):
     more = [f"--trainer.default_root_dir={tmp_path}/run"] if logs_in_the_folder else []
     assert main(small(tmp_path, *more)) == 0

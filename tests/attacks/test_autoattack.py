@@ -92,10 +92,15 @@ def grey(number: int = 8, size: int = 6) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "case", "images"),
     [("apgd-ce", case, 48) for case in RECORDED]
-    + [("apgd-t", case, 48) for case in ("linf11", "l2", "l1")]
-    + [("fab-t", case, 24) for case in ("linf11", "l2", "l1")]
-    + [("apgd-dlr", "linf11", 48), ("square", "linf11", 48)]
-    + [pytest.param("standard", *case, marks=pytest.mark.slow) for case in (("linf11", 48), ("l1", 12))],
+    + [("apgd-t", "linf11", 48), ("fab-t", "l2", 24), ("apgd-dlr", "linf11", 48)]
+    + [
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in [
+            *(("apgd-t", norm, 48) for norm in ("l2", "l1")),
+            *(("fab-t", norm, 24) for norm in ("linf11", "l1")),
+            *(("square", "linf11", 48), ("standard", "linf11", 48), ("standard", "l1", 12)),
+        ]
+    ],
 )
 def test_recorded_robust_flags(name, case, images, network, digits, golden_tensors):
     threat, norm, ending = RECORDED[case]

@@ -50,6 +50,7 @@ class Counted(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow
 def test_flop_of_a_purification_and_of_its_derivative(tiny_score):
     """Extrapolated from three of six levels, they are what the whole takes."""
     purifier = PurSAMERE(tiny_score, draws=1, sigmas=[2.0**-k for k in range(6)])

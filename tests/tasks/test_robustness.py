@@ -271,7 +271,7 @@ def test_the_manifest_says_what_decides(tmp_path):
 # --- pools and slots
 
 
-@pytest.mark.parametrize("pool", [1, 5, 7, 10])
+@pytest.mark.parametrize("pool", [1, 7])
 def test_the_pool_does_not_matter(tmp_path, pool):
     attacks = ATTACKS | {"stop": PGD(ThreatModel("linf", 0.3), "bpda", 5, True), "neighbours": Neighbours(THREAT)}
     whole = evaluate(tmp_path / "whole", attacks)
