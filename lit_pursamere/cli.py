@@ -78,13 +78,18 @@ def lightning(args: list[str]) -> None:
 def audit(args: list[str]) -> None:
     """Run the checks of `lit_pursamere.audit` on the defence of a `test` configuration, under one of its attacks."""
     from lit_pursamere.audit import Audit, choose_attack, run_audit
+    from lit_pursamere.seeding import run_seed
 
     cli = command_line(args[1:], run=False, options={"audit": Audit})
     settings = cli.config_init.audit
     defense, (x, y, _) = examined(cli, settings.images, "an audit")
-    task, size = cli.model, cli.datamodule.eval_batch_size
+    task, data = cli.model, cli.datamodule
     name = choose_attack(settings.attack, task.attacks)
-    print(run_audit(settings, defense, name, task.attacks[name], x, y, task.evaluations, size, hidden=False), end="")
+    text = run_audit(
+        settings, defense, name, task.attacks[name], x, y, task.evaluations, data.eval_batch_size, run_seed(),
+        f"{data.name}, {data.evaluate} images", hidden=False,
+    )  # fmt: skip
+    print(text, end="")
 
 
 def eot_similarity(args: list[str]) -> None:

@@ -18,6 +18,7 @@ noted (`host`): raised at once, or, in an attack by steps, when its notes are re
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -29,6 +30,7 @@ from lit_pursamere.detectors import Detector
 from lit_pursamere.diffusion.noise import NoiseSource
 from lit_pursamere.ensemble import Ensemble
 from lit_pursamere.host import note
+from lit_pursamere.manifest import settings_of
 from lit_pursamere.purifiers.base import Purifier
 from lit_pursamere.threat import GRADIENTS, Gradient
 
@@ -125,6 +127,16 @@ class Defense(nn.Module):
         """What decides its answers, beside weights, in a line."""
         detector = f"rejecting by {self.detector}" if self.detector is not None else ""
         return ", ".join(part for part in (str(self.purifier), str(self.ensemble), detector) if part)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What decides its answers, beside weights, as JSON values: the settings of every part by its name."""
+        parts = {"purifier": self.purifier, "surrogate": self.surrogate, "detector": self.detector}
+        return {
+            **{name: settings_of(part) for name, part in parts.items() if part is not None},
+            "classifier": type(self.classifier).__name__,
+            "ensemble": dataclasses.asdict(self.ensemble),
+        }
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,24 +18,25 @@ def run_seed() -> int:
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
-def mixed(*key: int) -> int:
-    """One number of 32 bits, as many as the CPU generator uses of its seed, from a tuple of numbers."""
-    return int(np.random.SeedSequence(key).generate_state(1)[0])
+def mixed(*key: int | str) -> int:
+    """One number of 32 bits, as many as the CPU generator uses of its seed, from a tuple of numbers and texts."""
+    numbers = [int(hashlib.sha256(k.encode()).hexdigest()[:16], 16) if isinstance(k, str) else k for k in key]
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def generator(*key: int) -> torch.Generator:
-    """A CPU generator whose draws are fixed by a tuple of numbers."""
+def generator(*key: int | str) -> torch.Generator:
+    """A CPU generator whose draws are fixed by a tuple of numbers and texts."""
     return torch.Generator().manual_seed(mixed(*key))
 
 
-def reseed(*key: int) -> None:
-    """Set torch's global generators, of the CPU and of the accelerator, by a tuple of numbers."""
+def reseed(*key: int | str) -> None:
+    """Set torch's global generators, of the CPU and of the accelerator, by a tuple of numbers and texts."""
     torch.manual_seed(mixed(*key))
 
 
 @contextmanager
-def forked_randomness(*key: int) -> Iterator[None]:
-    """Put torch's global generators back afterwards; within, they are set by a tuple of numbers, if there is one."""
+def forked_randomness(*key: int | str) -> Iterator[None]:
+    """Put torch's global generators back afterwards; within, they are set by numbers and texts, if there are any."""
     # Seeding touches the generators of all devices, not only of the one with the images.
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):

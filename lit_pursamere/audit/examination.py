@@ -23,6 +23,7 @@ from lit_pursamere.attacks import Attack
 from lit_pursamere.defense import Defense
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity
+from lit_pursamere.seeding import forked_randomness
 
 __all__ = ["Examination", "Finding", "NotApplicable", "variant"]
 
@@ -65,7 +66,8 @@ class Examination:
         batch: Images that are attacked at once.
         queries: Evaluations per image that attacks without gradients may spend.
         planted: Images of the binarisation test.
-        seed: Seed of random points.
+        seed: Seed of random points, and of the noise of a defence that draws it anew: each question has draws of its
+            own, so an audit that was stopped finds what one that was not finds.
         store: JSON file of verdicts, read first and written after every attack (None: none).
         progress: Shows the steps of the attacks (None: nobody does).
 
@@ -156,7 +158,8 @@ class Examination:
     def remember(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
         """Flags under this key, computed once."""
         if key not in self.verdicts:
-            self.verdicts[key] = compute().tolist()
+            with forked_randomness(self.seed, key):
+                self.verdicts[key] = compute().tolist()
             if self.store is not None:
                 write_whole(self.store, json.dumps(self.verdicts).encode())
         return torch.tensor(self.verdicts[key], dtype=torch.bool)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lit_pursamere.atomic import write_whole
 from lit_pursamere.attacks import Attack
 from lit_pursamere.audit.checks import CHECKS
 from lit_pursamere.audit.examination import Examination, Finding, NotApplicable
@@ -15,7 +16,9 @@ from lit_pursamere.defense import Defense
 from lit_pursamere.manifest import check_manifest, write_manifest
 from lit_pursamere.progress import Progress
 from lit_pursamere.results import Accuracy
-from lit_pursamere.weights import state_digest
+from lit_pursamere.results.locks import FolderLock
+from lit_pursamere.seeding import forked_randomness
+from lit_pursamere.weights import state_digest, tensors_digest
 
 __all__ = ["Audit", "choose_attack", "run_audit"]
 
@@ -69,7 +72,7 @@ def choose_attack(name: str | None, attacks: dict[str, Attack]) -> str:
 
 def run_audit(
     audit: Audit, defense: Defense, name: str, attack: Attack, x: Tensor, y: Tensor, evaluations: int = 1,
-    batch: int = 64, hidden: bool = True,
+    batch: int = 64, seed: int = 0, data: str = "", hidden: bool = True,
 ) -> str:  # fmt: skip
     """Run the checks, write `audit.md` into the output folder, and return it.
 
@@ -82,38 +85,46 @@ def run_audit(
         y: Their classes (B,).
         evaluations: Verdicts per image.
         batch: Images that are attacked at once.
+        seed: Seed of random points and of noise that is drawn anew.
+        data: Name of the images.
         hidden: Whether to keep progress to oneself.
 
     Raises:
         ValueError: If the folder holds another audit, or the defence gets no image right.
+        OSError: If another audit is writing there.
     """
     folder = Path(audit.output)
-    folder.mkdir(parents=True, exist_ok=True)
     settings = {key: value for key, value in asdict(audit).items() if key not in ("output", "checks", "attack")}
     manifest = {
-        "audit": settings, "attack": repr(attack), "defence": defense.description, "weights": state_digest(defense),
-        "images": len(x), "evaluations": evaluations,
+        "audit": settings, "attack": repr(attack), "defense": defense.settings, "weights": state_digest(defense),
+        "data": data, "images": {"count": len(x), "digest": tensors_digest({"x": x, "y": y})},
+        "evaluations": evaluations, "batch": batch, "seed": seed,
     }  # fmt: skip
-    if not check_manifest(folder, manifest):
-        write_manifest(folder, manifest)
-    checks, findings = audit.checks or list(CHECKS), {}
-    with Progress("audit", "check", len(checks), hidden) as progress:
-        exam = Examination(
-            defense, attack, x, y, evaluations, batch, audit.queries, audit.planted,
-            store=folder / "verdicts.json", progress=progress,
-        )  # fmt: skip
-        for check in checks:
-            findings[check] = examine(exam, check)
-            progress.advance(1)
-    text = as_markdown(exam, name, findings)
-    (folder / "audit.md").write_text(text, encoding="utf-8")
-    return text
+    lock = FolderLock(folder)
+    try:
+        if not check_manifest(folder, manifest):
+            write_manifest(folder, manifest)
+        checks, findings = audit.checks or list(CHECKS), {}
+        with Progress("audit", "check", len(checks), hidden) as progress:
+            exam = Examination(
+                defense, attack, x, y, evaluations, batch, audit.queries, audit.planted, seed,
+                store=folder / "verdicts.json", progress=progress,
+            )  # fmt: skip
+            for check in checks:
+                findings[check] = examine(exam, check)
+                progress.advance(1)
+        text = as_markdown(exam, name, findings)
+        write_whole(folder / "audit.md", text.encode())
+        return text
+    finally:
+        lock.release()
 
 
 def examine(exam: Examination, check: str) -> Finding:
     """The finding of one check; `n/a` with the reason if it cannot be made."""
     try:
-        return CHECKS[check](exam)
+        with forked_randomness(exam.seed, check):
+            return CHECKS[check](exam)
     except NotApplicable as reason:
         return Finding("n/a", str(reason))
 

@@ -31,7 +31,7 @@ from lit_pursamere.results.similarity import (
     similarity_table,
 )
 from lit_pursamere.seeding import forked_randomness
-from lit_pursamere.weights import state_digest
+from lit_pursamere.weights import state_digest, tensors_digest
 
 __all__ = ["Similarity", "known_twin", "run_similarity"]
 
@@ -114,7 +114,7 @@ def run_similarity(
     view, known = (d.view(attack.gradient) for d in (defense, known_twin(defense, settings.table)))
     manifest = {
         **{key: value for key, value in asdict(settings).items() if key not in ("attack", "images", "output")},
-        "attack": repr(attack), "defence": str(defense.purifier), "weights": state_digest(defense), "data": data,
+        "attack": repr(attack), "defense": defense.settings, "weights": state_digest(defense), "data": data,
         "chunk": chunk,
     }  # fmt: skip
     folder = Path(settings.output)
@@ -125,12 +125,17 @@ def run_similarity(
         rows, file = kept_rows(folder / "images.jsonl"), folder / "images.jsonl"
         with Progress("eot-similarity", "image", len(x), hidden) as progress:
             for image, label, position in zip(x.split(1), y.split(1), index, strict=True):
-                new = position not in rows
+                new, pixels = position not in rows, tensors_digest({"x": image})
+                if not new and rows[position]["pixels"] != pixels:
+                    raise ValueError(
+                        f"image {position} of {data} is not the one that {file} has a row of; choose another "
+                        "`similarity.output`, or restore the data"
+                    )
                 if new:
                     with progress.inside("fresh noise", "draw") as draws, forked_randomness(settings.seed, position):
                         cosines = eot_similarity(view, known, attack, image, label, settings.counts, chunk, draws)
                     values = {key: value[0].tolist() for key, value in cosines._asdict().items()}
-                    rows[position] = {"index": position, "label": int(label), **values}
+                    rows[position] = {"index": position, "label": int(label), "pixels": pixels, **values}
                     append(file, (json.dumps(rows[position]) + "\n").encode())
                 progress.advance(1, skipped=not new)
         wanted = [rows[position] for position in index]

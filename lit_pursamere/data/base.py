@@ -7,6 +7,7 @@ results and purified copies can be keyed by it. With a purified set, training ba
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -216,6 +217,17 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             generator = getattr(np.random, self.test_generator)(self.test_seed)
             chosen = [chosen[position] for position in generator.permutation(len(chosen))]
         return sorted(chosen[:size])
+
+    def evaluated(self) -> dict[str, object]:
+        """Which images `test` evaluates: count, shape, and a digest of their positions, pixels and labels."""
+        digest, indices = hashlib.sha256(), self.test_indices()
+        source = self.sources["test" if self.evaluate == "test" else "train"]
+        for index in indices:
+            x, y = source[index]
+            digest.update(f"{index} {int(y)} {tuple(x.shape)}".encode())
+            digest.update(x.contiguous().numpy())
+        shape = [self.channels, self.image_size, self.image_size]
+        return {"count": len(indices), "digest": digest.hexdigest()[:16], "shape": shape}
 
     def training_images(self, count: int | None = None) -> Tensor:
         """Training images (N, C, H, W) in [0, 1] without augmentation: all, or `count` of them chosen by `seed`."""

@@ -9,6 +9,7 @@ hangs on rounding.
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import yaml
 from torch import nn
 
 from lit_pursamere.defense import Defense
-from lit_pursamere.manifest import read_manifest
+from lit_pursamere.manifest import differences, read_manifest, settings_of
 from lit_pursamere.progress import Progress
 from lit_pursamere.results import read_rows
 from lit_pursamere.results.images import read_images
@@ -132,8 +133,9 @@ def check_systems(folder: Path, systems: dict[str, Defense], manifest: dict) -> 
     for name, text in manifest["systems"].items():
         if name not in systems:
             raise ValueError(f"{folder} evaluated the system {name!r}, which the configuration lacks")
-        if (now := systems[name].description) != text:
-            raise ValueError(f"{name} was {text} in {folder}, but the configuration says {now}")
+        there, now = {name: text, **manifest["purifiers"][name]}, systems[name]
+        if found := differences(there, json.loads(json.dumps({name: now.description, **settings_of(now.purifier)}))):
+            raise ValueError(f"{name} of the run in {folder} is another than that of the configuration ({found})")
         if (digest := state_digest(systems[name].to(dtype))) != manifest["weights"][name]:
             raise ValueError(
                 f"the weights of {name} are not those of the run in {folder}: {digest[:12]} instead of "

@@ -6,7 +6,6 @@ rows per image  ->  records  ->  report.md, report.csv, figures, TensorBoard
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -122,14 +121,9 @@ class LitRobustness(pl.LightningModule):
     def manifest(self) -> dict[str, object]:
         """What decides the verdicts; a folder of records belongs to exactly one of these."""
         data = self.trainer.datamodule
-        indices = data.test_indices()
         return {
             "data": f"{data.name}, {data.evaluate} images",
-            "images": {
-                "count": len(indices),
-                "digest": hashlib.sha256(",".join(map(str, indices)).encode()).hexdigest()[:16],
-                "shape": [data.channels, data.image_size, data.image_size],
-            },
+            "images": data.evaluated(),
             "systems": {name: defense.description for name, defense in self.systems.items()},
             "purifiers": {name: settings_of(defense.purifier) for name, defense in self.systems.items()},
             "weights": {name: state_digest(defense) for name, defense in self.systems.items()},

@@ -8,7 +8,7 @@ line says so by name. Whatever prefix the names carry (`module.`, `score_model.n
 """
 
 from lit_pursamere.weights.loading import WeightFile, inspect_weights, load_weights, read_weights
-from lit_pursamere.weights.saving import model_card, save_weights, sha256, state_digest
+from lit_pursamere.weights.saving import model_card, save_weights, sha256, state_digest, tensors_digest
 
 __all__ = [
     "WeightFile",
@@ -19,4 +19,5 @@ __all__ = [
     "save_weights",
     "sha256",
     "state_digest",
+    "tensors_digest",
 ]

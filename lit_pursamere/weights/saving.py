@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from lit_pursamere import __version__
 from lit_pursamere.atomic import replacing
 
-__all__ = ["model_card", "package_versions", "save_weights", "sha256", "state_digest", "write_tensors"]
+__all__ = [
+    "model_card",
+    "package_versions",
+    "save_weights",
+    "sha256",
+    "state_digest",
+    "tensors_digest",
+    "write_tensors",
+]
 
 PACKAGES = ("torch", "pytorch-lightning", "torchvision")
 
@@ -106,9 +114,19 @@ def _sort_metadata(path: Path) -> None:
 
 
 def state_digest(module: nn.Module) -> str:
-    """Hex digest of a module's tensors, names and shapes included: tells whether two sets of weights are the same."""
+    """Hex digest of a module's tensors, names and shapes included: tells whether two modules compute with the same.
+
+    Buffers that no weight file holds count as well, such as the mean and deviation that images are normalised by.
+    """
+    named = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    return tensors_digest(named)
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hex digest of tensors with their names, shapes and types, in any order."""
     digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
+    for name, tensor in sorted(tensors.items()):
+        own = tensor.detach().cpu().flatten().clone(memory_format=torch.contiguous_format)
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(own.view(torch.uint8).numpy())
     return digest.hexdigest()

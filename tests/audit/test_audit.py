@@ -1,6 +1,7 @@
 """The audit catches what it is there for: masked gradients, weak attacks, lucky draws; and clears what is sound."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from lit_pursamere.audit import CHECKS, Audit, Examination, choose_attack, run_a
 from lit_pursamere.audit.run import examine
 from lit_pursamere.cli import main
 from lit_pursamere.defense import Defense
-from lit_pursamere.purifiers import Identity, Purifier
+from lit_pursamere.diffusion import GaussianMixtureScore
+from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
+from lit_pursamere.results.locks import FolderLock
 from lit_pursamere.threat import ThreatModel
 
 SHAPE = (1, 8, 8)
@@ -154,6 +157,67 @@ def test_an_audit_that_was_stopped_goes_on(tmp_path):
     assert Counted.calls == 0 < resumed
     with pytest.raises(ValueError, match="another configuration"):
         run_audit(audit, defense, "PGD6", PGD(ThreatModel("linf", 0.2), "exact", 6), x, y)
+
+
+def test_a_stochastic_defence_that_was_stopped_goes_on_to_the_same_findings(tmp_path):
+    """Every question has draws of its own, whichever were answered before."""
+    defense, x, y = world(Shiver())
+    checks = ["deterministic", "single_step", "restarts", "planted"]
+    audit = Audit(queries=20, planted=3, checks=checks, output=str(tmp_path / "out"))
+    attack, file = PGD(ThreatModel("linf", 0.2), "exact", 2, eot=2), tmp_path / "out/verdicts.json"
+    first = run_audit(audit, defense, "PGD2", attack, x, y, evaluations=3, seed=1)
+    verdicts = json.loads(file.read_text())
+    for kept in (1, 2, 4):
+        file.write_text(json.dumps(dict(list(verdicts.items())[:kept])))
+        torch.manual_seed(kept)
+        assert run_audit(audit, defense, "PGD2", attack, x, y, evaluations=3, seed=1) == first
+        assert json.loads(file.read_text()) == verdicts
+
+
+def pursamere(**settings) -> PurSAMERE:
+    means = torch.rand((2, *SHAPE), generator=torch.Generator().manual_seed(2))
+    return PurSAMERE(GaussianMixtureScore(means, 0.1), 0.5, 0.1, 1, [0.3, 0.1], **settings)
+
+
+@pytest.mark.parametrize(
+    "other, named",
+    [
+        ({"lr_max": 0.05}, "defense.purifier.lr_max: there 0.1, now 0.05"),
+        ({"lr_schedule": "as_printed"}, "defense.purifier.lr_schedule"),
+        ({"pixel": 0.5}, "images.digest"),
+        ({"label": 3}, "images.digest"),
+        ({"seed": 1}, "seed: there 0, now 1"),
+        ({"data": "others"}, "data: there 'digits', now 'others'"),
+        ({"batch": 8}, "batch: there 64, now 8"),
+        ({"classifier": 1.5}, "weights"),
+    ],
+    ids=str,
+)
+def test_an_audit_answers_for_nothing_else(other, named, tmp_path):
+    """A folder's answers are given again only to the very question that was asked."""
+    _, x, y = world()
+    audit = Audit(queries=4, planted=1, checks=["single_step"], output=str(tmp_path / "out"))
+    attack = PGD(ThreatModel("linf", 0.1), "bpda", 1)
+
+    def ask(pixel=None, label=None, seed=0, data="digits", batch=64, classifier=1.0, **settings):
+        defense = world(pursamere(**settings))[0]
+        defense.classifier[1].weight.data.mul_(classifier)
+        images, classes = x.clone(), y.clone()
+        images[2, 0, 0, 0] = images[2, 0, 0, 0] if pixel is None else pixel
+        classes[2] = classes[2] if label is None else label
+        return run_audit(audit, defense, "PGD1", attack, images, classes, batch=batch, seed=seed, data=data)
+
+    assert ask() == ask()
+    with pytest.raises(ValueError, match="another configuration.*" + re.escape(named)):
+        ask(**other)
+
+
+def test_an_audit_keeps_others_out_of_its_folder(tmp_path):
+    defense, x, y = world()
+    lock = FolderLock(tmp_path)
+    with pytest.raises(OSError, match="another run"):
+        run_audit(Audit(output=str(tmp_path)), defense, "PGD", PGD(ThreatModel("linf", 0.1)), x, y)
+    lock.release()
 
 
 def test_mistakes_name_the_value_and_the_mend():

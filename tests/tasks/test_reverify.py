@@ -114,11 +114,17 @@ def test_other_weights_are_refused(run, template, capsys):
     assert "the weights of " in error_of(capsys, run)
 
 
-def test_another_purifier_is_refused(run, tmp_path, capsys):
+@pytest.mark.parametrize("setting, value", [("rho_pur", 0.6), ("lr_max", 0.05), ("lr_schedule", "as_printed")])
+def test_another_purifier_is_refused(setting, value, run, tmp_path, capsys):
     content = yaml.safe_load((run / "config.yaml").read_text())
-    content["model"]["init_args"]["purifier"]["init_args"]["rho_pur"] = 0.6
+    content["model"]["init_args"]["purifier"]["init_args"][setting] = value
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(content))
-    assert "rho_pur=0.6" in error_of(capsys, run, "--config", tmp_path / "other.yaml")
+    error = error_of(capsys, run, "--config", tmp_path / "other.yaml")
+    assert "PurSAMERE of the run in" in error and f"{setting}: there" in error and f"now {value!r}" in error
+
+
+def test_a_configuration_without_a_model_is_refused(run, tmp_path, capsys):
+    content = yaml.safe_load((run / "config.yaml").read_text())
     del content["model"]
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(content))
     assert "has no `model`" in error_of(capsys, run, "--config", tmp_path / "other.yaml")

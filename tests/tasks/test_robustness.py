@@ -392,6 +392,26 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path, monkeypatch):
     assert (tmp_path / "out/manifest.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("changed", ["pixel", "label", "order"])
+def test_other_images_under_the_same_name_are_refused(changed, tmp_path, monkeypatch):
+    evaluate(tmp_path)
+    load = Digits.load
+
+    def other(data, split):
+        source = load(data, split)
+        if changed == "pixel":
+            source.images[3, 0, 0, 0] += 1 / 16
+        elif changed == "label":
+            source.labels[3] = (source.labels[3] + 1) % 10
+        else:
+            source.images[:2], source.labels[:2] = source.images[:2].flip(0), source.labels[:2].flip(0)
+        return source
+
+    monkeypatch.setattr(Digits, "load", other)
+    with pytest.raises(ValueError, match=r"another configuration \(images\.digest"):
+        evaluate(tmp_path)
+
+
 def test_a_folder_that_another_run_writes_to_is_refused(tmp_path):
     evaluate(tmp_path)
     lock = FolderLock(tmp_path / "out")

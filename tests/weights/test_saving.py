@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import sys
 
@@ -10,7 +11,16 @@ import torch
 from safetensors import safe_open
 
 import lit_pursamere
-from lit_pursamere.weights import inspect_weights, model_card, read_weights, save_weights, saving
+from lit_pursamere.networks import WideResNet
+from lit_pursamere.weights import (
+    inspect_weights,
+    model_card,
+    read_weights,
+    save_weights,
+    saving,
+    state_digest,
+    tensors_digest,
+)
 from lit_pursamere.weights.saving import write_tensors
 
 FACTS = {
@@ -92,3 +102,20 @@ def test_the_card_comes_back(tmp_path, ncsnv2):
     digest = save_weights(ncsnv2, tmp_path / "w.safetensors", card)
     found = inspect_weights(tmp_path / "w.safetensors")
     assert found.metadata == card and found.sha256 == digest
+
+
+def test_digests_tell_apart_whatever_computes_otherwise():
+    """Normalisation is part of a network, though no weight file holds it; shapes and names count."""
+    networks = {mean: WideResNet(10, 1, mean=[mean] * 3, std=[0.2] * 3) for mean in (0.4, 0.5)}
+    for network in networks.values():
+        network.load_state_dict(networks[0.4].state_dict())
+    assert state_digest(networks[0.4]) != state_digest(networks[0.5])
+    assert state_digest(networks[0.4]) == state_digest(copy.deepcopy(networks[0.4]))
+    tensors = {"a": torch.arange(6.0), "b": torch.ones(()).expand(1)}
+    others = [
+        {**tensors, "a": torch.arange(6.0).reshape(2, 3)},
+        {**tensors, "a": torch.arange(6.0).double()},
+        {"c": tensors["a"], "b": tensors["b"]},
+        {**tensors, "b": torch.zeros(())},
+    ]
+    assert len({tensors_digest(t) for t in [tensors, dict(reversed(tensors.items())), *others]}) == 1 + len(others)
