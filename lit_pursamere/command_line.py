@@ -67,6 +67,7 @@ def command_line(
     import pytorch_lightning as pl
     from pytorch_lightning.cli import LightningCLI
 
+    from lit_pursamere.composition import compose
     from lit_pursamere.data import ImageDataModule
     from lit_pursamere.saved_config import SaveConfig
 
@@ -89,7 +90,7 @@ def command_line(
     return CLI(
         pl.LightningModule,
         ImageDataModule,
-        args=args,
+        args=compose(args),
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,

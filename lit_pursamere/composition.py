@@ -1,0 +1,140 @@
+"""One configuration out of files and options, in their order.
+
+    whatever is given as a whole replaces what stood there, entirely:  a file, the name of a class, a mapping with
+    `class_path`, a list, the mapping of `attacks`;  `attacks+` adds to those that stand there
+    every other mapping changes the settings that it names, and so does a dotted option, `--model.purifier.rho_pur 2`
+
+Files name others relative to themselves; what they name is read, never run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["compose", "overlay", "read_yaml"]
+
+SECTIONS = ("model", "data")  # what options may take apart; those of the trainer are left to the parser
+WHOLE = ("attacks",)
+FILE = re.compile(r"[^\s{}\[\]]+\.ya?ml")
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.[\d_]+)([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(file: Path, within: tuple[Path, ...] = ()) -> Any:
+    """The content of a YAML file, with the files that it names in place of their names.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no YAML, or files name each other in a circle.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}" + (f", which {within[-1]} names" if within else ""))
+    if file.resolve() in within:
+        raise ValueError(f"{file} names itself, by way of {', '.join(map(str, within))}")
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+    return _inlined(content, file, (*within, file.resolve()))
+
+
+def _inlined(value: Any, file: Path, within: tuple[Path, ...]) -> Any:
+    if isinstance(value, dict):
+        return {key: _inlined(item, file, within) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_inlined(item, file, within) for item in value]
+    if isinstance(value, str) and FILE.fullmatch(value):
+        return read_yaml(file.parent / value, within)
+    return value
+
+
+def overlay(below: Any, above: Any, name: str = "") -> Any:
+    """What stands after `above` was given where `below` stood; neither is changed."""
+    if not isinstance(above, Mapping) or not isinstance(below, Mapping) or "class_path" in above or name in WHOLE:
+        return above
+    if "class_path" in below and above and not {"init_args", "dict_kwargs"} & above.keys():
+        return {**below, "init_args": overlay(below.get("init_args") or {}, above)}
+    found = dict(below)
+    for key, value in above.items():
+        plain = key.removesuffix("+") if isinstance(key, str) else key
+        if plain != key:
+            found[plain] = {**(found.get(plain) or {}), **value}
+        else:
+            found[key] = overlay(found.get(key), value, key)
+    return found
+
+
+def compose(args: list[str]) -> list[str]:
+    """The command line with one configuration in place of all `--config` files and of all options of model and data.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ValueError: If a file is no YAML, or an option lacks its value.
+    """
+    if {"--help", "-h"} & set(args) or any(arg.endswith(".help") for arg in args):
+        return args
+    config: dict[str, Any] = {}
+    rest: list[str] = []
+    for name, value in _options(args):
+        parts = name.removeprefix("--").split(".")
+        if value is None:
+            rest.append(name)
+        elif name == "--config":
+            config = overlay(config, _content(value) if value.lstrip().startswith("{") else read_yaml(Path(value)))
+        elif parts[0] in SECTIONS:
+            config = _with(config, parts, _content(value))
+        else:
+            rest.append(f"{name}={value}")
+    verb = rest[:1] if rest and not rest[0].startswith("-") else []
+    return [*verb, *([f"--config={json.dumps(config)}"] if config else []), *rest[len(verb) :]]
+
+
+def _options(args: list[str]) -> Iterator[tuple[str, str | None]]:
+    """Names and values, in their order; words that belong to no option have none."""
+    words = iter(args)
+    for word in words:
+        name, given, value = word.partition("=")
+        takes = name == "--config" or name.removeprefix("--").split(".")[0] in SECTIONS
+        if not word.startswith("--") or not (given or takes):
+            yield word, None
+        elif given or (value := next(words, None)) is not None:
+            yield name, value
+        else:
+            raise ValueError(f"{name} lacks its value")
+
+
+def _content(text: str) -> Any:
+    """What the value of an option means: a file's content, a mapping, a list, nothing, or a word for the parser."""
+    if FILE.fullmatch(text):
+        return read_yaml(Path(text))
+    if text in ("null", "~") or text[:1] in ("{", "["):
+        return _inlined(yaml.load(text, Loader), Path("."), ())
+    return text
+
+
+def _with(node: Any, parts: list[str], value: Any, name: str = "") -> Any:
+    """The node with a setting changed, by its path from there."""
+    if not parts:
+        return overlay(node, value, name)
+    if isinstance(node, str):
+        node = {"class_path": node}
+    node = node if isinstance(node, Mapping) else {}
+    if "class_path" in node and parts[0] not in ("class_path", "init_args", "dict_kwargs"):
+        parts = ["init_args", *parts]
+    head, *tail = parts
+    return {**node, head: _with(node.get(head), tail, value, head)}
