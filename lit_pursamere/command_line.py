@@ -78,6 +78,12 @@ def command_line(
             for name, group in (options or {}).items():
                 parser.add_class_arguments(group, name)
 
+        def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: object) -> LightningArgumentParser:
+            parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+            if subcommand == "test":  # LitRobustness prints a table of its own
+                parser.set_defaults(verbose=False)
+            return parser
+
         def before_instantiate_classes(self) -> None:
             prepare(self.config)
 

@@ -49,8 +49,8 @@ class Defense(nn.Module):
         classifier: Maps images (B, C, H, W) in [0, 1] to logits (B, K).
         ensemble: How many purified copies of an image make an answer, and how.
         surrogate: What an attacker with the view `surrogate` differentiates instead of the purifier.
-        detector: Looks at images before they are purified; verdicts count rejected images as wrong. Logits, and with
-            them what attackers differentiate, do not know of it: `attacks.DetectorPGD` does.
+        detector: Looks at images before they are purified; what it rejects, verdicts count as `results.verdicts` says.
+            Logits, and with them what attackers differentiate, do not know of it: `attacks.DetectorPGD` does.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from typing import Any
 
 from lit_pursamere.atomic import write_whole
 
-__all__ = ["check_manifest", "differences", "digest_of", "read_manifest", "settings_of", "write_manifest"]
+__all__ = ["check_manifest", "differences", "digest_of", "read_manifest", "setting_of", "settings_of", "write_manifest"]
 
 NAME = "manifest.json"
 LONG = 8  # from this length on, a list of settings is told by its ends and a checksum
@@ -78,34 +78,45 @@ def digest_of(value: object) -> str:
 
 
 def settings_of(module: Any, depth: int = 1) -> dict[str, object]:
-    """What a module was built with: its class, its public attributes, and the same of the modules in it.
+    """What a module was built with.
+
+    That is its own `settings` if it has such; otherwise its class, its public attributes, and the same of the modules
+    in it. Weights are no part of it.
 
     Args:
         module: A torch module, such as a purifier.
-        depth: How far to look into modules within modules; deeper ones are told by their class alone.
+        depth: How far to look into modules within modules; deeper ones are told by their class and a checksum.
 
     Returns:
         JSON values by name, the same in every process.
     """
+    if isinstance(told := getattr(module, "settings", None), dict):
+        return setting_of(told)
     own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
     found: dict[str, object] = {"class": type(module).__name__}
-    found |= {name: _plain(value) for name, value in own.items()}
+    found |= {name: setting_of(value) for name, value in own.items()}
     for name, child in module.named_children():
-        found[name] = settings_of(child, depth - 1) if depth else type(child).__name__
+        inner = settings_of(child, max(depth - 1, 0))
+        found[name] = inner if depth else {"class": type(child).__name__, "sha256": digest_of(inner)[:12]}
     return found
 
 
-def _plain(value: object) -> object:
+def setting_of(value: object) -> object:
     """A setting as a JSON value, short, and without anything that changes from process to process."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
-        items = [_plain(item) for item in value]
+        items = [setting_of(item) for item in value]
         if len(items) < LONG:
             return items
         return f"{len(items)} values, {items[0]} to {items[-1]}, sha256 {digest_of(items)[:12]}"
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): setting_of(item) for key, item in value.items()}
+    if isinstance(value, type):
+        return value.__qualname__
     if dataclasses.is_dataclass(value):
-        return repr(value)
+        fields = {field.name: setting_of(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **fields}
+    if hasattr(value, "named_children"):
+        return settings_of(value, depth=0)
     return getattr(value, "__qualname__", type(value).__qualname__)

@@ -14,21 +14,21 @@ PARTS = """
     import torch
     from torch import nn
 
-    from lit_pursamere.purifiers import Purifier
+    from lit_pursamere.purifiers import Identity, Purifier
 
 
-    class Brightened(Purifier):
+    class Brightened(Identity):
         def forward(self, x, noise=None):
             return x + 0.3
 
 
     class Shrunken(Purifier):
-        def forward(self, x, noise=None):
+        def purify(self, x, noise):
             return x[..., ::2, ::2]
 
 
     class Overflowing(Purifier):
-        def forward(self, x, noise=None):
+        def purify(self, x, noise):
             return x / x.amax() * torch.inf
 
 

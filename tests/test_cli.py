@@ -46,6 +46,20 @@ def test_fractions_parse_and_are_saved_as_written(capsys):
     assert config["model"]["init_args"]["attacks"]["gPGD20"]["init_args"]["threat"]["eps"] == 0.15
 
 
+def test_a_test_prints_its_own_table_and_no_other(capsys, tmp_path):
+    assert printed_config(capsys, *ROBUST)["verbose"] is False
+    assert printed_config(capsys, *ROBUST, "--verbose", "true")["verbose"] is True
+    assert printed_config(capsys, "validate", "--config", "configs/digits/score.yaml")["verbose"] is True
+    options = {
+        "model.purifier": "Identity", "model.checkpoint": "null", "model.attacks": "{}", "model.pictures": "0",
+        "model.output": str(tmp_path / "out"), "data.test_size": "2", "trainer.logger": "false",
+        "trainer.default_root_dir": str(tmp_path),
+    }  # fmt: skip
+    assert main([*ROBUST, *(word for name, value in options.items() for word in (f"--{name}", value))]) == 0
+    text = capsys.readouterr().out
+    assert "| Identity | clean " in text and "Test metric" not in text
+
+
 def test_configs_compose(capsys):
     config = printed_config(
         capsys, *ROBUST, "--config", "configs/data/cifar10.yaml", "--model.purifier", "configs/purifier/pursamere.yaml",

@@ -19,7 +19,7 @@ PARTS = """
 
 
     class Fragile(Purifier):
-        def forward(self, x, noise=None):
+        def purify(self, x, noise):
             if x.requires_grad:
                 raise ValueError("fragile: no gradients")
             return x
@@ -30,7 +30,7 @@ PARTS = """
             super().__init__()
             self.inner = inner
 
-        def forward(self, x, noise=None):
+        def purify(self, x, noise):
             return self.inner(x, noise)
 """
 WALK = {"class_path": "MALADE", "init_args": {"steps": 2, "alpha": 0.02}}
@@ -236,7 +236,7 @@ def test_the_shared_score_model_goes_wherever_one_is_taken_unless_the_entry_has_
     assert entries["MALADE"].purifier == {"class_path": "MALADE", "init_args": given}
     assert entries["around"].purifier["init_args"]["inner"]["init_args"] == given
     assert entries["own"].purifier["init_args"] == {"score_model": own}
-    assert entries["none"].purifier == {"class_path": "Identity", "init_args": {}}
+    assert entries["none"].purifier == {"class_path": "Identity", "init_args": {"score_model": given["score_model"]}}
 
 
 def test_arguments_are_those_of_an_ordinary_test(content, tmp_path):

@@ -48,7 +48,9 @@ def test_every_setting_counts():
     found = [of(sigmas=levels, **options) for options in others] + [of(sigmas=inner)]
     assert len({digest_of(settings) for settings in [plain, *found]}) == 7
     score = settings_of(PurSAMERE(NCSNv2Score(4, 1, 8)))["score_model"]
-    assert score == {"class": "NCSNv2Score", "network": "NCSNv2"}
+    assert score.keys() == {"class", "network"} and score["network"]["class"] == "NCSNv2"
+    assert score["network"] == settings_of(PurSAMERE(NCSNv2Score(4, 1, 8)))["score_model"]["network"]
+    assert score["network"] != settings_of(PurSAMERE(NCSNv2Score(8, 1, 8)))["score_model"]["network"]
 
 
 def test_modules_that_a_purifier_needs_are_part_of_it():

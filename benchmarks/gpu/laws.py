@@ -303,10 +303,10 @@ class Watched(Purifier):
     """Notes in which precision its only step is computed, on the way there and on the way back."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(seed=0)
         self.seen: list[tuple[bool, torch.dtype]] = []
 
-    def forward(self, x: Tensor, noise: object = None) -> Tensor:
+    def purify(self, x: Tensor, noise: object) -> Tensor:
         return self.checkpointed(self._step, x)[0]
 
     def _step(self, x: Tensor) -> tuple[Tensor]:

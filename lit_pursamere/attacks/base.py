@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import count
 from typing import NamedTuple, final
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lit_pursamere.attacks.scheduler import Landed, cycle, run_in_slots
 from lit_pursamere.host import at_once, note, settle
+from lit_pursamere.manifest import setting_of
 from lit_pursamere.threat import GRADIENTS, Gradient, ThreatModel
 
 __all__ = ["Attack", "IterativeAttack", "Outcome", "Progress"]
@@ -64,6 +65,16 @@ class Attack(ABC):
     def __post_init__(self) -> None:
         if self.gradient not in GRADIENTS:
             raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {self.gradient!r}")
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Its class and every field by name as JSON values; attacks, purifiers and networks in it as dictionaries.
+
+        Weight files are left out: a digest of what they held says more than their place.
+        """
+        told = {field.name: getattr(self, field.name) for field in fields(self) if field.compare}
+        modules = {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
+        return {"class": type(self).__name__, **{name: setting_of(value) for name, value in (told | modules).items()}}
 
     @final
     def __call__(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress | None = None) -> Outcome:

@@ -96,7 +96,7 @@ def run_audit(
     folder = Path(audit.output)
     settings = {key: value for key, value in asdict(audit).items() if key not in ("output", "checks", "attack")}
     manifest = {
-        "audit": settings, "attack": repr(attack), "defense": defense.settings, "weights": state_digest(defense),
+        "audit": settings, "attack": attack.settings, "defense": defense.settings, "weights": state_digest(defense),
         "data": data, "images": {"count": len(x), "digest": tensors_digest({"x": x, "y": y})},
         "evaluations": evaluations, "batch": batch, "seed": seed,
     }  # fmt: skip
@@ -144,6 +144,8 @@ def as_markdown(exam: Examination, name: str, findings: dict[str, Finding]) -> s
         "",
         _summary(exam, list(findings.values())),
     ]
+    if exam.defense.detector is not None:
+        lines += ["", f"The detector {exam.defense.detector} is left out: nothing was rejected."]
     return "\n".join(lines) + "\n"
 
 

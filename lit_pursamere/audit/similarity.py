@@ -114,7 +114,7 @@ def run_similarity(
     view, known = (d.view(attack.gradient) for d in (defense, known_twin(defense, settings.table)))
     manifest = {
         **{key: value for key, value in asdict(settings).items() if key not in ("attack", "images", "output")},
-        "attack": repr(attack), "defense": defense.settings, "weights": state_digest(defense), "data": data,
+        "attack": attack.settings, "defense": defense.settings, "weights": state_digest(defense), "data": data,
         "chunk": chunk,
     }  # fmt: skip
     folder = Path(settings.output)

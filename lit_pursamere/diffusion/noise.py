@@ -16,13 +16,14 @@ the attacker knows is a property of the defence that he attacks (Liu et al., 202
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lit_pursamere.diffusion.image_noise import combine, keyed_normal, next_keys
+from lit_pursamere.diffusion.image_noise import combine, keyed_normal, next_keys, scramble
 from lit_pursamere.host import onto
 
 __all__ = ["FreshNoise", "NoiseSource", "NoiseTables", "PartlySeededNoise", "SeededNoise", "noise_source"]
@@ -52,28 +53,44 @@ def check_stream(stream: str) -> int:
 
 @dataclass(frozen=True)
 class SeededNoise(NoiseSource):
-    """The same draws at every call and for every image of a batch, on every device.
+    """The same draws at every call and for every image of a batch, on every device: a noise table.
 
     Sharing one draw between all images makes a purifier a function of the image alone: neither the position in a
     batch nor the batch size can matter.
 
+    Step k of stream number s is drawn by torch's CPU generator with seed k + 2^30 s for seed 0, and from 64-bit keys,
+    see `image_noise`, for all others: of a seed that generator uses 32 bits, too few to keep seeds, branches, streams
+    and steps apart.
+
     Args:
-        seed: Step k of stream `level` uses the generator seed `seed + k`; other streams start 2^30 apart.
+        seed: Number in [0, 2^30).
+        branch: Which of the tables that descend from the seed: () the first, (3,) its copy 3, (3, 1) copy 1 of that.
     """
 
     seed: int = 0
+    branch: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**30:
             raise ValueError(f"SeededNoise needs a seed in [0, 2^30); got {self.seed}")
 
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed + k + (check_stream(stream) << 30))
-        noise = torch.randn((count, *like.shape[1:]), generator=generator, dtype=torch.float32)
-        return onto(noise.unsqueeze(1), like.device, like.dtype)
+        shape = like.shape[1:]
+        if self.seed or self.branch:
+            one = torch.empty((1, *shape), device="cpu")
+            noise = KeyedNoise(self.keys).draw(stream, k, count, one)
+        else:
+            generator = torch.Generator().manual_seed(k + (check_stream(stream) << 30))
+            noise = torch.randn((count, 1, *shape), generator=generator, dtype=torch.float32)
+        return onto(noise, like.device, like.dtype)
+
+    @property
+    def keys(self) -> Tensor:
+        """The key (1,) of seed and branch."""
+        return reduce(combine, self.branch, scramble(torch.tensor([self.seed], device="cpu")))
 
     def copy(self, number: int) -> SeededNoise:
-        return SeededNoise(self.seed + (number << 14))
+        return replace(self, branch=(*self.branch, number)) if number else self
 
 
 @dataclass(frozen=True)
@@ -108,15 +125,22 @@ class PartlySeededNoise(NoiseSource):
     Args:
         seed: Seed of the known streams, as in `SeededNoise`.
         streams: The known streams.
+        branch: Branch of the known streams, as in `SeededNoise`.
     """
 
     seed: int = 0
     streams: tuple[str, ...] = ("forward",)
+    branch: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        SeededNoise(self.seed)
+        _ = self.known  # complains of the seed
         if unknown := set(self.streams) - set(STREAMS):
             raise ValueError(f"unknown noise streams {sorted(unknown)}; known: {', '.join(STREAMS)}")
+
+    @property
+    def known(self) -> SeededNoise:
+        """Where the known streams come from."""
+        return SeededNoise(self.seed, self.branch)
 
     def once(self, like: Tensor) -> NoiseSource:
         return PartlyKnown(self, FreshNoise().once(like))
@@ -125,7 +149,7 @@ class PartlySeededNoise(NoiseSource):
         return self.once(like).draw(stream, k, count, like)
 
     def copy(self, number: int) -> PartlySeededNoise:
-        return PartlySeededNoise(self.seed + (number << 14), self.streams)
+        return replace(self, branch=self.known.copy(number).branch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +160,7 @@ class PartlyKnown(NoiseSource):
     fresh: NoiseSource
 
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
-        source = SeededNoise(self.source.seed) if stream in self.source.streams else self.fresh
+        source = self.source.known if stream in self.source.streams else self.fresh
         return source.draw(stream, k, count, like)
 
 
@@ -146,7 +170,7 @@ class NoiseTables(NoiseSource):
 
     Args:
         tables: Number of tables; 1 is `SeededNoise`.
-        seed: Table j is `SeededNoise(seed + 2^14 j)`: more steps than any purifier has lie between two tables.
+        seed: Table j is copy j of `SeededNoise(seed)`.
     """
 
     tables: int = 128
@@ -155,10 +179,10 @@ class NoiseTables(NoiseSource):
     def __post_init__(self) -> None:
         if self.tables < 1:
             raise ValueError(f"NoiseTables needs at least one table; got {self.tables}")
-        self.table(self.tables - 1)
+        self.table(0)
 
     def table(self, number: int) -> SeededNoise:
-        return SeededNoise(self.seed + (number << 14))
+        return SeededNoise(self.seed).copy(number)
 
     def once(self, like: Tensor) -> NoiseSource:
         return ChosenTables(self, tuple(combine(next_keys(like), 0).remainder(self.tables).tolist()))

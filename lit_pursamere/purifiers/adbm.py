@@ -22,10 +22,9 @@ from lit_pursamere.diffusion import (
     VariancePreserving,
     ddim_step,
     diffuse,
-    noise_source,
     vp_noise,
 )
-from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.purifiers.base import Purifier, Seed
 
 __all__ = ["ADBM"]
 
@@ -43,7 +42,6 @@ class ADBM(Purifier):
     leave too little variance.
 
     Args:
-        score_model: Estimates the noise in noisy images; frozen here.
         noise_level: Index in 0..999 of the signal power to which the image is diffused.
         steps: DDIM steps, equally spaced from index noise_level - 1 down.
         rounds: How often the whole purification is repeated (the authors' `stack`).
@@ -51,12 +49,13 @@ class ADBM(Purifier):
             index i of the schedule that it was trained on, and the image is diffused one index beyond the first step.
             `consistent`: the training schedule and the first step's index for everything.
         clip: Whether the estimate of the clean image is clipped to the box at every step.
-        seed: Seed of the noise, which all images share; `fresh`: new noise for every image at every call; or any
-            `NoiseSource`. Stream `forward`, one draw a round.
+        seed: Stream `forward`, one draw a round.
 
     Raises:
         ValueError: If the steps do not divide the noise level, a number is out of range or the schedule is unknown.
     """
+
+    streams = ("forward",)
 
     def __init__(
         self,
@@ -66,9 +65,9 @@ class ADBM(Purifier):
         rounds: int = 1,
         schedule: Literal["official", "consistent"] = "official",
         clip: bool = True,
-        seed: int | Literal["fresh"] | NoiseSource = "fresh",
+        seed: Seed = "fresh",
     ) -> None:
-        super().__init__()
+        super().__init__(score_model, seed)
         if not 0 < noise_level < TRAINED.steps or steps < 1 or noise_level % steps or rounds < 1:
             raise ValueError(
                 "ADBM needs a noise_level in 1..999, a number of steps that divides it, and rounds >= 1; "
@@ -76,7 +75,6 @@ class ADBM(Purifier):
             )
         if schedule not in ("official", "consistent"):
             raise ValueError(f"ADBM's schedule must be 'official' or 'consistent'; got {schedule!r}")
-        self.score_model = score_model.requires_grad_(False)
         self.noise_level, self.steps, self.rounds, self.schedule, self.clip = noise_level, steps, rounds, schedule, clip
         self.indices = tuple(range(noise_level - 1, -1, -(noise_level // steps)))
         official = schedule == "official"
@@ -85,26 +83,8 @@ class ADBM(Purifier):
         self.start = powers[noise_level if official else noise_level - 1]
         times = torch.tensor(self.indices, dtype=torch.float64) / (TRAINED.steps - 1)
         self.told = tuple(TRAINED.alpha_bar(times).tolist()) if official else self.alpha_bars
-        self.noise = noise_source(seed)
-        self.train(False)
 
-    def extra_repr(self) -> str:
-        return (
-            f"noise_level={self.noise_level}, steps={self.steps}, rounds={self.rounds}, schedule={self.schedule}, "
-            f"clip={self.clip}, noise={self.noise}"
-        )
-
-    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Purify x.
-
-        Args:
-            x: Images (B, C, H, W) in [0, 1].
-            noise: Source of the draws; None: the purifier's own.
-
-        Returns:
-            Purified images (B, C, H, W) in [0, 1].
-        """
-        noise = (noise or self.noise).once(x)
+    def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         lowers = (*self.alpha_bars[1:], 1.0)
         for k in range(self.rounds):
             u = diffuse(2 * x - 1, self.start, noise.draw("forward", k, 1, x)[0])

@@ -11,13 +11,12 @@ Reference: Yoon, Hwang, Lee (2021), "Adversarial Purification with Score-based G
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lit_pursamere.diffusion import NoiseSource, ScoreModel, noise_source
-from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.diffusion import NoiseSource, ScoreModel
+from lit_pursamere.purifiers.base import Purifier, Seed
 from lit_pursamere.threat import over_images
 
 __all__ = ["ADP"]
@@ -32,7 +31,7 @@ class ADP(Purifier):
     direction g is sigma times the score, which is the body of NCSNv2: its division by sigma is left out.
 
     Args:
-        score_model: Estimates the noise in noisy images; frozen here. The paper: NCSNv2 (its code: raw weights).
+        score_model: The paper: NCSNv2 (its code: raw weights).
         sigma: Standard deviation of the injected noise in pixel units (paper: 0.25 or 0.1). Score models other than
             NCSNv2, which does not look at it, are asked for the noise at this level throughout.
         lam: Fraction lambda of the optimal step that is taken.
@@ -41,12 +40,13 @@ class ADP(Purifier):
         tau: Step size at or below which an image is frozen. 0 never freezes.
         rescale: Whether to map x to 255/256 x + 1/512 before the first step and back after every step of an image, as
             the authors' code does.
-        seed: Seed of the noise, which all images share; `fresh`: new noise for every image at every call; or any
-            `NoiseSource`. One draw, from stream `forward`.
+        seed: One draw, from stream `forward`.
 
     Raises:
         ValueError: If a number is out of range.
     """
+
+    streams = ("forward",)
 
     def __init__(
         self,
@@ -57,35 +57,16 @@ class ADP(Purifier):
         steps: int = 10,
         tau: float = 1e-3,
         rescale: bool = False,
-        seed: int | Literal["fresh"] | NoiseSource = "fresh",
+        seed: Seed = "fresh",
     ) -> None:
-        super().__init__()
+        super().__init__(score_model, seed)
         if not all(0 < value < math.inf for value in (sigma, lam, delta)):
             raise ValueError(f"ADP needs sigma, lam and delta above 0; got {sigma}, {lam} and {delta}")
         if steps < 1 or not 0 <= tau < math.inf:
             raise ValueError(f"ADP needs steps >= 1 and tau >= 0; got {steps} and {tau}")
-        self.score_model = score_model.requires_grad_(False)
         self.sigma, self.lam, self.delta, self.steps, self.tau, self.rescale = sigma, lam, delta, steps, tau, rescale
-        self.noise = noise_source(seed)
-        self.train(False)
 
-    def extra_repr(self) -> str:
-        return (
-            f"sigma={self.sigma:g}, lam={self.lam:g}, delta={self.delta:g}, steps={self.steps}, tau={self.tau:g}, "
-            f"rescale={self.rescale}, noise={self.noise}"
-        )
-
-    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Purify x.
-
-        Args:
-            x: Images (B, C, H, W) in [0, 1].
-            noise: Source of the draws; None: the purifier's own.
-
-        Returns:
-            Purified images (B, C, H, W) in [0, 1].
-        """
-        noise = (noise or self.noise).once(x)
+    def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         x = (x + self.sigma * noise.draw("forward", 0, 1, x)[0]).clamp(0, 1)
         x = x * (255 / 256) + 1 / 512 if self.rescale else x
         running = x.new_ones(len(x))
@@ -94,7 +75,7 @@ class ADP(Purifier):
             # Nothing moves any more, so the images' results do not depend on this; a GPU would wait for the answer.
             if x.device.type == "cpu" and not running.any():
                 break
-        return x.clamp(0, 1)
+        return x
 
     def _step(self, x: Tensor, running: Tensor) -> tuple[Tensor, Tensor]:
         g = -self.score_model.predict_noise(x, self.sigma)

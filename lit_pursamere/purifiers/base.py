@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import partial, wraps
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lit_pursamere.diffusion.noise import NoiseSource
+from lit_pursamere.diffusion.noise import NoiseSource, NoiseTables, PartlySeededNoise, noise_source
+from lit_pursamere.diffusion.score_model import ScoreModel
 from lit_pursamere.host import docket
+from lit_pursamere.manifest import setting_of
 
-__all__ = ["Identity", "Purifier"]
+__all__ = ["Identity", "Knowledge", "Purifier", "Seed"]
 
+Seed = int | Literal["fresh"] | NoiseSource
+Knowledge = Literal["fresh", "fixed", "forward"] | int
 
 # By how much a recomputed state may differ, relative, in l2: kernels that will be differentiated once more round
 # differently (group norm), and a sign-like step amplifies that.
@@ -108,26 +115,87 @@ class Adjoint(torch.autograd.Function):
         return None, a
 
 
+def noted(init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor of a purifier, after which its arguments are noted and its networks are frozen.
+
+    Of constructors that call each other the outermost ends last, so what is noted are the arguments of the class.
+    """
+    signature = inspect.signature(init)
+
+    @wraps(init)
+    def construct(self: Purifier, *args: object, **kwargs: object) -> None:
+        init(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        _, *arguments = bound.arguments.items()
+        self._arguments = {name: setting_of(value) for name, value in arguments}
+        self._networks = {name for name, value in arguments if isinstance(value, nn.Module)}
+        self.requires_grad_(False).eval()
+
+    return construct
+
+
 class Purifier(nn.Module, ABC):
-    """Maps images (B, C, H, W) in [0, 1] to images of the same shape in [0, 1].
+    """Maps images (B, C, H, W) in [0, 1] to images of the same shape in [0, 1]; subclasses implement `purify`.
 
     A purifier has no state that a forward pass changes: it does no I/O, leaves weights, modes, `.grad` and, when its
     noise is seeded, the global generators alone, and treats every image on its own. It always stays in evaluation
-    mode. If gradients are enabled and x requires one, the output is differentiable with respect to x.
+    mode, and its networks are frozen. If gradients are enabled and x requires one, the output is differentiable with
+    respect to x.
+
+    Args:
+        score_model: Estimates the noise in noisy images.
+        seed: Seed of the noise, which all images share; `fresh`: new noise for every image at every call; or any
+            `NoiseSource`. Each purifier says which streams it draws from; for one that draws nothing take a number.
 
     `recompute`: whether a differentiated purification keeps only the state between its steps and computes each step a
     second time on the way back, so that memory does not grow with the number of steps.
     `first_order`: whether derivatives leave out how gradients that the purifier itself takes change with x.
     `adjoint`: whether derivatives come from walking its SDE backward; None: it integrates none.
+    `streams`: the streams of noise that it draws from, under some of its settings.
     """
 
     recompute = True
     first_order = False
     adjoint: bool | None = None
+    streams: tuple[str, ...] = ("forward", "reverse")
+
+    @noted
+    def __init__(self, score_model: ScoreModel | None = None, seed: Seed = "fresh") -> None:
+        super().__init__()
+        self.noise = noise_source(seed)
+        if score_model is not None:
+            self.score_model = score_model
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = noted(cls.__init__)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What it was built with, as JSON values: its class, then every argument of its constructor by name."""
+        return {"class": type(self).__name__, **self._arguments}
+
+    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
+        """Purify x.
+
+        Args:
+            x: Images (B, C, H, W) in [0, 1].
+            noise: Source of the draws; None: the purifier's own.
+
+        Returns:
+            Purified images (B, C, H, W), clamped to [0, 1]; x itself if `purify` hands it back.
+        """
+        purified = self.purify(x, (noise or self.noise).once(x))
+        return x if purified is x else purified.clamp(0, 1)
 
     @abstractmethod
-    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Purify x; `noise` replaces the purifier's own source of Gaussian draws."""
+    def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
+        """Purified images (B, C, H, W), which may leave the box, of images x in [0, 1]; `noise` is one purification's.
+
+        It must draw from `noise` alone, outside of its steps (see `checkpointed`).
+        """
 
     def checkpointed(self, step: Callable[..., tuple[Tensor, ...]], *state: Tensor) -> tuple[Tensor, ...]:
         """Run one step of a purification, from state to state; its noise must be drawn outside, or it would be redrawn.
@@ -173,17 +241,69 @@ class Purifier(nn.Module, ABC):
             )
         return values, g
 
+    def under(self, knowledge: Knowledge) -> Purifier:
+        """The same purifier, its networks shared, with the noise of which attackers have this knowledge.
+
+        Args:
+            knowledge: `fresh`: new draws for every image at every call, of which nothing is known; `fixed`: one table
+                of draws, known (a deterministic purifier); `forward`: the draws of the way forward are known, the
+                others fresh; a number K: one of K known tables (Liu et al., 2025, section 4). The seed is the
+                purifier's own, 0 if it has none.
+
+        Raises:
+            ValueError: If it is none of these, or the purifier has no such draws.
+        """
+        seed = getattr(self.noise, "seed", 0)
+        if knowledge == "forward" and "forward" not in self.streams:
+            raise ValueError(
+                f"{type(self).__name__} draws nothing on a way forward (its streams: "
+                f"{', '.join(self.streams) or 'none'}), so nobody can know that part alone; use noise fixed or fresh"
+            )
+        sources: dict[object, Seed] = {"fresh": "fresh", "fixed": seed, "forward": PartlySeededNoise(seed)}
+        if isinstance(knowledge, int) and not isinstance(knowledge, bool):
+            chosen: Seed = NoiseTables(knowledge, seed)
+        elif knowledge in sources:
+            chosen = sources[knowledge]
+        else:
+            raise ValueError(f"noise must be fresh, fixed, forward or a number of tables; got {knowledge!r}")
+        other = copy.copy(self)
+        other.noise, other._arguments = noise_source(chosen), {**self._arguments, "seed": setting_of(chosen)}
+        return other
+
     def train(self, mode: bool = True) -> Purifier:
         return super().train(False)
+
+    def extra_repr(self) -> str:
+        """The settings in a line, without networks and what is None."""
+        return assignments({name: value for name, value in self.settings.items() if name not in self._networks})
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
 
 
+def assignments(settings: dict[str, object]) -> str:
+    """Settings as "rho_pur=3, seed=PartlySeededNoise(seed=0)"; numbers with six digits."""
+    return ", ".join(
+        f"{name}={in_words(value)}" for name, value in settings.items() if name != "class" and value is not None
+    )
+
+
+def in_words(value: object) -> str:
+    """A setting as in `assignments`."""
+    if isinstance(value, dict):
+        return f"{value.get('class', '')}({assignments(value)})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(in_words, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 class Identity(Purifier):
-    """No purification: what an undefended classifier has."""
+    """No purification: what an undefended classifier has. It takes score model and seed as others do, for nothing."""
 
-    adjoint = False
+    adjoint, streams = False, ()
 
-    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
+    def __init__(self, score_model: ScoreModel | None = None, seed: Seed = 0) -> None:
+        super().__init__(seed=0)
+
+    def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         return x

@@ -24,12 +24,11 @@ from lit_pursamere.diffusion import (
     ScoreModel,
     VariancePreserving,
     ddpm_moments,
-    noise_source,
     reverse_sde_step,
     vp_noise,
     vp_score,
 )
-from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.purifiers.base import Purifier, Seed
 from lit_pursamere.weights import load_weights
 
 __all__ = ["COUP"]
@@ -48,8 +47,8 @@ class COUP(Purifier):
     diffused one: of variance (1 - w) tau^2, see `DiffPure`, so narrower than the images.
 
     Args:
-        score_model: Estimates the noise in noisy images; frozen here. The paper: DDPM++ (EMA weights).
-        classifier: Maps images (B, C, H, W) in [0, 1] to logits (B, K); frozen here. The paper: the classifier of the
+        score_model: The paper: DDPM++ (EMA weights).
+        classifier: Maps images (B, C, H, W) in [0, 1] to logits (B, K). The paper: the classifier of the
             defence. It sees the states of the process, which may leave the box.
         checkpoint: Weight file of the classifier, see `weights.load_weights`. None: as it is.
         lam: Weight lambda of the guidance (paper: 1, which makes the target p(x) max_y p(y | x)). 0: no classifier.
@@ -57,14 +56,13 @@ class COUP(Purifier):
         sampler: `sde`, or `ddpm`: ancestral steps from index 1000 t* down to 0, one evaluation more.
         dt: Length of a step; for `ddpm` a multiple of 1/1000.
         stochastic: Whether noise is drawn; without it only the drift moves the image.
-        seed: Seed of the noise, which all images share; `fresh`: new noise for every image at every call; or any
-            `NoiseSource`. Stream `reverse`, one draw a step.
+        seed: Stream `reverse`, one draw a step.
 
     Raises:
         ValueError: If a number is out of range or the sampler is unknown.
     """
 
-    adjoint = False
+    adjoint, streams = False, ("reverse",)
 
     def __init__(
         self,
@@ -76,45 +74,27 @@ class COUP(Purifier):
         sampler: Literal["sde", "ddpm"] = "sde",
         dt: float = 1e-3,
         stochastic: bool = True,
-        seed: int | Literal["fresh"] | NoiseSource = "fresh",
+        seed: Seed = "fresh",
     ) -> None:
-        super().__init__()
+        super().__init__(score_model, seed)
         if sampler not in ("sde", "ddpm"):
             raise ValueError(f"COUP's sampler must be 'sde' or 'ddpm'; got {sampler!r}")
         if not 0 <= lam < math.inf:
             raise ValueError(f"COUP needs lam >= 0; got {lam}")
         if checkpoint is not None:
             load_weights(classifier, checkpoint)
-        self.score_model, self.classifier = score_model.requires_grad_(False), classifier.requires_grad_(False)
+        self.classifier = classifier
         self.lam, self.t_star, self.sampler, self.dt, self.stochastic = lam, t_star, sampler, dt, stochastic
         self.steps = VP.reverse_steps(t_star, 0, dt) if sampler == "sde" else ancestral_steps(t_star, dt)
         self.draws = 0 if not stochastic else len(self.steps) - (sampler == "ddpm")
-        self.noise = noise_source(seed)
-        self.train(False)
 
-    def extra_repr(self) -> str:
-        return (
-            f"lam={self.lam:g}, t_star={self.t_star:g}, sampler={self.sampler}, dt={self.dt:g}, "
-            f"stochastic={self.stochastic}, classifier={type(self.classifier).__name__}, noise={self.noise}"
-        )
-
-    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Purify x.
-
-        Args:
-            x: Images (B, C, H, W) in [0, 1].
-            noise: Source of the draws; None: the purifier's own.
-
-        Returns:
-            Purified images (B, C, H, W) in [0, 1].
-        """
-        noise = (noise or self.noise).once(x)
+    def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         advance = self._euler if self.sampler == "sde" else self._ancestral
         steps = (
             partial(advance, step=step, z=noise.draw("reverse", k, 1, x)[0] if k <= self.draws else 0.0)
             for k, step in enumerate(self.steps, start=1)
         )
-        return ((self.integrate(2 * x - 1, steps) + 1) / 2).clamp(0, 1)
+        return (self.integrate(2 * x - 1, steps) + 1) / 2
 
     def _euler(self, u: Tensor, step: ReverseStep, z: Tensor | float) -> tuple[Tensor]:
         score = vp_score(self.score_model, u, step.alpha_bar) + self._guidance(u)

@@ -24,10 +24,9 @@ from lit_pursamere.diffusion import (
     ddim_step,
     ddpm_step,
     diffuse,
-    noise_source,
     vp_noise,
 )
-from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.purifiers.base import Purifier, Seed
 
 __all__ = ["DP_DDIM", "DP_DDPM"]
 
@@ -37,10 +36,8 @@ VP = VariancePreserving()
 class Strided(Purifier):
     """Forward diffusion to index t_star of the table of 1000 levels, then back over every (1000 / steps)-th index."""
 
-    def __init__(
-        self, score_model: ScoreModel, t_star: int, steps: int, clip: bool, seed: int | Literal["fresh"] | NoiseSource
-    ) -> None:
-        super().__init__()
+    def __init__(self, score_model: ScoreModel, t_star: int, steps: int, clip: bool, seed: Seed) -> None:
+        super().__init__(score_model, seed)
         name = type(self).__name__
         if not 0 <= t_star < VP.steps:
             raise ValueError(f"{name} needs t_star in 0..{VP.steps - 1}; got {t_star}")
@@ -49,34 +46,18 @@ class Strided(Purifier):
                 f"{name} needs steps that divide {VP.steps} into a stride that divides t_star; got steps={steps} and "
                 f"t_star={t_star}"
             )
-        self.score_model = score_model.requires_grad_(False)
         self.t_star, self.steps, self.clip = t_star, steps, clip
         self.timesteps = tuple(range(t_star, -1, -(VP.steps // steps)))
         powers = VP.alpha_bar_table.tolist()
         self.alpha_bars = tuple(powers[t] for t in self.timesteps)
-        self.noise = noise_source(seed)
-        self.train(False)
 
-    def extra_repr(self) -> str:
-        return f"t_star={self.t_star}, steps={self.steps}, clip={self.clip}, noise={self.noise}"
-
-    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Purify x.
-
-        Args:
-            x: Images (B, C, H, W) in [0, 1].
-            noise: Source of the draws; None: the purifier's own.
-
-        Returns:
-            Purified images (B, C, H, W) in [0, 1].
-        """
-        noise = (noise or self.noise).once(x)
+    def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         u = diffuse(2 * x - 1, self.alpha_bars[0], noise.draw("forward", 0, 1, x)[0])
         lowers = (*self.alpha_bars[1:], 1.0)
         for k, (alpha_bar, lower) in enumerate(zip(self.alpha_bars, lowers, strict=True), start=1):
             z = self._reverse_noise(noise, k, x) if lower < 1 else 0.0
             (u,) = self.checkpointed(partial(self._step, alpha_bar=alpha_bar, lower=lower, z=z), u)
-        return ((u + 1) / 2).clamp(0, 1)
+        return (u + 1) / 2
 
     @abstractmethod
     def _reverse_noise(self, noise: NoiseSource, k: int, x: Tensor) -> Tensor | float:
@@ -96,15 +77,14 @@ class DP_DDPM(Strided):
     the diffused one.
 
     Args:
-        score_model: Estimates the noise in noisy images; frozen here. The paper: DDPM's U-Net (EMA weights).
+        score_model: The paper: DDPM's U-Net (EMA weights).
         t_star: Index in 0..999 of the level to which the image is diffused (paper: 100).
         steps: Length S of the whole reverse process, of which the last tenth is run (paper: 1000; also 500, 200, 100,
             50); its table calls t_star * S / 1000 the NFE.
         clip: Whether the estimate of the clean image is clipped to the box at every step.
         variance: Noise of a step: `fixed_large`, beta of the step; `fixed_small`, that of the exact posterior of one
             clean image.
-        seed: Seed of the noise, which all images share; `fresh`: new noise for every image at every call; or any
-            `NoiseSource`. Streams `forward` (one draw) and `reverse` (one draw a step, none at the last).
+        seed: Streams `forward` (one draw) and `reverse` (one draw a step, none at the last).
 
     Raises:
         ValueError: If the stride does not divide t_star, a number is out of range, or the variance is unknown.
@@ -117,15 +97,12 @@ class DP_DDPM(Strided):
         steps: int = 1000,
         clip: bool = True,
         variance: Literal["fixed_large", "fixed_small"] = "fixed_large",
-        seed: int | Literal["fresh"] | NoiseSource = "fresh",
+        seed: Seed = "fresh",
     ) -> None:
         super().__init__(score_model, t_star, steps, clip, seed)
         if variance not in ("fixed_large", "fixed_small"):
             raise ValueError(f"DP_DDPM's variance must be 'fixed_large' or 'fixed_small'; got {variance!r}")
         self.variance = variance
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, variance={self.variance}"
 
     def _reverse_noise(self, noise: NoiseSource, k: int, x: Tensor) -> Tensor:
         return noise.draw("reverse", k, 1, x)[0]
@@ -144,16 +121,17 @@ class DP_DDIM(Strided):
     variance.
 
     Args:
-        score_model: Estimates the noise in noisy images; frozen here. The paper: DDPM's U-Net (EMA weights).
+        score_model: The paper: DDPM's U-Net (EMA weights).
         t_star: Index in 0..999 of the level to which the image is diffused (paper: 100).
         steps: Length S of the whole reverse process (paper: 100; its comparison with DP_DDPM: 1000).
         clip: Whether the estimate of the clean image is clipped to the box at every step; the noise estimate stays.
-        seed: Seed of the noise, which all images share; `fresh`: new noise for every image at every call; or any
-            `NoiseSource`. Stream `forward`, one draw.
+        seed: Stream `forward`, one draw.
 
     Raises:
         ValueError: If the stride does not divide t_star, or a number is out of range.
     """
+
+    streams = ("forward",)
 
     def __init__(
         self,
@@ -161,7 +139,7 @@ class DP_DDIM(Strided):
         t_star: int = 100,
         steps: int = 100,
         clip: bool = True,
-        seed: int | Literal["fresh"] | NoiseSource = "fresh",
+        seed: Seed = "fresh",
     ) -> None:
         super().__init__(score_model, t_star, steps, clip, seed)
 

@@ -20,12 +20,11 @@ from lit_pursamere.diffusion import (
     ScoreModel,
     VariancePreserving,
     diffuse,
-    noise_source,
     reverse_ode_step,
     reverse_sde_step,
     vp_score,
 )
-from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.purifiers.base import Purifier, Seed
 
 __all__ = ["DiffPure"]
 
@@ -43,7 +42,7 @@ class DiffPure(Purifier):
     ODE remembers more of x, sqrt(w) in place of w. Both keep the distribution of the images.
 
     Args:
-        score_model: Estimates the noise in noisy images; frozen here. The paper: DDPM++ (EMA weights).
+        score_model: The paper: DDPM++ (EMA weights).
         t_star: Time t* in (0, 1] to which the image is diffused (paper: 0.1 for linf 8/255, 0.075 for l2 0.5, 0.125
             for l2 1).
         sampler: `sde`, or `ode` for the probability flow, which draws no reverse noise.
@@ -51,8 +50,7 @@ class DiffPure(Purifier):
         t_end: Time at which the reverse process ends.
         start: Signal power of the diffused image: `discrete`, entry 1000 t* - 1 of DDPM's table, as the authors' code
             does; `continuous`, that of the SDE at t*.
-        seed: Seed of the noise, which all images share; `fresh`: new noise for every image at every call; or any
-            `NoiseSource`. Streams `forward` (one draw) and `reverse` (one draw a step).
+        seed: Streams `forward` (one draw) and `reverse` (one draw a step).
 
     Raises:
         ValueError: If the times are not ordered, or the sampler or the start is unknown.
@@ -68,40 +66,21 @@ class DiffPure(Purifier):
         dt: float = 1e-3,
         t_end: float = 1e-5,
         start: Literal["discrete", "continuous"] = "discrete",
-        seed: int | Literal["fresh"] | NoiseSource = "fresh",
+        seed: Seed = "fresh",
     ) -> None:
-        super().__init__()
+        super().__init__(score_model, seed)
         if sampler not in ("sde", "ode"):
             raise ValueError(f"DiffPure's sampler must be 'sde' or 'ode'; got {sampler!r}")
-        self.score_model = score_model.requires_grad_(False)
         self.t_star, self.sampler, self.dt, self.t_end, self.start = t_star, sampler, dt, t_end, start
         self.steps, self.alpha_bar = VP.reverse_steps(t_star, t_end, dt), VP.start(t_star, start)
-        self.noise = noise_source(seed)
-        self.train(False)
 
-    def extra_repr(self) -> str:
-        return (
-            f"t_star={self.t_star:g}, sampler={self.sampler}, dt={self.dt:g}, t_end={self.t_end:g}, "
-            f"start={self.start}, noise={self.noise}"
-        )
-
-    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Purify x.
-
-        Args:
-            x: Images (B, C, H, W) in [0, 1].
-            noise: Source of the draws; None: the purifier's own.
-
-        Returns:
-            Purified images (B, C, H, W) in [0, 1].
-        """
-        noise = (noise or self.noise).once(x)
+    def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         u = diffuse(2 * x - 1, self.alpha_bar, noise.draw("forward", 0, 1, x)[0])
         steps = (
             partial(self._step, step=step, z=noise.draw("reverse", k, 1, x)[0] if self.sampler == "sde" else None)
             for k, step in enumerate(self.steps, start=1)
         )
-        return ((self.integrate(u, steps) + 1) / 2).clamp(0, 1)
+        return (self.integrate(u, steps) + 1) / 2
 
     def _step(self, u: Tensor, step: ReverseStep, z: Tensor | None) -> tuple[Tensor]:
         score = vp_score(self.score_model, u, step.alpha_bar)

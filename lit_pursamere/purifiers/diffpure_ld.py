@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Literal
 
 from torch import Tensor
 
-from lit_pursamere.diffusion import NoiseSource, ScoreModel, VariancePreserving, noise_source, vp_score
-from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.diffusion import NoiseSource, ScoreModel, VariancePreserving, vp_score
+from lit_pursamere.purifiers.base import Purifier, Seed
 
 __all__ = ["DiffPureLD"]
 
@@ -31,19 +30,19 @@ class DiffPureLD(Purifier):
     of variance sigma2 around x, with eta^2 times the product's variance.
 
     Args:
-        score_model: Estimates the noise in noisy images; frozen here.
         lam: Speed lambda_LD of the dynamics.
         eta: Factor of the noise.
         sigma2: Variance, in centred units, of the Gaussian pull to the image.
         t: Time of the VP-SDE at which the score is taken.
         horizon: Duration of the dynamics.
         dt: Length of an Euler step.
-        seed: Seed of the noise, which all images share; `fresh`: new noise for every image at every call; or any
-            `NoiseSource`. Stream `reverse`, one draw a step.
+        seed: Stream `reverse`, one draw a step.
 
     Raises:
         ValueError: If a number is not positive.
     """
+
+    streams = ("reverse",)
 
     def __init__(
         self,
@@ -54,42 +53,23 @@ class DiffPureLD(Purifier):
         t: float = 1e-2,
         horizon: float = 1.0,
         dt: float = 1e-2,
-        seed: int | Literal["fresh"] | NoiseSource = "fresh",
+        seed: Seed = "fresh",
     ) -> None:
-        super().__init__()
+        super().__init__(score_model, seed)
         if not all(0 < value < math.inf for value in (lam, sigma2, horizon, dt)) or not 0 <= eta < math.inf:
             raise ValueError(
                 f"DiffPureLD needs lam, sigma2, horizon and dt above 0 and eta >= 0; got {lam}, {sigma2}, {horizon}, "
                 f"{dt} and {eta}"
             )
-        self.score_model = score_model.requires_grad_(False)
         self.lam, self.eta, self.sigma2, self.t, self.horizon, self.dt = lam, eta, sigma2, t, horizon, dt
         self.steps, self.alpha_bar = max(1, round(horizon / dt)), VP.start(t, "continuous")
-        self.noise = noise_source(seed)
-        self.train(False)
 
-    def extra_repr(self) -> str:
-        return (
-            f"lam={self.lam:g}, eta={self.eta:g}, sigma2={self.sigma2:g}, t={self.t:g}, horizon={self.horizon:g}, "
-            f"dt={self.dt:g}, noise={self.noise}"
-        )
-
-    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Purify x.
-
-        Args:
-            x: Images (B, C, H, W) in [0, 1].
-            noise: Source of the draws; None: the purifier's own.
-
-        Returns:
-            Purified images (B, C, H, W) in [0, 1].
-        """
-        noise = (noise or self.noise).once(x)
+    def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         u = u_0 = 2 * x - 1
         for k in range(1, self.steps + 1):
             z = noise.draw("reverse", k, 1, x)[0]
             (u,) = self.checkpointed(partial(self._step, z=z), u, u_0)
-        return ((u + 1) / 2).clamp(0, 1)
+        return (u + 1) / 2
 
     def _step(self, u: Tensor, u_0: Tensor, z: Tensor) -> tuple[Tensor]:
         pull = vp_score(self.score_model, u, self.alpha_bar) - (u - u_0) / self.sigma2

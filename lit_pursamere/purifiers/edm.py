@@ -14,13 +14,12 @@ from __future__ import annotations
 import math
 from functools import partial
 from itertools import pairwise
-from typing import Literal
 
 from torch import Tensor
 
-from lit_pursamere.diffusion import NoiseSource, ScoreModel, churn, heun_step, noise_source
+from lit_pursamere.diffusion import NoiseSource, ScoreModel, churn, heun_step
 from lit_pursamere.diffusion.schedules import karras_levels
-from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.purifiers.base import Purifier, Seed
 
 __all__ = ["DP_EDM"]
 
@@ -35,7 +34,7 @@ class DP_EDM(Purifier):
     by (tau^2 + sigma^2) / (tau^2 + sigma_hat^2). Both keep the distribution of the images.
 
     Args:
-        score_model: Estimates the noise in noisy images; frozen here. The paper: EDM's unconditional network.
+        score_model: The paper: EDM's unconditional network.
         sigma_max: Level to which the image is diffused and at which the sampler starts (paper: 0.5, centred).
         sigma_min: Smallest level before 0 (paper: 0.002, centred).
         steps: Number N of levels and of steps (the paper's NFE).
@@ -44,8 +43,7 @@ class DP_EDM(Purifier):
         s_min: Smallest level at which noise is added (paper: 0.01, centred).
         s_max: Largest level at which noise is added (paper: 0.46, centred: below the start).
         s_noise: Factor of the added noise.
-        seed: Seed of the noise, which all images share; `fresh`: new noise for every image at every call; or any
-            `NoiseSource`. Streams `forward` (one draw) and `reverse` (one draw a step within the window).
+        seed: Streams `forward` (one draw) and `reverse` (one draw a step within the window).
 
     Raises:
         ValueError: If the levels are not ordered, or a number is out of range.
@@ -62,9 +60,9 @@ class DP_EDM(Purifier):
         s_min: float = 0.005,
         s_max: float = 0.23,
         s_noise: float = 1.007,
-        seed: int | Literal["fresh"] | NoiseSource = "fresh",
+        seed: Seed = "fresh",
     ) -> None:
-        super().__init__()
+        super().__init__(score_model, seed)
         if not 0 < sigma_min < sigma_max < math.inf or not 0 < rho < math.inf or steps < 2:
             raise ValueError(
                 "DP_EDM needs 0 < sigma_min < sigma_max, rho > 0 and steps >= 2; "
@@ -72,38 +70,18 @@ class DP_EDM(Purifier):
             )
         if not all(0 <= value < math.inf for value in (s_churn, s_min, s_max, s_noise)):
             raise ValueError(f"DP_EDM needs s_* of at least 0; got {s_churn}, {s_min}, {s_max} and {s_noise}")
-        self.score_model = score_model.requires_grad_(False)
         self.sigma_max, self.sigma_min, self.steps, self.rho = sigma_max, sigma_min, steps, rho
         self.s_churn, self.s_min, self.s_max, self.s_noise = s_churn, s_min, s_max, s_noise
         self.sigmas = (*karras_levels(steps, sigma_min, sigma_max, rho), 0.0)
         gamma = min(s_churn / steps, math.sqrt(2) - 1)
         self.gammas = tuple(gamma if s_min <= sigma <= s_max else 0.0 for sigma in self.sigmas[:-1])
-        self.noise = noise_source(seed)
-        self.train(False)
 
-    def extra_repr(self) -> str:
-        return (
-            f"sigma_max={self.sigma_max:g}, sigma_min={self.sigma_min:g}, steps={self.steps}, rho={self.rho:g}, "
-            f"s_churn={self.s_churn:g}, s_min={self.s_min:g}, s_max={self.s_max:g}, s_noise={self.s_noise:g}, "
-            f"noise={self.noise}"
-        )
-
-    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Purify x.
-
-        Args:
-            x: Images (B, C, H, W) in [0, 1].
-            noise: Source of the draws; None: the purifier's own.
-
-        Returns:
-            Purified images (B, C, H, W) in [0, 1].
-        """
-        noise = (noise or self.noise).once(x)
+    def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         x = x + self.sigma_max * noise.draw("forward", 0, 1, x)[0]
         for k, ((sigma, lower), gamma) in enumerate(zip(pairwise(self.sigmas), self.gammas, strict=True), start=1):
             z = noise.draw("reverse", k, 1, x)[0] if gamma > 0 else 0.0
             (x,) = self.checkpointed(partial(self._step, sigma=sigma, lower=lower, gamma=gamma, z=z), x)
-        return x.clamp(0, 1)
+        return x
 
     def _step(self, x: Tensor, sigma: float, lower: float, gamma: float, z: Tensor | float) -> tuple[Tensor]:
         x, sigma = churn(x, sigma, gamma, z, self.s_noise)

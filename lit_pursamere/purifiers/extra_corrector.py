@@ -23,11 +23,10 @@ from lit_pursamere.diffusion import (
     ScoreModel,
     VariancePreserving,
     diffuse,
-    noise_source,
     reverse_sde_step,
     vp_score,
 )
-from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.purifiers.base import Purifier, Seed
 from lit_pursamere.threat import image_norm, over_images
 
 __all__ = ["ExtraCorrector"]
@@ -44,13 +43,12 @@ class ExtraCorrector(Purifier):
     corrector forgets x: each of its steps leaves about 1 - 2 snr^2 of the deviation from the mean.
 
     Args:
-        score_model: Estimates the noise in noisy images; frozen here. The paper: DDPM++ (EMA weights).
+        score_model: The paper: DDPM++ (EMA weights).
         t_star: Time t* in (0, 1] to which the image is diffused; the authors' grid has a point more than DiffPure's.
         snr: Ratio of the corrector's step to its noise. 0 leaves the corrector without effect.
         dt: Length of a step of the predictor.
         start: Signal power of the diffused image, as for `DiffPure`.
-        seed: Seed of the noise, which all images share; `fresh`: new noise for every image at every call; or any
-            `NoiseSource`. Streams `forward` (one draw) and `reverse` (two draws a step).
+        seed: Streams `forward` (one draw) and `reverse` (two draws a step).
 
     Raises:
         ValueError: If a number is out of range or the start is unknown.
@@ -63,37 +61,21 @@ class ExtraCorrector(Purifier):
         snr: float = 0.16,
         dt: float = 1e-3,
         start: Literal["discrete", "continuous"] = "discrete",
-        seed: int | Literal["fresh"] | NoiseSource = "fresh",
+        seed: Seed = "fresh",
     ) -> None:
-        super().__init__()
+        super().__init__(score_model, seed)
         if not 0 <= snr < math.inf:
             raise ValueError(f"ExtraCorrector needs snr >= 0; got {snr}")
-        self.score_model = score_model.requires_grad_(False)
         self.t_star, self.snr, self.dt, self.start = t_star, snr, dt, start
         self.steps, self.alpha_bar = VP.reverse_steps(t_star, 0, dt), VP.start(t_star, start)
-        self.noise = noise_source(seed)
-        self.train(False)
 
-    def extra_repr(self) -> str:
-        return f"t_star={self.t_star:g}, snr={self.snr:g}, dt={self.dt:g}, start={self.start}, noise={self.noise}"
-
-    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Purify x.
-
-        Args:
-            x: Images (B, C, H, W) in [0, 1].
-            noise: Source of the draws; None: the purifier's own.
-
-        Returns:
-            Purified images (B, C, H, W) in [0, 1].
-        """
-        noise = (noise or self.noise).once(x)
+    def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         u = diffuse(2 * x - 1, self.alpha_bar, noise.draw("forward", 0, 1, x)[0])
         for k, step in enumerate(self.steps, start=1):
             z_corrector, z = noise.draw("reverse", k, 2, x)
             z = z if k < len(self.steps) else 0.0
             (u,) = self.checkpointed(partial(self._step, step=step, z_corrector=z_corrector, z=z), u)
-        return ((u + 1) / 2).clamp(0, 1)
+        return (u + 1) / 2
 
     def _step(self, u: Tensor, step: ReverseStep, z_corrector: Tensor, z: Tensor | float) -> tuple[Tensor]:
         score = vp_score(self.score_model, u, step.alpha_bar)

@@ -24,10 +24,9 @@ from lit_pursamere.diffusion import (
     VariancePreserving,
     ddpm_moments,
     diffuse,
-    noise_source,
     vp_noise,
 )
-from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.purifiers.base import Purifier, Seed
 
 __all__ = ["GDMP"]
 
@@ -45,7 +44,7 @@ class GDMP(Purifier):
     leave w^M of x's deviation from the mean: Gibbs sampling, which keeps the distribution of the images.
 
     Args:
-        score_model: Estimates the noise in noisy images; frozen here. The paper: DDPM's U-Net (EMA weights).
+        score_model: The paper: DDPM's U-Net (EMA weights).
         guide: `mse`: G is minus the mean squared difference from u_ref; `ssim`: the structural similarity; `none`.
         scale: Strength a of the guide per image; None: 600 for `mse`, 700 for `ssim`. The authors' code has 60000 and
             70000, but averages G over its batch of 100 images.
@@ -54,13 +53,14 @@ class GDMP(Purifier):
         eps: Budget of the attack, linf in pixel units, which sets the strength of the guide.
         clip: Whether the estimate of the clean image is clipped to the box at every step.
         variance: Noise of a step: `fixed_large` or `fixed_small`, see `DP_DDPM`.
-        seed: Seed of the noise, which all images share; `fresh`: new noise for every image at every call; or any
-            `NoiseSource`. Streams `forward` (one draw a round), `reverse` (one a step but the last) and `guide` (one a
-            step, for u_ref).
+        seed: Streams `forward` (one draw a round), `reverse` (one a step but the last) and `guide` (one a step,
+            for u_ref).
 
     Raises:
         ValueError: If a number is out of range, or the guide or the variance is unknown.
     """
+
+    streams = ("forward", "reverse", "guide")
 
     def __init__(
         self,
@@ -72,9 +72,9 @@ class GDMP(Purifier):
         eps: float = 8 / 255,
         clip: bool = True,
         variance: Literal["fixed_large", "fixed_small"] = "fixed_large",
-        seed: int | Literal["fresh"] | NoiseSource = "fresh",
+        seed: Seed = "fresh",
     ) -> None:
-        super().__init__()
+        super().__init__(score_model, seed)
         if guide not in ("none", "mse", "ssim") or variance not in ("fixed_large", "fixed_small"):
             raise ValueError(
                 "GDMP knows the guides none, mse and ssim and the variances fixed_large and fixed_small; "
@@ -85,30 +85,11 @@ class GDMP(Purifier):
         scale = {"none": 0.0, "mse": 600.0, "ssim": 700.0}[guide] if scale is None else scale
         if not 0 <= scale < math.inf or not 0 < eps < math.inf:
             raise ValueError(f"GDMP needs scale >= 0 and eps > 0; got {scale} and {eps}")
-        self.score_model = score_model.requires_grad_(False)
         self.guide, self.scale, self.rounds, self.t_star, self.eps = guide, scale, rounds, t_star, eps
         self.clip, self.variance = clip, variance
         self.alpha_bars = tuple(VP.alpha_bar_table[: t_star + 1].tolist())
-        self.noise = noise_source(seed)
-        self.train(False)
 
-    def extra_repr(self) -> str:
-        return (
-            f"guide={self.guide}, scale={self.scale:g}, rounds={self.rounds}, t_star={self.t_star}, eps={self.eps:g}, "
-            f"clip={self.clip}, variance={self.variance}, noise={self.noise}"
-        )
-
-    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Purify x.
-
-        Args:
-            x: Images (B, C, H, W) in [0, 1].
-            noise: Source of the draws; None: the purifier's own.
-
-        Returns:
-            Purified images (B, C, H, W) in [0, 1].
-        """
-        noise = (noise or self.noise).once(x)
+    def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         u = 2 * x - 1
         for m in range(self.rounds):
             u = diffuse(u, self.alpha_bars[-1], noise.draw("forward", m, 1, x)[0])
@@ -117,7 +98,7 @@ class GDMP(Purifier):
                 z = noise.draw("reverse", k, 1, x)[0] if i > 0 else 0.0
                 z_ref = noise.draw("guide", k, 1, x)[0] if self.guide != "none" else None
                 (u,) = self.checkpointed(partial(self._step, i=i, z=z, z_ref=z_ref), u, x)
-        return ((u + 1) / 2).clamp(0, 1)
+        return (u + 1) / 2
 
     def _step(self, u: Tensor, x: Tensor, i: int, z: Tensor | float, z_ref: Tensor | None) -> tuple[Tensor]:
         alpha_bar, lower = self.alpha_bars[i], self.alpha_bars[i - 1] if i > 0 else 1.0

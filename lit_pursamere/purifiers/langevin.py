@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Literal
 
 from torch import Tensor
 
-from lit_pursamere.diffusion import NoiseLevels, NoiseSource, ScoreModel, langevin_step, noise_source
-from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.diffusion import NoiseLevels, NoiseSource, ScoreModel, langevin_step
+from lit_pursamere.purifiers.base import Purifier, Seed
 
 __all__ = ["Langevin"]
 
@@ -32,17 +31,17 @@ class Langevin(Purifier):
     (tau^2 + sigma_L^2) I) whatever x is, and denoised to N(m, tau^4 / (tau^2 + sigma_L^2) I).
 
     Args:
-        score_model: Score of the noisy images; frozen here.
         sigmas: Noise levels, decreasing: a `NoiseLevels` or an explicit list.
         step_size: Step at the last level, in squared pixel units (NCSNv2 for CIFAR-10: 6.2e-6).
         steps_per_level: Steps at every level (NCSNv2: 5).
         denoise: Whether the last state is denoised.
-        seed: Seed of the noise, which all images share; `fresh`: new noise for every image at every call; or any
-            `NoiseSource`. Stream `reverse`, one draw a step.
+        seed: Stream `reverse`, one draw a step.
 
     Raises:
         ValueError: If the levels are not positive and decreasing, or a number is out of range.
     """
+
+    streams = ("reverse",)
 
     def __init__(
         self,
@@ -51,9 +50,9 @@ class Langevin(Purifier):
         step_size: float = 6.2e-6,
         steps_per_level: int = 5,
         denoise: bool = True,
-        seed: int | Literal["fresh"] | NoiseSource = "fresh",
+        seed: Seed = "fresh",
     ) -> None:
-        super().__init__()
+        super().__init__(score_model, seed)
         self.sigmas = tuple(sigmas.values if isinstance(sigmas, NoiseLevels) else sigmas)
         falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
         if not self.sigmas or not falling or not 0 < self.sigmas[-1] <= self.sigmas[0] < math.inf:
@@ -62,35 +61,15 @@ class Langevin(Purifier):
             raise ValueError(
                 f"Langevin needs step_size above 0 and steps_per_level >= 1; got {step_size} and {steps_per_level}"
             )
-        self.score_model = score_model.requires_grad_(False)
         self.step_size, self.steps_per_level, self.denoise = step_size, steps_per_level, denoise
-        self.noise = noise_source(seed)
-        self.train(False)
 
-    def extra_repr(self) -> str:
-        return (
-            f"levels={len(self.sigmas)} ({self.sigmas[0]:g} to {self.sigmas[-1]:g}), step_size={self.step_size:g}, "
-            f"steps_per_level={self.steps_per_level}, denoise={self.denoise}, noise={self.noise}"
-        )
-
-    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Purify x.
-
-        Args:
-            x: Images (B, C, H, W) in [0, 1].
-            noise: Source of the draws; None: the purifier's own.
-
-        Returns:
-            Purified images (B, C, H, W) in [0, 1].
-        """
-        noise = (noise or self.noise).once(x)
+    def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         for level, sigma in enumerate(self.sigmas):
             step = self.step_size * (sigma / self.sigmas[-1]) ** 2
             for k in range(1, self.steps_per_level + 1):
                 z = noise.draw("reverse", level * self.steps_per_level + k, 1, x)[0]
                 (x,) = self.checkpointed(partial(self._step, sigma=sigma, step=step, z=z), x)
-        x = self.score_model.denoise(x, self.sigmas[-1]) if self.denoise else x
-        return x.clamp(0, 1)
+        return self.score_model.denoise(x, self.sigmas[-1]) if self.denoise else x
 
     def _step(self, x: Tensor, sigma: float, step: float, z: Tensor) -> tuple[Tensor]:
         return (langevin_step(self.score_model, x, sigma, step, z),)

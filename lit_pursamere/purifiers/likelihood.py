@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lit_pursamere.diffusion import NoiseSource, ScoreModel, expected_reconstruction_error, noise_source
+from lit_pursamere.diffusion import NoiseSource, ScoreModel, expected_reconstruction_error
 from lit_pursamere.diffusion.score_model import per_image
-from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.purifiers.base import Purifier, Seed
 from lit_pursamere.purifiers.pursamere import adam_step
 from lit_pursamere.threat import image_norm, over_images
 
@@ -34,19 +33,20 @@ class LikelihoodMaximisation(Purifier):
     steps lead to the mean m and forget the distribution of the images.
 
     Args:
-        score_model: Estimates the noise in noisy images; frozen here. The paper: EDM's unconditional network.
+        score_model: The paper: EDM's unconditional network.
         steps: Adam steps.
         lr: Adam's learning rate in pixel units (paper: 0.1, centred).
         sigma_min: Lower end of the random level in pixel units (paper: 0.4, centred).
         sigma_max: Upper end (paper: 0.6, centred).
         rho: Radius of the search ball in l2 pixel units (paper: 200, centred; never reached by 5 steps on CIFAR-10).
-        seed: Seed of the draws, which all images share: a deterministic purifier (paper: 1, at every call). `fresh`:
-            new draws for every image at every call. Or any `NoiseSource`. Stream `level`: the noise, and a second draw
-            whose first pixel chooses the level.
+        seed: A number makes the purifier deterministic (paper: 1, at every call). Stream `level`: the noise, and a
+            second draw whose first pixel chooses the level.
 
     Raises:
         ValueError: If the levels are not ordered, or a number is out of range.
     """
+
+    streams = ("level",)
 
     def __init__(
         self,
@@ -56,37 +56,19 @@ class LikelihoodMaximisation(Purifier):
         sigma_min: float = 0.2,
         sigma_max: float = 0.3,
         rho: float = 100.0,
-        seed: int | Literal["fresh"] | NoiseSource = 1,
+        seed: Seed = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(score_model, seed)
         if steps < 1 or not 0 < lr < math.inf or not 0 <= rho < math.inf:
             raise ValueError(
                 f"LikelihoodMaximisation needs steps >= 1, lr > 0 and rho >= 0; got {steps}, {lr} and {rho}"
             )
         if not 0 < sigma_min <= sigma_max < math.inf:
             raise ValueError(f"LikelihoodMaximisation needs 0 < sigma_min <= sigma_max; got {sigma_min}, {sigma_max}")
-        self.score_model = score_model.requires_grad_(False)
         self.steps, self.lr, self.sigma_min, self.sigma_max, self.rho = steps, lr, sigma_min, sigma_max, rho
-        self.noise = noise_source(seed)
-        self.train(False)
 
-    def extra_repr(self) -> str:
-        return (
-            f"steps={self.steps}, lr={self.lr:g}, sigma_min={self.sigma_min:g}, sigma_max={self.sigma_max:g}, "
-            f"rho={self.rho:g}, noise={self.noise}"
-        )
-
-    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Purify x.
-
-        Args:
-            x: Images (B, C, H, W) in [0, 1].
-            noise: Source of the draws; None: the purifier's own.
-
-        Returns:
-            Purified images (B, C, H, W) in [0, 1].
-        """
-        noise, x_adv = (noise or self.noise).once(x), x
+    def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
+        x_adv = x
         mean = square = torch.zeros_like(x)
         for k in range(1, self.steps + 1):
             xi, chance = noise.draw("level", k, 2, x)
@@ -94,7 +76,7 @@ class LikelihoodMaximisation(Purifier):
             sigma = (self.sigma_min + (self.sigma_max - self.sigma_min) * uniform).expand(len(x))
             step = partial(self._step, k=k, sigma=sigma, xi=xi[None])
             x, mean, square = self.checkpointed(step, x, mean, square, x_adv)
-        return x.clamp(0, 1)
+        return x
 
     def _step(
         self, x: Tensor, mean: Tensor, square: Tensor, x_adv: Tensor, k: int, sigma: Tensor, xi: Tensor

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lit_pursamere.diffusion import NoiseSource, ScoreModel, noise_source
-from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.diffusion import NoiseSource, ScoreModel
+from lit_pursamere.purifiers.base import Purifier, Seed
 
 __all__ = ["MALADE"]
 
@@ -33,19 +32,20 @@ class MALADE(Purifier):
     noisy images' N(m, (tau^2 + sigma2) I) whatever x is, and with delta 0 to m.
 
     Args:
-        score_model: Its `denoise` is r; frozen here.
+        score_model: Its `denoise` is r.
         sigma2: Variance sigma^2 of the noise that r removes, in squared pixel units (paper: 0.15 for MNIST, 0.1 for
             ImageNet; a variance, not a deviation).
         alpha: Step size, in squared pixel units; sigma2 goes all the way to r(x).
         delta: Standard deviation of the noise of a step, in pixel units. 0 draws none.
         steps: Number N of steps.
         clip_steps: Whether to clamp to the box after every step rather than once at the end.
-        seed: Seed of the noise, which all images share; `fresh`: new noise for every image at every call; or any
-            `NoiseSource`. Stream `reverse`, one draw a step.
+        seed: Stream `reverse`, one draw a step.
 
     Raises:
         ValueError: If a number is out of range.
     """
+
+    streams = ("reverse",)
 
     def __init__(
         self,
@@ -55,40 +55,21 @@ class MALADE(Purifier):
         delta: float = 0.0055,
         steps: int = 25,
         clip_steps: bool = False,
-        seed: int | Literal["fresh"] | NoiseSource = "fresh",
+        seed: Seed = "fresh",
     ) -> None:
-        super().__init__()
+        super().__init__(score_model, seed)
         if not (0 < sigma2 < math.inf and 0 < alpha < math.inf and 0 <= delta < math.inf) or steps < 1:
             raise ValueError(
                 "MALADE needs sigma2 and alpha above 0, delta >= 0 and steps >= 1; "
                 f"got {sigma2}, {alpha}, {delta} and {steps}"
             )
-        self.score_model = score_model.requires_grad_(False)
         self.sigma2, self.alpha, self.delta, self.steps, self.clip_steps = sigma2, alpha, delta, steps, clip_steps
-        self.noise = noise_source(seed)
-        self.train(False)
 
-    def extra_repr(self) -> str:
-        return (
-            f"sigma2={self.sigma2:g}, alpha={self.alpha:g}, delta={self.delta:g}, steps={self.steps}, "
-            f"clip_steps={self.clip_steps}, noise={self.noise}"
-        )
-
-    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Purify x.
-
-        Args:
-            x: Images (B, C, H, W) in [0, 1].
-            noise: Source of the draws; None: the purifier's own.
-
-        Returns:
-            Purified images (B, C, H, W) in [0, 1].
-        """
-        noise = (noise or self.noise).once(x)
+    def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         for k in range(1, self.steps + 1):
             z = noise.draw("reverse", k, 1, x)[0] if self.delta > 0 else 0.0
             (x,) = self.checkpointed(partial(self._step, z=z), x)
-        return x.clamp(0, 1)
+        return x
 
     def _step(self, x: Tensor, z: Tensor | float) -> tuple[Tensor]:
         denoised = self.score_model.denoise(x, self.sigma2**0.5).to(x)  # under autocast it is of another type

@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_pursamere.diffusion import NoiseLevels, NoiseSource, ScoreModel, expected_reconstruction_error, noise_source
-from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.diffusion import NoiseLevels, NoiseSource, ScoreModel, expected_reconstruction_error
+from lit_pursamere.purifiers.base import Purifier, Seed
 from lit_pursamere.threat import ThreatModel, image_norm, over_images, project_l2_ball_and_box
 
 __all__ = ["PurSAMERE", "Trajectory"]
@@ -55,15 +55,13 @@ class PurSAMERE(Purifier):
     Costs 2 m L network evaluations with their input gradients per image (m L without SAM): 1856 at the defaults.
 
     Args:
-        score_model: Estimates the noise in noisy images; frozen here.
         rho_pur: Radius of the search ball in l2 pixel units (paper: 2, 2.5 or 3). 0 returns the input.
         rho_sam: Radius of the SAM ascent in l2 pixel units (paper: 1.5). 0 turns SAM off.
         draws: Number m of noise draws that estimate R at every level.
         sigmas: Noise levels, decreasing, one step each: a `NoiseLevels` or an explicit list.
         lr_max: Adam's learning rate at the first level.
         lr_min: Adam's learning rate at the last level.
-        seed: Seed of the draws, which all images share: a deterministic purifier. `fresh`: new draws for every image
-            at every call. Or any `NoiseSource`.
+        seed: A number makes the purifier deterministic. Stream `level`, `draws` at every level.
         projection: `ball_then_clamp`, or `exact` for the Euclidean projection on ball and box together.
         lr_schedule: `linear` falls from lr_max to lr_min as the paper's text says. `as_printed` is line 11 of
             Algorithm 1 taken literally (lr_max at the first level, then rising from lr_min); an ablation.
@@ -71,6 +69,8 @@ class PurSAMERE(Purifier):
     Raises:
         ValueError: If a radius is negative, there are no draws or levels, or levels or rates are not ordered.
     """
+
+    streams = ("level",)
 
     def __init__(
         self,
@@ -81,21 +81,18 @@ class PurSAMERE(Purifier):
         sigmas: NoiseLevels | list[float] = NoiseLevels(),  # noqa: B008 (an immutable value)
         lr_max: float = 0.1,
         lr_min: float = 0.001,
-        seed: int | Literal["fresh"] | NoiseSource = 0,
+        seed: Seed = 0,
         projection: Literal["ball_then_clamp", "exact"] = "ball_then_clamp",
         lr_schedule: Literal["linear", "as_printed"] = "linear",
     ) -> None:
-        super().__init__()
-        self.score_model = score_model.requires_grad_(False)
+        super().__init__(score_model, seed)
         self.rho_pur, self.rho_sam, self.draws = rho_pur, rho_sam, draws
         self.sigmas = tuple(sigmas.values if isinstance(sigmas, NoiseLevels) else sigmas)
         self.lr_max, self.lr_min, self.lr_schedule = lr_max, lr_min, lr_schedule
-        self.noise = noise_source(seed)
         self.projection = projection
         self._check()
         self.lrs = learning_rates(len(self.sigmas), lr_max, lr_min, lr_schedule)
         self.ball = ThreatModel("l2", rho_pur)
-        self.train(False)
 
     def _check(self) -> None:
         if not (0 <= self.rho_pur < math.inf and 0 <= self.rho_sam < math.inf):
@@ -110,33 +107,17 @@ class PurSAMERE(Purifier):
         if self.projection not in ("ball_then_clamp", "exact"):
             raise ValueError(f"projection must be 'ball_then_clamp' or 'exact'; got {self.projection!r}")
 
-    def extra_repr(self) -> str:
-        return (
-            f"rho_pur={self.rho_pur:g}, rho_sam={self.rho_sam:g}, draws={self.draws}, levels={len(self.sigmas)} "
-            f"({self.sigmas[0]:g} to {self.sigmas[-1]:g}), noise={self.noise}, projection={self.projection}"
-        )
-
-    def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Purify x.
-
-        Args:
-            x: Images (B, C, H, W) in [0, 1].
-            noise: Source of the draws; None: the purifier's own.
-
-        Returns:
-            Purified images (B, C, H, W) in [0, 1], each within rho_pur of its input.
-        """
+    def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         return self._descend(x, noise, None)
 
     def trajectory(self, x: Tensor, noise: NoiseSource | None = None) -> tuple[Tensor, Trajectory]:
         """Purify x and report the reconstruction error, the ascent norm and the distance at every level."""
         rows: list[tuple[Tensor, Tensor, Tensor]] = []
-        purified = self._descend(x.detach(), noise, rows)
+        purified = self._descend(x.detach(), (noise or self.noise).once(x), rows)
         error, ascent_norm, distance = (torch.stack(column) for column in zip(*rows, strict=True))
         return purified, Trajectory(self.sigmas, self.lrs, error, ascent_norm, distance)
 
-    def _descend(self, x_adv: Tensor, noise: NoiseSource | None, rows: list | None) -> Tensor:
-        noise = (noise or self.noise).once(x_adv)
+    def _descend(self, x_adv: Tensor, noise: NoiseSource, rows: list | None) -> Tensor:
         state = State(x_adv, torch.zeros_like(x_adv), torch.zeros_like(x_adv))
         for k, sigma in enumerate(self.sigmas, start=1):
             xi = noise.draw("level", k, self.draws, x_adv)

@@ -14,8 +14,7 @@ import yaml
 
 from lit_pursamere.manifest import read_manifest
 from lit_pursamere.results.costs import Cost, read_cost
-from lit_pursamere.results.nearest import nearest
-from lit_pursamere.results.published import Published
+from lit_pursamere.results.nearest import Nearest, nearest
 from lit_pursamere.results.records import read_rows
 from lit_pursamere.results.report import Line, Report
 from lit_pursamere.results.runs import Run, differences, missing_rows
@@ -51,8 +50,8 @@ class Contestant:
         return {line.attack: line for line in Report((self.run,)).lines}
 
     @cached_property
-    def papers(self) -> list[tuple[str, Published]]:
-        """The nearest published numbers, with the name of the attack that each stands beside."""
+    def papers(self) -> list[Nearest]:
+        """The nearest published numbers, each with our attack beside it and with what differs between them."""
         return nearest(self.run, self.system)
 
     @property

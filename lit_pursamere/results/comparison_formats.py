@@ -24,7 +24,7 @@ COST_HEAD = (
     "seconds_per_purification",
     "deterministic",
 )
-NEAREST_HEAD = ("nearest_attack", "nearest_clean", "nearest_robust", "nearest_in")
+NEAREST_HEAD = ("nearest_attack", "nearest_clean", "nearest_robust", "nearest_in", "nearest_differs")
 
 
 def cells(comparison: Comparison) -> tuple[list[str], list[list[str]], list[str]]:
@@ -73,7 +73,7 @@ def calls(forward: float, gradients: float) -> str:
 
 def published(contestant: Contestant) -> str:
     """The nearest published numbers in short: clean / under the attack that leaves least; doubtful ones last."""
-    cell = min((cell for _, cell in contestant.papers), key=lambda cell: (bool(cell.doubtful), cell.robust))
+    cell = min((near.cell for near in contestant.papers), key=lambda cell: (bool(cell.doubtful), cell.robust))
     return f"{'?' if cell.clean is None else f'{cell.clean:g}'} / {cell.robust:g}"
 
 
@@ -94,7 +94,7 @@ def comparison_as_latex(comparison: Comparison) -> str:
 def comparison_as_csv(comparison: Comparison) -> str:
     """Write a line for every purifier, attack and semantics, as in a report, with costs and published numbers beside.
 
-    `published` is the number of that very setting, `nearest_robust` that of another one.
+    `published` is the number of that very setting, `nearest_robust` one that differs in what `nearest_differs` names.
     """
     out = io.StringIO()
     writer = csv.DictWriter(out, (*CSV_HEAD, *COST_HEAD, *NEAREST_HEAD), lineterminator="\n")
@@ -118,11 +118,12 @@ def costs_of(contestant: Contestant) -> dict[str, object]:
 
 def nearest_of(contestant: Contestant, attack: str) -> dict[str, object]:
     """The columns of the nearest published number beside an attack."""
-    for name, cell in contestant.papers:
-        if name == attack:
+    for near in contestant.papers:
+        if near.attack == attack:
+            cell = near.cell
             clean = "" if cell.clean is None else f"{cell.clean:g}"
-            where = ", ".join(part for part in (cell.dataset, cell.label()) if part)
-            return dict(zip(NEAREST_HEAD, (cell.attack, clean, f"{cell.robust:g}", where), strict=True))
+            values = cell.attack, clean, f"{cell.robust:g}", cell.label, "; ".join(near.differences.values())
+            return dict(zip(NEAREST_HEAD, values, strict=True))
     return {}
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Hashable, Mapping
 
 from lit_pursamere.results.comparison import Comparison
-from lit_pursamere.results.notes import ITERATES, VERDICTS
-from lit_pursamere.results.published import Published
+from lit_pursamere.results.nearest import Nearest
+from lit_pursamere.results.notes import meaning
 from lit_pursamere.results.report import WORST
-from lit_pursamere.results.runs import eps_text, missing_rows
+from lit_pursamere.results.runs import flat, missing_rows
 
 __all__ = ["comparison_notes", "paper_note"]
 
@@ -30,34 +29,30 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     if any(contestant.papers for contestant in comparison.contestants):
         found.append(
             "Published: clean / under the attack that leaves least, doubtful ones last, of the families that were "
-            "run here; data, networks and budgets differ."
+            "run here; weights differ, and so does what the footnotes name."
         )
     return found
 
 
-def paper_note(name: str, papers: list[tuple[str, Published]]) -> str:
-    """The footnote of a row: what papers report, under what circumstances, and what stands beside it here."""
+def paper_note(name: str, papers: list[Nearest]) -> str:
+    """The footnote of a row: what papers report, where, all in which it differs from what stands beside it, doubts."""
     parts = []
-    for attack, cell in papers:
+    for attack, cell, differences in papers:
         clean = "" if cell.clean is None else f"{cell.clean:g} clean, "
-        budget = "" if cell.norm is None or cell.eps is None else f"{cell.norm} {eps_text(cell.eps)}"
         n = "" if cell.n is None else f"n = {cell.n}"
-        where = ", ".join(
-            part for part in (cell.dataset, cell.classifier, cell.setting, budget, n, cell.source) if part
-        )
-        doubt = f"; doubtful: {cell.doubtful}" if cell.doubtful else ""
-        parts.append(f"{clean}{cell.robust:g} under {cell.attack} ({where}{doubt}), beside {attack} here")
+        where = ", ".join(part for part in (cell.source, cell.classifier, n) if part)
+        doubt = [f"doubtful: {cell.doubtful}"] if cell.doubtful else []
+        told = "; ".join([where, *differences.values(), *doubt])
+        parts.append(f"{clean}{cell.robust:g} under {cell.attack} ({told}), beside {attack} here")
     return f"{name}: {'; '.join(parts)}."
 
 
 def _accuracies(comparison: Comparison) -> str:
     runs = comparison.runs
-    iterate, _, verdict = runs[0].success.partition(" ")
     mean = _differing("verdicts per image", {run.label: run.manifest.get("evaluations", 1) for run in runs})
-    judged = VERDICTS.get(verdict, "")
     return (
         f"Accuracy in % with 95 % Wilson intervals; {runs[0].data}, n = {runs[0].images}. {runs[0].success}: "
-        f"{ITERATES[iterate]}{judged}; {mean}. {WORST.capitalize()}: right on the clean image and under every attack."
+        f"{meaning(runs[0].success)}; {mean}. {WORST.capitalize()}: right on the clean image and under every attack."
     )
 
 
@@ -71,9 +66,9 @@ def _attacks(comparison: Comparison) -> list[str]:
         budgets.setdefault(info.budget or "no budget", []).append(name)
     parts = [budget if len(budgets) == 1 else f"{budget} ({', '.join(names)})" for budget, names in budgets.items()]
     for name in runs[0].attacks:
-        fields = {run.label: attack_fields(run.attacks[name].text) for run in runs}
-        for key in dict.fromkeys(key for values in fields.values() for key in values):
-            values = {label: values.get(key, "none") for label, values in fields.items()}
+        settings = {run.label: flat(run.attacks[name].settings) for run in runs}
+        for key in dict.fromkeys(key for values in settings.values() for key in values):
+            values = {label: str(values.get(key, "none")) for label, values in settings.items()}
             if len(set(values.values())) > 1:
                 parts.append(f"{name}: {_differing(key, values)}")
     return [f"Attacks: {'; '.join(parts)}."] if parts else []
@@ -109,21 +104,3 @@ def _differing(what: str, values: Mapping[str, Hashable]) -> str:
         groups.setdefault(value, []).append(label)
     (common, _), *others = sorted(groups.items(), key=lambda group: -len(group[1]))
     return f"{what} {common}" + "".join(f", but {value} for {', '.join(labels)}" for value, labels in others)
-
-
-def attack_fields(text: str) -> dict[str, str]:
-    """What the `repr` of an attack says, by dotted name: {"class": "PGD", "threat.norm": "'linf'", "steps": "20"}."""
-    try:
-        tree = ast.parse(text, mode="eval").body
-    except SyntaxError:
-        return {"value": text}
-    return _fields(tree, "")
-
-
-def _fields(node: ast.expr, name: str) -> dict[str, str]:
-    if not isinstance(node, ast.Call):
-        return {name or "value": ast.unparse(node)}
-    found = {f"{name}.class".strip("."): ast.unparse(node.func)}
-    for keyword in node.keywords:
-        found |= _fields(keyword.value, f"{name}.{keyword.arg}".strip("."))
-    return found

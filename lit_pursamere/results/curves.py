@@ -5,6 +5,7 @@ Survival is the verdict of the view that the attack differentiates, step by step
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Literal
 
 from lit_pursamere.results.records import Row
 from lit_pursamere.results.report import Line, Report
-from lit_pursamere.results.runs import AttackInfo, Run
+from lit_pursamere.results.runs import AttackInfo, Run, flat
 from lit_pursamere.results.statistics import Accuracy
 from lit_pursamere.results.verdicts import CLEAN
 
@@ -59,10 +60,9 @@ def sweeps(report: Report, parameter: Literal["eps", "steps"]) -> list[Sweep]:
             clean.setdefault(identity, line.headline)
         info = line.run.attacks.get(line.attack, AttackInfo())
         value = getattr(info, parameter)
-        if value is not None and info.text:
+        if value is not None:
             panel = (info.norm or "") if parameter == "eps" else info.budget
-            kind = re.sub(rf"\b({parameter}|step_size)=[^,)]+", "", info.text)
-            groups.setdefault((*identity, panel, kind), []).append((float(value), line))
+            groups.setdefault((*identity, panel, _without(info, parameter, "step_size")), []).append((value, line))
     found = []
     for (system, description, panel, _), members in groups.items():
         if len({value for value, _ in members}) < 2:
@@ -72,6 +72,12 @@ def sweeps(report: Report, parameter: Literal["eps", "steps"]) -> list[Sweep]:
         name = _common_name([line.attack for _, line in members])
         found.append(Sweep(system, name, panel, (*start, *points), members[0][1].run.label))
     return found
+
+
+def _without(info: AttackInfo, *names: str) -> str:
+    """All other settings of an attack and of those in it, as text to compare."""
+    kept = {name: value for name, value in flat(info.settings).items() if name.rpartition(".")[2] not in names}
+    return json.dumps(kept, sort_keys=True)
 
 
 def _common_name(names: Sequence[str]) -> str:

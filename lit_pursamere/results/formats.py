@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from lit_pursamere.results.notes import notes
 from lit_pursamere.results.report import Line, Report, make_report
 from lit_pursamere.results.statistics import INTERVALS
-from lit_pursamere.results.verdicts import CLEAN
+from lit_pursamere.results.verdicts import components, other_reading
 
 __all__ = ["FORMATS", "as_csv", "as_latex", "as_markdown", "save_report", "write_report"]
 
@@ -27,9 +28,9 @@ def cells(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
     doubts = list(dict.fromkeys(line.doubt for line in report.lines if line.doubt))
     successes = {run.success for run in report.runs}
 
-    def last(line: Line) -> str:
-        shown = line.attack != CLEAN and line.semantics != "last" and "last" in line.accuracies
-        return line.accuracies["last"].text(report.interval) if shown else ""
+    def shown(column: str, line: Line) -> str:
+        semantics = beside(line).get(column)
+        return line.accuracies[semantics].text(report.interval) if semantics else ""
 
     def paper(line: Line) -> str:
         if line.paper_value is None:
@@ -45,7 +46,7 @@ def cells(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
         f"accuracy ({successes.pop()})" if len(successes) == 1 else "accuracy": lambda line: line.headline.text(
             report.interval
         ),
-        "last": last,
+        **{column: partial(shown, column) for run in report.runs for column in columns_beside(run.success)},
         "rejected": lambda line: line.detection.rejected.text(report.interval) if line.detection else "",
         "AUC": lambda line: f"{line.detection.auc:.3f}" if line.detection and line.detection.auc is not None else "",
         "n": lambda line: str(line.headline.n),
@@ -55,6 +56,21 @@ def cells(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
     filled = {name: [text(line) for line in report.lines] for name, text in columns.items()}
     filled = {name: texts for name, texts in filled.items() if any(texts)}
     return list(filled), [list(row) for row in zip(*filled.values(), strict=True)], doubts
+
+
+def columns_beside(success: str) -> tuple[str, ...]:
+    """Semantics beside the headline: at the last iterate, and both with rejected images counted the other way."""
+    last = f"last{components(success)[2]}"
+    return last, other_reading(success), other_reading(last)
+
+
+def beside(line: Line) -> dict[str, str]:
+    """What a line shows in these columns, as far as it is something new: semantics that were judged, by column."""
+    found: dict[str, str] = {}
+    for column in columns_beside(line.run.success):
+        if (semantics := line.nearest(column)) not in (line.semantics, *found.values()):
+            found[column] = semantics
+    return found
 
 
 def as_markdown(report: Report) -> str:

@@ -8,20 +8,36 @@ from __future__ import annotations
 
 import math
 import re
+from typing import NamedTuple
 
-from lit_pursamere.results.published import Published, all_published, assignments, plain, plain_attack
+from lit_pursamere.results.published import (
+    Published,
+    all_published,
+    differences,
+    plain,
+    plain_attack,
+    plain_system,
+)
 from lit_pursamere.results.runs import AttackInfo, Run
 
-__all__ = ["family", "nearest", "published_family"]
+__all__ = ["Nearest", "family", "nearest", "published_family"]
 
 VIEWS = {"gray": "gPGD", "bpda": "BPDA", "exact": "PGD"}  # PGD by the view that it differentiates
 PUBLISHED = {"gPGD": "gpgd.*", "BPDA": "bpda.*", "PGD": "pgd.*", "APGD": "apgd.*", "AutoAttack": "autoattack|aarand"}
 ALIKE = {"CarliniWagnerL2": "CW"}
 
 
+class Nearest(NamedTuple):
+    """A published number, the name of our attack that it stands beside, and `differences` between them."""
+
+    attack: str
+    cell: Published
+    differences: dict[str, str]
+
+
 def family(attack: AttackInfo) -> str:
     """The family of an attack of ours, "BPDA"; empty where nothing is known of it."""
-    name = attack.text.partition("(")[0]
+    name = attack.kind
     return VIEWS.get(str(attack.gradient), "") if name == "PGD" else ALIKE.get(name, name)
 
 
@@ -33,45 +49,42 @@ def published_family(attack: str) -> str:
     return attack
 
 
-def nearest(run: Run, system: str) -> list[tuple[str, Published]]:
-    """For every family of attacks of a run the published number that comes nearest, with the name of our attack.
+def nearest(run: Run, system: str) -> list[Nearest]:
+    """For every family of attacks of a run the published number that comes nearest.
 
     A number belongs to a run if its system has the class of ours and the run's label begins with its name, so that what
-    is called MagNet does not get MALADE's; or if its setting is the name of our class (`extra corrector`). Nearer are,
-    in this order, the same data set, numbers without doubts, settings that description and label confirm, as many
-    steps, and more draws.
+    is called MagNet does not get MALADE's. Nearer are, in this order, the same data set, numbers without doubts, fewer
+    other settings of the purifier, fewer of the attack, more draws, and the closer budget.
 
     Args:
         run: The run; its label is the name that its purifier was given.
         system: Name of the system, the purifier's class.
     """
-    label = plain(run.label)
-    ours = plain("undefended" if system == "Identity" else system)
-    cells = [
-        cell
-        for cell in all_published()
-        if (plain(cell.system) == ours and (ours == "undefended" or label.startswith(ours)))
-        or plain(cell.setting) == ours
-    ]
-    found: dict[str, tuple[str, Published]] = {}
+    ours = plain_system(system)
+    called = ours == "undefended" or plain(run.label).startswith(ours)
+    cells = [cell for cell in all_published() if called and plain(cell.system) == ours]
+    found: dict[str, Nearest] = {}
     for name, attack in run.attacks.items():
         kind = family(attack)
-        alike = [cell for cell in cells if published_family(cell.attack) == kind and cell.norm in (None, attack.norm)]
+        alike = [
+            Nearest(name, cell, differences(cell, run, system, name))
+            for cell in cells
+            if published_family(cell.attack) == kind and cell.norm in (None, attack.norm)
+        ]
         if alike and kind not in found:
-            found[kind] = name, min(alike, key=lambda cell: distance(cell, run, system, attack))
+            found[kind] = min(alike, key=lambda near: distance(near, attack))
     return list(found.values())
 
 
-def distance(cell: Published, run: Run, system: str, attack: AttackInfo) -> tuple:
+def distance(near: Nearest, attack: AttackInfo) -> tuple:
     """How far a published number is from an attack of a run; smaller is nearer."""
-    words = {plain(word) for word in re.findall(r"\w+", f"{run.label} {run.description(system)}")}
-    confirmed = words.union(assignments(run.description(system)))
-    draws = re.search(r"EoT(\d+)", cell.attack)
+    cell, names = near.cell, near.differences.keys() - {"dataset", "budget"}
+    attacks = sum(name.startswith("attack.") for name in names)
     return (
-        cell.dataset != run.dataset,
+        "dataset" in near.differences,
         bool(cell.doubtful),
-        sum(part not in confirmed and plain(part) not in confirmed for part in cell.setting.split()),
-        cell.steps != attack.steps,
-        -int(draws[1]) if draws else 0,
+        len(names) - attacks,
+        attacks,
+        -int(cell.settings.get("attack.eot", 0)),
         math.inf if attack.eps is None or cell.eps is None else abs(cell.eps - attack.eps),
     )

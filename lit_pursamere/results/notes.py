@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from lit_pursamere.results.report import WORST, Report
 from lit_pursamere.results.runs import Run, differences, missing_rows
-from lit_pursamere.results.verdicts import CLEAN
+from lit_pursamere.results.verdicts import CLEAN, OR_REJECTED, components
 
-__all__ = ["notes"]
+__all__ = ["meaning", "notes"]
 
 INTERVAL_NAMES = {"wilson": "Wilson", "clopper-pearson": "Clopper-Pearson"}
 ITERATES = {
     "last": "wrong at the last iterate counts as broken",
     "any": "wrong at any iterate counts as broken (gray attacks: at the last)",
 }
-VERDICTS = {"worst": ", right means right in every evaluation", "vote": ", right means right by majority vote"}
+VERDICTS = {" worst": ", right means right in every evaluation", " vote": ", right means right by majority vote"}
+READINGS = {OR_REJECTED: ", a rejected attacked image counts as right and a rejected clean one as wrong"}
+
+
+def meaning(success: str, mean: str = "") -> str:
+    """What one of SEMANTICS counts, in words.
+
+    Args:
+        success: The semantics.
+        mean: What to say of a mean over evaluations.
+    """
+    iterate, verdict, reading = components(success)
+    return f"{ITERATES[iterate]}{VERDICTS.get(verdict, mean)}{READINGS.get(reading, '')}"
 
 
 def notes(report: Report) -> list[str]:
@@ -25,8 +37,9 @@ def notes(report: Report) -> list[str]:
     found = [f"{explanation}. {_semantics(report)}"]
     if any(line.detection for line in report.lines):
         found.append(
-            "Rejected images count as wrong; accuracy + rejected is the share that was classified rightly or turned "
-            "away. AUC: of the detector's statistic, attacked against clean images, successful or not."
+            "Rejected images count as wrong; `or rejected` counts attacked ones as right, only clean ones as wrong. "
+            "Rejected and AUC: at the last iterate; AUC of the detector's statistic, attacked against clean images, "
+            "successful or not."
         )
     if any(line.paper_value is not None for line in report.lines):
         found.append("Published numbers come from the papers' own weights, images and judging.")
@@ -41,12 +54,11 @@ def _semantics(report: Report) -> str:
     runs = [run for run in report.runs if run.attacks]
     successes = dict.fromkeys(run.success for run in runs)
     for success in successes:
-        iterate, _, verdict = success.partition(" ")
         members = [run for run in runs if run.success == success]
         where = f" ({', '.join(run.label for run in members)})" if len(successes) > 1 else ""
         evaluations = max(run.evaluations for run in members)
         mean = f", mean of {evaluations} evaluations" if evaluations > 1 else ""
-        parts.append(f"{success}{where}: {ITERATES[iterate]}{VERDICTS.get(verdict, mean)}.")
+        parts.append(f"{success}{where}: {meaning(success, mean)}.")
     if runs:
         parts.append(f"{WORST.capitalize()}: right on the clean image and under every attack.")
     return " ".join(parts).strip()

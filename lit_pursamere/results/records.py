@@ -9,7 +9,9 @@ writes these entries; those that end in `_any` are null where an attack does not
     dataset, system, attack, index, label       `attack` is `clean` for the verdict on the image itself
     prediction_clean, prediction_last, prediction_any           first verdict: on the image, at the last iterate, and
                                                 at the worse of the last and the first that fooled the attacked view
-    votes_last, votes_any, evaluations          how many of the evaluations were right
+    votes_last, votes_any, evaluations          how many of the evaluations were right; none of a rejected image
+    unfooled_last, unfooled_any                 how many were right or rejected; at the worse iterate by this count
+                                                (absent without a detector)
     margin_last, margin_any                     true logit minus the best other one, mean over evaluations
     loss_last, loss_any                         cross-entropy, mean over evaluations
     first_success                               steps after which an iterate first fooled the view (the last one: the
@@ -17,7 +19,7 @@ writes these entries; those that end in `_any` are null where an attack does not
     linf, l2, l1                                distances of the last iterate from the image, in pixel units
     moved                                       l2 distance that the purifier moves the last iterate
     suspicion_last, rejected_last               statistic of the detector at the last iterate, and whether it is too
-                                                large (absent without a detector); votes count rejected images as wrong
+                                                large (absent without a detector)
     seconds                                     time per image, attack and verdicts
     seed                                        what `seed_everything` was given
     stored                                      [rank, position] in the image store, see `images`; null without

@@ -11,10 +11,18 @@ from functools import cached_property
 from pathlib import Path
 
 from lit_pursamere.results.detection import Detection, detections
-from lit_pursamere.results.published import Published, contradicts, published
+from lit_pursamere.results.published import Published, differences, published
 from lit_pursamere.results.runs import AttackInfo, Run, check_comparable, read_runs
 from lit_pursamere.results.statistics import INTERVALS, Accuracy
-from lit_pursamere.results.verdicts import CLEAN, SEMANTICS, accuracies, mean_seconds, worst_cases
+from lit_pursamere.results.verdicts import (
+    CLEAN,
+    SEMANTICS,
+    accuracies,
+    judged,
+    mean_seconds,
+    stand_ins,
+    worst_cases,
+)
 
 __all__ = ["WORST", "Line", "Report", "make_report"]
 
@@ -46,12 +54,11 @@ class Line:
     @property
     def semantics(self) -> str:
         """The semantics of the headline: the protocol's, or the nearest that was judged."""
-        wanted = self.run.success
-        single = wanted.split()[0]  # with one verdict per image, its mean, worst and vote are the same
-        for candidate in (wanted, single, wanted.replace("any", "last"), "last"):
-            if candidate in self.accuracies:
-                return candidate
-        return next(iter(self.accuracies))
+        return self.nearest(self.run.success)
+
+    def nearest(self, wanted: str) -> str:
+        """One of SEMANTICS, or what stands in for it here."""
+        return next((s for s in stand_ins(wanted) if s in self.accuracies), next(iter(self.accuracies)))
 
     @property
     def headline(self) -> Accuracy:
@@ -66,7 +73,7 @@ class Line:
     @property
     def paper_label(self) -> str:
         """Where the published accuracy stands."""
-        return "" if self.paper is None else self.paper.label(self.run.description(self.system))
+        return "" if self.paper is None else self.paper.label
 
     @property
     def doubt(self) -> str:
@@ -151,20 +158,15 @@ def _worst_tables(run: Run) -> dict[str, dict[str, dict[str, Accuracy]]]:
     groups = groups if len(budgets) > 1 else {}
     if run.attacks:
         groups[WORST] = list(run.attacks)
-    semantics = SEMANTICS if run.evaluations > 1 else ("last", "any")
-    return {name: {s: worst_cases(run.rows, attacks, s) for s in semantics} for name, attacks in groups.items()}
+    return {name: {s: worst_cases(run.rows, attacks, s) for s in judged(run.rows)} for name, attacks in groups.items()}
 
 
 def _paper_for(run: Run, system: str, attack: str) -> Published | None:
-    """The first published cell for a system under an attack; the clean number goes with the first such attack."""
+    """The first published cell of which all that its source states holds; for `clean` that of the first such attack."""
     for name in run.attacks if attack == CLEAN else [attack]:
-        info = run.attacks[name]
-        if info == AttackInfo():  # an attack that no manifest describes could be anything
+        if run.attacks[name] == AttackInfo():  # an attack that no manifest describes could be anything
             continue
-        for cell in published(run.dataset, system, name, info.norm, info.eps):
-            bounded = cell.norm is None or info.norm is not None
-            as_long = info.steps in (None, cell.steps) or cell.steps is None  # a name may outlive its number of steps
-            agrees = bounded and as_long and not contradicts(cell, run.description(system))
-            if agrees and (attack != CLEAN or cell.clean is not None):
+        for cell in published(system, name):
+            if (attack != CLEAN or cell.clean is not None) and not differences(cell, run, system, name):
                 return cell
     return None

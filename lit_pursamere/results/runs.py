@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,47 +12,55 @@ from lit_pursamere.manifest import read_manifest
 from lit_pursamere.results.records import Row, read_rows
 from lit_pursamere.results.verdicts import CLEAN, SEMANTICS
 
-__all__ = ["AttackInfo", "Run", "check_comparable", "differences", "missing_rows", "read_runs"]
+__all__ = ["AttackInfo", "Run", "check_comparable", "differences", "flat", "missing_rows", "read_runs"]
 
 FREE = ("systems", "purifiers", "weights", "attacks", "output")  # what runs of one table may differ in
 
 
 @dataclass(frozen=True)
 class AttackInfo:
-    """What a manifest says of an attack.
+    """What a manifest says of an attack; empty where no manifest describes it.
 
     Args:
-        text: The attack's `repr`.
-        gradient: The view that it differentiates; None: not stated.
-        norm: Norm of its budget; None: not stated.
-        eps: Its budget in pixel units; None: not stated.
-        steps: Its steps; None: not stated.
+        settings: `Attack.settings`.
     """
 
-    text: str = ""
-    gradient: str | None = None
-    norm: str | None = None
-    eps: float | None = None
-    steps: int | None = None
+    settings: dict = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, entry: dict | str) -> AttackInfo:
-        """Read an entry of a manifest: a dictionary, or the attack's `repr` alone."""
-        if isinstance(entry, str):
-            entry = {"attack": entry, **_from_repr(entry)}
-        eps, steps = entry.get("eps"), entry.get("steps")
-        return cls(
-            text=str(entry.get("attack", "")),
-            gradient=entry.get("gradient"),
-            norm=entry.get("norm"),
-            eps=None if eps is None else float(eps),
-            steps=None if steps is None else int(steps),
-        )
+    @property
+    def kind(self) -> str:
+        """Class of the attack; empty: not stated."""
+        return self.settings.get("class", "")
+
+    @property
+    def gradient(self) -> str | None:
+        """The view that it differentiates; None: not stated."""
+        return self.settings.get("gradient")
+
+    @property
+    def norm(self) -> str | None:
+        """Norm of its budget; None: not stated."""
+        return self.settings.get("threat", {}).get("norm")
+
+    @property
+    def eps(self) -> float | None:
+        """Its budget in pixel units; None: not stated."""
+        return self.settings.get("threat", {}).get("eps")
+
+    @property
+    def steps(self) -> int | None:
+        """Its steps; None: it has none of its own."""
+        return self.settings.get("steps")
 
     @property
     def budget(self) -> str:
         """The budget as one writes it, "linf 8/255"; empty where it is not stated."""
-        return "" if self.norm is None or self.eps is None else f"{self.norm} {eps_text(self.eps)}"
+        return budget_text(self.norm, self.eps)
+
+
+def budget_text(norm: str | None, eps: float | None) -> str:
+    """A budget as one writes it, "linf 8/255"; empty where it is not stated."""
+    return "" if norm is None or eps is None else f"{norm} {eps_text(eps)}"
 
 
 def eps_text(eps: float) -> str:
@@ -61,14 +68,6 @@ def eps_text(eps: float) -> str:
     levels = eps * 255
     whole = 0.5 < levels < 26 and math.isclose(levels, round(levels), rel_tol=1e-6)
     return f"{round(levels)}/255" if whole else f"{eps:.4g}"
-
-
-def _from_repr(text: str) -> dict[str, str]:
-    # The first match is the attack's own value: threat model, gradient and steps come before any nested attack.
-    patterns = {"norm": r"norm='(\w+)'", "eps": r"eps=([\d.e-]+)", "gradient": r"gradient='(\w+)'"}
-    patterns["steps"] = r"^(?:(?!attacks=).)*?\bsteps=(\d+)"
-    found = {name: re.search(pattern, text) for name, pattern in patterns.items()}
-    return {name: match[1] for name, match in found.items() if match}
 
 
 @dataclass(frozen=True)
@@ -121,10 +120,15 @@ class Run:
         """What the manifest says of a system, "PurSAMERE(rho_pur=3, ...)"; empty if nothing."""
         return str(self.manifest.get("systems", {}).get(system, ""))
 
+    def settings(self, system: str, attack: str) -> dict[str, object]:
+        """What a number depends on, by dotted name: settings of the purifier, and those of the attack, `attack.eot`."""
+        purifier = self.manifest.get("purifiers", {}).get(system, {})
+        return flat({**purifier, "attack": self.attacks[attack].settings})
+
     @cached_property
     def attacks(self) -> dict[str, AttackInfo]:
         """Attacks in the order of the manifest, then those that only the rows name; without `clean`."""
-        stated = {name: AttackInfo.of(entry) for name, entry in self.manifest.get("attacks", {}).items()}
+        stated = {name: AttackInfo(entry) for name, entry in self.manifest.get("attacks", {}).items()}
         found = sorted({str(row["attack"]) for row in self.rows} - {CLEAN, *stated})
         return stated | {name: AttackInfo() for name in found}
 
@@ -168,7 +172,7 @@ def missing_rows(run: Run) -> dict[tuple[str, str], int]:
 
 def differences(runs: Sequence[Run]) -> list[str]:
     """What keeps runs from standing in one table: "seed: 0 in a, 1 in b"; systems and attacks may differ."""
-    entries = [_entries({k: v for k, v in run.manifest.items() if k not in FREE}) for run in runs]
+    entries = [flat({k: v for k, v in run.manifest.items() if k not in FREE}) for run in runs]
     found = []
     for key in sorted(set().union(*entries)):
         values = [entry.get(key) for entry in entries]
@@ -177,11 +181,13 @@ def differences(runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def _entries(manifest: dict, prefix: str = "") -> dict[str, object]:
-    """The values of a nested dictionary by dotted names, "images.count"."""
+def flat(settings: dict, prefix: str = "") -> dict[str, object]:
+    """The values of nested dictionaries, and of lists of them, by dotted names: "images.count", "attacks.0.eot"."""
     found: dict[str, object] = {}
-    for key, value in manifest.items():
-        found |= _entries(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    for key, value in settings.items():
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            value = dict(enumerate(value))
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
 
 

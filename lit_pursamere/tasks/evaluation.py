@@ -149,13 +149,15 @@ class Evaluation:
         if isinstance(attack, IterativeAttack):  # it did not ask about its last iterate
             fooled = torch.where((fooled < 0) & (last.prediction != y), attack.steps, fooled)
         worse, decisive = Verdict(*(value.clone() for value in last)), outcome.last.clone()
-        # An image that is never right at the last iterate cannot get worse.
-        asked = torch.nonzero((outcome.any != outcome.last).flatten(1).any(1) & (last.votes > 0)).flatten()
+        # An image that is neither right nor rejected at the last iterate cannot get worse.
+        asked = torch.nonzero((outcome.any != outcome.last).flatten(1).any(1) & (last.unfooled > 0)).flatten()
         if len(asked):
             found = judge(defense, outcome.any[asked], y[asked], self.evaluations, self.slots, keys["any"][asked.cpu()])
-            fewer = found.votes < last.votes[asked]
+            votes, unfooled = last.votes[asked], last.unfooled[asked]
+            fewer = (found.votes < votes) | ((found.votes == votes) & (found.unfooled < unfooled))
             for value, new in zip(worse, found, strict=True):
                 value[asked[fewer]] = new[fewer]
+            worse.unfooled[asked] = torch.minimum(unfooled, found.unfooled)  # the worse by either count
             decisive[asked[fewer]] = outcome.any[asked[fewer]]
         return Judged(last, worse, decisive, fooled)
 
@@ -175,6 +177,8 @@ class Evaluation:
         columns["moved"] = judged.last.moved
         if self.systems[system].detector is not None:
             columns |= {"suspicion_last": judged.last.suspicion, "rejected_last": judged.last.rejected}
+            columns["unfooled_last"] = judged.last.unfooled
+            columns["unfooled_any"] = None if judged.any is None else judged.any.unfooled
         same = {
             "evaluations": self.evaluations,
             "seconds": round(seconds / len(y), 4),

@@ -28,11 +28,13 @@ class Verdict(NamedTuple):
     `prediction` is its first answer, `votes` the number of right ones; `margin` (true logit minus the best other one),
     `loss` (cross-entropy) and `moved` (l2 distance by which the purifier moves the image) are means over all answers;
     the margin and the loss of an ensemble are those of what it averages to. `suspicion` is the detector's statistic
-    (0 without one) and `rejected` whether it is too large; a rejected image has no votes.
+    (0 without one) and `rejected` whether it is too large. A rejected image has no votes; `unfooled` counts the answers
+    that were right or rejected, which is all of them for a rejected image.
     """
 
     prediction: Tensor
     votes: Tensor
+    unfooled: Tensor
     margin: Tensor
     loss: Tensor
     moved: Tensor
@@ -80,8 +82,9 @@ def judge(
                 draws.append((logits.argmax(1), margin, loss, moved))
         predictions, *numbers = (torch.stack(column) for column in zip(*draws, strict=True))
         suspicion, rejected = suspicions(defense, x)
-        votes = ((predictions == labels) & ~rejected).sum(0)
-        return predictions[0], votes, *(number.mean(0) for number in numbers), suspicion, rejected
+        right = predictions == labels
+        votes, unfooled = (right & ~rejected).sum(0), (right | rejected).sum(0)
+        return predictions[0], votes, unfooled, *(number.mean(0) for number in numbers), suspicion, rejected
 
     return Verdict(*in_groups(answers, slots, images, y, *([] if keys is None else [keys.to(images.device)])))
 

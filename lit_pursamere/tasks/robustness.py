@@ -23,6 +23,7 @@ from lit_pursamere.ensemble import Ensemble
 from lit_pursamere.manifest import settings_of
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
+from lit_pursamere.purifiers.base import Knowledge
 from lit_pursamere.results import SEMANTICS, Records, write_report
 from lit_pursamere.results.figures import picture_grid, trajectory_figure
 from lit_pursamere.results.images import ImageStore
@@ -45,15 +46,18 @@ class LitRobustness(pl.LightningModule):
         classifier: Network from images (B, C, H, W) in [0, 1] to logits (B, K).
         attacks: Attacks by name; the name is the column of the table.
         checkpoint: Weight file of the classifier, see `weights.load_weights` (None: as it is).
+        noise: What attackers know of the purifier's noise, see `Purifier.under`: `fresh`, `fixed`, `forward`, or of how
+            many tables one is used; whatever the purifier's own `seed` says. None: as that says.
         output: Folder of records, report and figures. Running again continues there.
         undefended: Whether to evaluate the classifier without the purifier as well, for contrast.
         evaluations: How often each verdict is given. More than once for a stochastic defence: then the table shows the
             mean, and beside it the images that are right every time (worst) and most of the time (vote).
         success: Which verdict is the headline of the protocol that is followed, one of `results.SEMANTICS`: at the last
-            iterate or at any; the mean over evaluations, or right every time (`worst`) or most of the time (`vote`).
+            iterate or at any; the mean over evaluations, or right every time (`worst`) or most of the time (`vote`);
+            rejected attacked images wrong, or right (`or rejected`).
         ensemble: How many purified copies of an image make one answer (ADP: 10), and how.
         surrogate: Purifier that attackers with the view `surrogate` differentiate instead, say one of fewer steps.
-        detector: Rejects images before they are purified, which counts as wrong; calibrated here if need be.
+        detector: Rejects images before they are purified; calibrated here if need be.
         calibrate_on: The images that calibrate it: those held out for validation, or, as MALADE's paper does, the
             very images that are tested.
         pictures: Images in the picture grid (0: none).
@@ -71,6 +75,7 @@ class LitRobustness(pl.LightningModule):
         classifier: nn.Module,
         attacks: dict[str, Attack],
         checkpoint: str | None = None,
+        noise: Knowledge | None = None,
         output: str = "runs/robustness",
         undefended: bool = True,
         evaluations: int = 1,
@@ -96,6 +101,7 @@ class LitRobustness(pl.LightningModule):
             raise ValueError("an attack cannot be named 'clean'; the clean verdict is always part of a test")
         if checkpoint is not None:
             load_weights(classifier, checkpoint)
+        purifier = purifier if noise is None else purifier.under(noise)
         defense = Defense(purifier, classifier, ensemble, surrogate, detector)
         for attack in attacks.values():
             defense.view(attack.gradient)  # complains of one that the defence does not have
@@ -127,7 +133,7 @@ class LitRobustness(pl.LightningModule):
             "systems": {name: defense.description for name, defense in self.systems.items()},
             "purifiers": {name: settings_of(defense.purifier) for name, defense in self.systems.items()},
             "weights": {name: state_digest(defense) for name, defense in self.systems.items()},
-            "attacks": {name: describe(attack) for name, attack in self.attacks.items()},
+            "attacks": {name: attack.settings for name, attack in self.attacks.items()},
             "evaluations": self.evaluations,
             "success": self.success,
             "seed": run_seed(),
@@ -281,15 +287,3 @@ class LitRobustness(pl.LightningModule):
             figure.savefig(self.output / f"{name}.png", bbox_inches="tight")
             if isinstance(self.logger, TensorBoardLogger):
                 self.logger.experiment.add_figure(f"test/{name}", figure, close=False)
-
-
-def describe(attack: Attack) -> dict[str, object]:
-    """What a manifest says of an attack."""
-    threat, steps = attack.threat, getattr(attack, "steps", None)
-    return {
-        "attack": repr(attack),
-        "gradient": attack.gradient,
-        "norm": threat.norm,
-        "eps": float(threat.eps),
-        "steps": steps,
-    }

@@ -14,7 +14,7 @@ from lit_pursamere.attacks.gradients import LOSSES, adversarial_loss
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import NoiseSource
 from lit_pursamere.host import deferred
-from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
+from lit_pursamere.purifiers import Identity, PurSAMERE
 from lit_pursamere.threat import ThreatModel
 
 THREAT, STEPS = ThreatModel("linf", 0.05), 6
@@ -32,7 +32,7 @@ class Late(nn.Module):
         return self.spoil(self.inner(x)) if self.calls > self.first else self.inner(x)
 
 
-class Moving(Purifier):
+class Moving(Identity):
     """A module as a purifier."""
 
     def __init__(self, inner: nn.Module) -> None:

@@ -12,6 +12,7 @@ from lit_pursamere.audit import CHECKS, Audit, Examination, choose_attack, run_a
 from lit_pursamere.audit.run import examine
 from lit_pursamere.cli import main
 from lit_pursamere.defense import Defense
+from lit_pursamere.detectors import Detector
 from lit_pursamere.diffusion import GaussianMixtureScore
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
 from lit_pursamere.results.locks import FolderLock
@@ -23,15 +24,15 @@ SHAPE = (1, 8, 8)
 class Quantise(Purifier):
     """Rounds pixels: harmless to a linear classifier, but without a gradient."""
 
-    def forward(self, x, noise=None):
+    def purify(self, x, noise):
         return (x * 16).round() / 16
 
 
 class Shiver(Purifier):
     """Adds fresh noise."""
 
-    def forward(self, x, noise=None):
-        return (x + 0.3 * torch.randn_like(x)).clamp(0, 1)
+    def purify(self, x, noise):
+        return x + 0.3 * torch.randn_like(x)
 
 
 def world(purifier=None, classes=4):
@@ -249,3 +250,21 @@ def test_from_the_command_line(repository_root, tmp_path, monkeypatch, capsys):
     assert "has no attack 'FGSM'; it has gPGD20, BPDA20-det" in capsys.readouterr().err
     assert main(["audit", "--config=configs/digits/score.yaml"]) == 1
     assert "an audit needs the configuration of a `test`; its model is LitScoreModel" in capsys.readouterr().err
+
+
+class Everything(Detector):
+    """Rejects every image."""
+
+    def statistic(self, x):
+        return x.flatten(1).sum(1) + 1
+
+
+def test_that_a_detector_is_left_out_is_said(tmp_path):
+    defense, x, y = world(classes=2)
+    guarded = Defense(Identity(), defense.classifier, detector=Everything(threshold=0.5))
+    attack, texts = PGD(ThreatModel("linf", 0.2), "exact", 2), []
+    for audited in (defense, guarded):
+        audit = Audit(output=str(tmp_path / str(len(texts))), checks=["single_step"])
+        texts.append(run_audit(audit, audited, "PGD", attack, x, y))
+    said = "The detector Everything(threshold=0.5, fpr=None) is left out: nothing was rejected."
+    assert texts[1] == f"{texts[0]}\n{said}\n", "the findings are those of purifier and classifier"

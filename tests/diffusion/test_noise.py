@@ -9,6 +9,7 @@ from lit_pursamere.diffusion import FreshNoise, NoiseSource, NoiseTables, Partly
 from lit_pursamere.purifiers import PurSAMERE
 
 STREAMS = ("level", "forward", "reverse", "guide")
+RECORDED = [1.0617087, 0.0910712, 1.2612344, 0.2901901]  # seed 3, branch (1,), stream reverse, step 7
 
 
 def test_seeded_noise_is_the_same_at_every_call_and_batch_size():
@@ -19,27 +20,43 @@ def test_seeded_noise_is_the_same_at_every_call_and_batch_size():
     assert torch.equal(draw, SeededNoise(3).draw("level", 2, 5, eight))
 
 
-def test_seeded_noise_of_a_level_is_torchs_own_with_seed_plus_k():
+def test_seed_0_is_torchs_own_generator_with_the_step_as_seed():
     like = torch.zeros(2, 3, 4, 4)
-    for seed, k in ((0, 1), (7, 232)):
-        expected = torch.randn((4, 3, 4, 4), generator=torch.Generator().manual_seed(seed + k))
-        assert torch.equal(SeededNoise(seed).draw("level", k, 4, like).squeeze(1), expected)
+    for number, stream in enumerate(STREAMS):
+        for k in (0, 1, 232):
+            generator = torch.Generator().manual_seed(k + number * 2**30)
+            expected = torch.randn((4, 3, 4, 4), generator=generator)
+            assert torch.equal(SeededNoise(0).draw(stream, k, 4, like).squeeze(1), expected)
 
 
-def test_seeded_noise_is_the_recorded_one(golden_tensors):
-    for name, seed in (("cifar10", 3000), ("mnist", 3100)):
-        data = golden_tensors(f"pursamere/{name}_small_trace")
-        for k, xi in enumerate(data["xi"], start=1):
-            drawn = SeededNoise(seed).draw("level", k, len(xi), data["x_adv"]).squeeze(1)
-            assert torch.allclose(drawn, xi, rtol=0, atol=1e-6)
+def test_other_seeds_draw_what_they_always_drew():
+    drawn = SeededNoise(3, (1,)).draw("reverse", 7, 1, torch.zeros(1, 1, 1, 4)).flatten()
+    assert torch.allclose(drawn, torch.tensor(RECORDED), rtol=0, atol=1e-5)
 
 
-def test_streams_steps_and_seeds_differ():
+SOURCES = {
+    **{f"seed {seed}": SeededNoise(seed) for seed in (0, 1, 2, 3, 2**14, 2**14 + 1, 2**15, 2**30 - 1)},
+    **{f"table {j} of {seed}": NoiseTables(9, seed).table(j) for seed in (0, 1) for j in (1, 2, 8)},
+    **{f"copy {j} of table {t} of 0": NoiseTables(3).table(t).copy(j) for t in (1, 2) for j in (1, 2)},
+    **{f"copy {j} of partly {seed}": PartlySeededNoise(seed, STREAMS).copy(j) for seed in (4, 5) for j in (0, 1, 2)},
+}
+
+
+def test_no_two_seeds_tables_copies_streams_and_steps_share_a_draw():
     like = torch.zeros(1, 1, 8, 8)
-    draws = [SeededNoise(0).draw(stream, k, 1, like) for stream in STREAMS for k in (1, 2)]
-    draws.append(SeededNoise(5).draw("level", 1, 1, like))
-    for i, a in enumerate(draws):
-        assert all((a - b).abs().max() > 0.1 for b in draws[:i])
+    steps = (0, 1, 2, 3, 2**14 - 1, 2**14, 2**14 + 1, 2**20 - 1)
+    draws = torch.cat([source.draw(s, k, 2, like) for source in SOURCES.values() for s in STREAMS for k in steps])
+    flat = draws.flatten(1).double()
+    cosines = torch.nn.functional.normalize(flat, dim=1) @ torch.nn.functional.normalize(flat, dim=1).T
+    cosines.fill_diagonal_(0)
+    assert len(flat) == 2 * len(SOURCES) * len(STREAMS) * len(steps)
+    assert cosines.abs().max() < 0.8, "independent draws of 64 pixels are as good as orthogonal"
+
+
+def test_the_first_table_and_copy_is_the_source_itself():
+    for seed in (0, 5):
+        assert NoiseTables(4, seed).table(0) == SeededNoise(seed).copy(0) == SeededNoise(seed)
+        assert NoiseTables(4, seed).table(3) == SeededNoise(seed).copy(3) == SeededNoise(seed, (3,))
 
 
 def test_seeded_noise_leaves_the_global_generator_alone():
@@ -49,13 +66,14 @@ def test_seeded_noise_leaves_the_global_generator_alone():
 
 
 def test_seeded_noise_has_the_type_of_the_images_and_their_precision_does_not_matter():
-    single = SeededNoise(2).draw("level", 1, 3, torch.zeros(1, 1, 8, 8))
-    double = SeededNoise(2).draw("level", 1, 3, torch.zeros(1, 1, 8, 8, dtype=torch.float64))
-    assert single.dtype == torch.float32 and double.dtype == torch.float64
-    assert torch.equal(single.double(), double)
+    for seed in (0, 2):
+        single = SeededNoise(seed).draw("level", 1, 3, torch.zeros(1, 1, 8, 8))
+        double = SeededNoise(seed).draw("level", 1, 3, torch.zeros(1, 1, 8, 8, dtype=torch.float64))
+        assert single.dtype == torch.float32 and double.dtype == torch.float64
+        assert torch.equal(single.double(), double)
 
 
-@pytest.mark.parametrize("source", [SeededNoise(0), FreshNoise()], ids=["seeded", "fresh"])
+@pytest.mark.parametrize("source", [SeededNoise(0), SeededNoise(7), FreshNoise()], ids=["seed 0", "seed 7", "fresh"])
 def test_noise_is_standard_normal(source):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -127,13 +145,13 @@ def test_one_table_is_seeded_noise_and_a_set_must_be_opened():
     with pytest.raises(ValueError, match="got 0"):
         NoiseTables(0)
     with pytest.raises(ValueError, match="2\\^30"):
-        NoiseTables(2**17)
+        NoiseTables(2, seed=2**30)
 
 
 def test_a_purifier_takes_any_source(mixture, images):
     tables = NoiseTables(2, seed=1)
     build = lambda seed: PurSAMERE(mixture, 0.4, 0.2, draws=2, sigmas=[0.4, 0.2], seed=seed)  # noqa: E731
-    known = [build(tables.table(j).seed)(images) for j in range(2)]
+    known = [build(tables.table(j))(images) for j in range(2)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         purified = build(tables)(images)

@@ -1,13 +1,13 @@
-"""Mixed precision: what is computed again on the way back is computed as it was the first time."""
+"""The template of all purifiers: whose noise is drawn, what is clamped, and how a step is computed a second time."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from lit_pursamere.diffusion import AutoencoderScore
+from lit_pursamere.diffusion import AutoencoderScore, FreshNoise, NoiseSource, SeededNoise
 from lit_pursamere.networks import DenoisingAutoencoder
-from lit_pursamere.purifiers import DP_DDPM, MALADE, DiffPure
+from lit_pursamere.purifiers import DP_DDPM, MALADE, DiffPure, Identity, Purifier
 
 PURIFIERS = {
     "recomputed": lambda model: DP_DDPM(model, steps=20, seed=0),
@@ -48,3 +48,31 @@ def test_malade_walks_in_the_images_own_precision():
     model = AutoencoderScore(DenoisingAutoencoder(1, 4))
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         assert MALADE(model, steps=2, seed=0)(torch.rand(2, 1, 8, 8)).dtype == torch.float32
+
+
+class Shift(Purifier):
+    """Adds a Gaussian; remembers the source that it was given."""
+
+    def purify(self, x: torch.Tensor, noise: NoiseSource) -> torch.Tensor:
+        self._source = noise
+        return x + noise.draw("forward", 0, 1, x)[0]
+
+
+def test_the_noise_is_the_purifiers_own_unless_the_caller_brings_some_and_the_result_is_clamped():
+    x = torch.full((2, 1, 4, 4), 0.5)
+    own, other = (SeededNoise(seed).draw("forward", 0, 1, x)[0] for seed in (3, 4))
+    purifier = Shift(seed=3)
+    assert own.abs().max() > 0.5 and torch.equal(purifier(x), (x + own).clamp(0, 1))
+    assert torch.equal(purifier(x, SeededNoise(4)), (x + other).clamp(0, 1))
+    with torch.random.fork_rng(devices=[]):
+        purifier(x, FreshNoise())
+    again = purifier._source.draw("forward", 0, 1, x)
+    assert torch.equal(again, purifier._source.draw("forward", 0, 1, x)), "the source of one purification"
+
+
+def test_identity_returns_the_image_that_it_got(tiny_score):
+    x = torch.tensor([-1.0, 2.0, torch.nan, 0.5]).reshape(1, 1, 2, 2)
+    before = torch.get_rng_state()
+    for identity in (Identity(), Identity(tiny_score), Identity(tiny_score, "fresh")):
+        assert identity(x) is x and not list(identity.children())
+    assert torch.equal(torch.get_rng_state(), before)

@@ -147,6 +147,25 @@ def test_a_forward_changes_nothing_and_says_nothing(case, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+class Listening(SeededNoise):
+    """Notes the streams that are drawn from."""
+
+    heard = set()
+
+    def draw(self, stream, k, count, like):
+        self.heard.add(stream)
+        return super().draw(stream, k, count, like)
+
+
+def test_it_draws_from_the_streams_that_it_states(case):
+    purifier, x = case
+    Listening.heard.clear()
+    purifier(x[:1], Listening(0))
+    assert Listening.heard <= {*purifier.streams}
+    if "forward" in purifier.streams:
+        assert "forward" in Listening.heard, "or else an attacker cannot know it"
+
+
 def test_it_is_deterministic_with_seeded_noise_and_without_gradients(case):
     purifier, x = case
     expected = purifier(x, SeededNoise(3))

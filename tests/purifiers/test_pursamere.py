@@ -133,13 +133,6 @@ def test_recorded_run_with_the_rates_as_printed(trace, golden_score):
     assert torch.allclose(purified, data["f64.exact.sam.schedule_printed.x_last"][:1], rtol=0, atol=1e-10)
 
 
-def test_the_seed_of_the_recorded_run_repeats_it(trace, golden_score):
-    name, data = trace
-    seed, x = {"cifar10": 3000, "mnist": 3100}[name], data["x_adv"]
-    purifier = build(golden_score, name, data, torch.float32, sam=False, seed=seed)
-    assert displacement_error(purifier(x), data["f32.ballclamp.nosam.x"][-1], x) < 2e-2
-
-
 # --- learning rates
 
 
@@ -202,7 +195,7 @@ def test_an_independent_loop_with_torchs_adam_gives_the_same(mixture, images, rh
     adam = torch.optim.Adam([x], betas=(0.9, 0.999), eps=1e-8)
     lrs = [0.1 - 0.099 * k / 4 for k in range(5)]
     for k, (sigma, lr) in enumerate(zip(SIGMAS, lrs, strict=True), start=1):
-        xi = torch.randn((3, 2, 2, 2), generator=torch.Generator().manual_seed(11 + k)).double()
+        xi = torch.randn((3, 2, 2, 2), generator=torch.Generator().manual_seed(k)).double()
 
         def gradient(point, sigma=sigma, xi=xi):
             point = point.detach().requires_grad_()
@@ -217,7 +210,7 @@ def test_an_independent_loop_with_torchs_adam_gives_the_same(mixture, images, rh
         with torch.no_grad():
             delta = x - images
             x.copy_((images + delta * (0.4 / length(delta)).clamp_max(1)[:, None, None, None]).clamp(0, 1))
-    purifier = PurSAMERE(mixture, rho_pur=0.4, rho_sam=rho_sam, draws=3, sigmas=SIGMAS, seed=11)
+    purifier = PurSAMERE(mixture, rho_pur=0.4, rho_sam=rho_sam, draws=3, sigmas=SIGMAS, seed=0)
     assert torch.allclose(purifier(images), x.detach(), rtol=0, atol=1e-10)
 
 

@@ -28,10 +28,9 @@ def make_rows(system: str, attack: str, last: str, any: str | None = None, **mor
 
 
 def describe(eps: float = 0.15, steps: int = 20, gradient: str = "bpda", norm: str = "linf") -> dict:
-    """An attack as a manifest describes it."""
-    threat = f"ThreatModel(norm='{norm}', eps={eps})"
-    text = f"PGD(threat={threat}, gradient='{gradient}', steps={steps}, step_size=None, seed=0)"
-    return {"attack": text, "gradient": gradient, "norm": norm, "eps": eps, "steps": steps}
+    """An attack as a manifest describes it, with some of its settings."""
+    threat = {"norm": norm, "eps": eps}
+    return {"class": "PGD", "threat": threat, "gradient": gradient, "steps": steps, "step_size": None, "eot": 1}
 
 
 @pytest.fixture

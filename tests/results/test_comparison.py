@@ -16,7 +16,7 @@ from lit_pursamere.results.comparison_formats import (
     comparison_as_markdown,
     save_comparison,
 )
-from lit_pursamere.results.comparison_notes import attack_fields, comparison_notes
+from lit_pursamere.results.comparison_notes import comparison_notes
 from lit_pursamere.results.costs import Asked, Cost, write_cost
 
 NAMES = ("PurSAMERE", "DiffPure ODE", "plain", "late")
@@ -45,12 +45,11 @@ def output(rows, pgd, write_run, tmp_path):
         ]
 
     write_run("PurSAMERE", records("PurSAMERE", "++++", "+++-", "++-+", "+-++"), attacks, slots=4)
-    text = attacks["exact20"]["attack"].replace("seed=0", "seed=0, eot=4")
-    many = attacks | {"exact20": attacks["exact20"] | {"attack": text}}
+    many = attacks | {"exact20": attacks["exact20"] | {"eot": 4}}
     # Four verdicts per image, as of a stochastic purifier.
     diffpure = [row | {"evaluations": 4} for row in records("DiffPure", "4444", "4321", "44", "4")]
-    systems = {"DiffPure": "DiffPure(sampler=ode)"}
-    write_run("DiffPure ODE", diffpure, many, evaluations=4, slots=8, systems=systems)
+    purifiers = {"DiffPure": {"class": "DiffPure", "sampler": "ode", "t_star": 0.1, "seed": "fresh"}}
+    write_run("DiffPure ODE", diffpure, many, evaluations=4, slots=8, purifiers=purifiers)
     write_run("plain", records("Identity", "++++", "----", "----", "----"), attacks, slots=4)
     write_cost(tmp_path / "PurSAMERE", cost(networks={"score_model": Asked("NCSNv2Score", True, 52.0, 52.0)}))
     asked = {"score_model": Asked("NCSNv2Score", True, 19.5, 0.0), "classifier": Asked("WideResNet", False, 5.0, 5.0)}
@@ -89,7 +88,7 @@ def test_costs(output):
 def test_notes_say_in_what_rows_differ_and_what_is_missing(output):
     notes = comparison_notes(read_comparison(output, NAMES))
     assert "digits, test images, n = 4" in notes[0] and "verdicts per image 1, but 4 for DiffPure ODE" in notes[0]
-    assert notes[1] == "Attacks: linf 0.15; exact20: eot none, but 4 for DiffPure ODE."
+    assert notes[1] == "Attacks: linf 0.15; exact20: eot 1, but 4 for DiffPure ODE."
     assert "Incomplete: DiffPure ODE lacks 5 verdicts (BPDA20: 2, exact20: 3)." in notes
     assert "Not evaluated yet: late." in notes and "The same `compare` command completes them." in notes
 
@@ -113,9 +112,11 @@ def test_published_numbers_stand_beside_with_their_circumstances(output):
     _, found, notes = table(output)
     assert [row["published"] for row in found] == ["95.12 / 0 [1]", "85.68 / 69.08 [2]", "89.26 / 55.96 [3]"]
     footnote = next(line for line in notes.splitlines() if line.startswith("[3]"))
-    assert "DiffPure ODE: " in footnote and "sampler=sde" in footnote and "cifar10, WRN-28-10" in footnote
-    assert "89.26 clean, 55.96 under PGD20-EoT10" in footnote and "linf 8/255, n = 1024" in footnote
-    assert "Liu et al. 2025, Table 2), beside exact20 here" in footnote
+    assert footnote.startswith("[3] DiffPure ODE: ") and footnote.endswith(
+        "; 89.26 clean, 55.96 under PGD20-EoT10 (Liu et al. 2025, Table 2, WRN-28-10, n = 1024; cifar10 there, digits "
+        "here; linf 8/255 there, linf 0.15 here; sampler=sde there, ode here; attack.eot=10 there, 4 here), beside "
+        "exact20 here."
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,10 @@ def test_published_numbers_stand_beside_with_their_circumstances(output):
         ({"seed": 1}, r"PurSAMERE does not compare with plain: seed: 0 in plain, 1 in PurSAMERE"),
         ({"images": {"count": 4, "digest": "1f"}}, "images.digest"),
         ({"success": "last"}, "success: 'any' in plain, 'last' in PurSAMERE"),
-        ({"attacks": ("BPDA20", "eps", 0.1)}, "eps of BPDA20: 0.15 in plain, 0.1 in PurSAMERE"),
+        (
+            {"attacks": ("BPDA20", "threat", {"norm": "linf", "eps": 0.1})},
+            "eps of BPDA20: 0.15 in plain, 0.1 in PurSAMERE",
+        ),
         ({"attacks": ("BPDA20", "gradient", "exact")}, "gradient of BPDA20: 'bpda' in plain, 'exact' in PurSAMERE"),
         ({"attacks": ("BPDA20", "", None)}, "BPDA20: an attack of plain that PurSAMERE lacks"),
     ],
@@ -153,6 +157,7 @@ def test_csv_has_every_number(output):
     assert (one["calls"], one["gradients"], one["other_calls"], one["other_gradients"]) == ("19.5", "0", "5", "5")
     assert (one["seconds_per_purification"], one["deterministic"]) == ("0.25", "no")
     assert (one["nearest_attack"], one["nearest_robust"]) == ("BPDA50-EoT15", "81.4")
+    assert "sampler=sde there, ode here; attack.steps=50 there, 20 here" in one["nearest_differs"]
     assert {row["attack"] for row in found} == {"clean", "gPGD20", "BPDA20", "exact20", "worst case"}
 
 
@@ -182,10 +187,3 @@ def test_without_records_there_is_nothing_to_draw_and_all_is_absent(tmp_path):
     assert comparison.absent == ("a", "b") and "Not evaluated yet: a, b." in comparison_as_markdown(comparison)
     with pytest.raises(ValueError, match="no records"):
         comparison_figure(comparison)
-
-
-def test_fields_of_an_attack():
-    text = "Restarts(attack=PGD(threat=T(norm='linf', eps=0.1), eot=4), count=3)"
-    assert attack_fields(text) == {"class": "Restarts", "attack.class": "PGD", "attack.threat.class": "T",
-        "attack.threat.norm": "'linf'", "attack.threat.eps": "0.1", "attack.eot": "4", "count": "3"}  # fmt: skip
-    assert attack_fields("<odd>") == {"value": "<odd>"}

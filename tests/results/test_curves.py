@@ -49,6 +49,13 @@ def test_a_sweep_joins_runs_but_not_other_systems(rows, pgd, write_run):
     assert sweeps(report, "steps") == []
 
 
+def test_a_second_difference_parts_a_sweep(rows, pgd, write_run):
+    attacks = {"a": pgd(0.1), "b": pgd(0.2) | {"eot": 4}, "c": pgd(0.3) | {"step_size": 0.01}}
+    records = [row for name in attacks for row in rows("A", name, "+-", "+-")]
+    (sweep,) = sweeps(make_report([write_run("run", records, attacks)]), "eps")
+    assert [eps for eps, _ in sweep.points] == [0.1, 0.3], "a step follows from the budget; the draws do not"
+
+
 @pytest.mark.parametrize(
     ("names", "common"),
     [

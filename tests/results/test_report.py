@@ -22,7 +22,8 @@ from lit_pursamere.results import (
 )
 
 EPS = 8 / 255
-PAPER = "PurSAMERE(rho_pur=3, rho_sam=1.5, draws=4, levels=232 (50 to 0.01))"
+LEVELS = {"class": "NoiseLevels", "sigma_max": 50.0, "sigma_min": 0.01, "count": 232, "stride": 1}
+PAPER = {"class": "PurSAMERE", "rho_pur": 3.0, "rho_sam": 1.5, "draws": 4, "sigmas": LEVELS, "seed": 0}
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def paper_run(rows, pgd, write_run):
     """A run at the paper's values, whose numbers a paper reports."""
     records = [row for name in ("clean", "gPGD20", "BPDA20-det") for row in rows("PurSAMERE", name, "+-", "+-")]
     attacks = {"gPGD20": pgd(eps=EPS, gradient="gray"), "BPDA20-det": pgd(eps=EPS)}
-    described = {"attacks": attacks, "data": "cifar10, test images", "systems": {"PurSAMERE": PAPER}}
+    described = {"attacks": attacks, "data": "cifar10, test images", "purifiers": {"PurSAMERE": PAPER}}
     return lambda **entries: write_run("paper", records, **described | entries)
 
 
@@ -157,11 +158,11 @@ def test_published_numbers_stand_beside_ours(paper_run):
     "entries",
     [
         {"data": "digits, test images"},
-        {"systems": {"PurSAMERE": PAPER.replace("rho_pur=3", "rho_pur=1.5")}},
-        {"attacks": {"gPGD20": {"norm": "linf", "eps": 0.1}, "BPDA20-det": {"norm": None, "eps": None}}},
-        {"attacks": {name: {"norm": "linf", "eps": EPS, "steps": 4} for name in ("gPGD20", "BPDA20-det")}},
+        {"purifiers": {"PurSAMERE": PAPER | {"rho_pur": 1.5}}},
+        {"attacks": {key: {"threat": {"norm": "linf", "eps": 0.1}} for key in ("gPGD20", "BPDA20-det")}},
+        {"attacks": {key: {"class": "PGD", "steps": 20} for key in ("gPGD20", "BPDA20-det")}},
     ],
-    ids=["data", "setting", "budget", "steps"],
+    ids=["data", "setting", "budget", "no budget"],
 )
 def test_published_numbers_of_another_question_do_not(paper_run, entries):
     markdown = as_markdown(make_report([paper_run(**entries)]))
@@ -169,17 +170,18 @@ def test_published_numbers_of_another_question_do_not(paper_run, entries):
 
 
 def test_doubtful_numbers_have_a_footnote(rows, pgd, write_run):
-    records = [row for name in ("clean", "PGD200-EoT20 l1") for row in rows("ADBM", name, "+-", "+-")]
-    attacks = {"PGD200-EoT20 l1": pgd(12.0, 200, "exact", "l1")}
-    report = make_report([write_run("adbm", records, attacks, data="cifar10, test images")])
+    records = [row for name in ("clean", "PGD200-EoT20 l1") for row in rows("ADP", name, "+-", "+-")]
+    attacks = {"PGD200-EoT20 l1": pgd(12.0, 200, "exact", "l1") | {"eot": 20, "start": "laplace"}}
+    purifiers = {"ADP": {"class": "ADP", "seed": "fresh"}}
+    report = make_report([write_run("adp", records, attacks, data="cifar10, test images", purifiers=purifiers)])
     assert column(as_markdown(report), "published")[:2] == [
-        "91.9 (Hoang et al. 2026, Table 3)",
-        "53.5 (Hoang et al. 2026, Table 3) [1]",
+        "87.93 (Hoang et al. 2026, Table 3)",
+        "36.87 (Hoang et al. 2026, Table 3) [1]",
     ]
-    assert "\n[1] Doubtful: 53.5 repeats" in as_markdown(report)
-    assert "[1] Doubtful: 53.5 repeats" in as_latex(report)
+    assert "\n[1] Doubtful: the table calls" in as_markdown(report)
+    assert "[1] Doubtful: the table calls" in as_latex(report)
     doubts = {line["attack"]: line["doubtful"] for line in csv.DictReader(io.StringIO(as_csv(report)))}
-    assert doubts["clean"] == "" and "49.6" in doubts["PGD200-EoT20 l1"]
+    assert doubts["clean"] == "" and "exact gradients" in doubts["PGD200-EoT20 l1"]
 
 
 def test_csv_is_complete(folder):

@@ -6,8 +6,10 @@ import shutil
 
 import pytest
 
+from lit_pursamere.attacks import PGD, WorstCase
 from lit_pursamere.results import read_runs
-from lit_pursamere.results.runs import AttackInfo, check_comparable, differences, eps_text, missing_rows
+from lit_pursamere.results.runs import AttackInfo, check_comparable, differences, eps_text, flat, missing_rows
+from lit_pursamere.threat import Pixels, ThreatModel
 
 
 @pytest.mark.parametrize(
@@ -18,19 +20,21 @@ def test_budgets_are_written_as_people_write_them(eps, text):
     assert eps_text(eps) == text
 
 
-def test_attacks_are_read_from_entries_and_from_plain_reprs(pgd):
-    entry = pgd(eps=0.2, steps=7, gradient="exact", norm="l2")
-    info = AttackInfo.of(entry)
-    assert (info.gradient, info.norm, info.eps, info.steps, info.budget) == ("exact", "l2", 0.2, 7, "l2 0.2")
-    assert AttackInfo.of(entry["attack"]) == info
+def test_attacks_are_read_from_their_settings():
+    info = AttackInfo(PGD(ThreatModel("l2", Pixels("1/5")), "exact", 7).settings)
+    assert (info.kind, info.gradient, info.norm, info.eps, info.steps) == ("PGD", "exact", "l2", 0.2, 7)
+    assert info.budget == "l2 0.2" and AttackInfo().budget == AttackInfo().kind == ""
 
 
-def test_a_combination_has_no_steps_of_its_own(pgd):
-    text = f"WorstCase(threat=ThreatModel(norm='linf', eps=0.1), gradient='bpda', attacks=({pgd()['attack']},))"
-    info = AttackInfo.of(text)
+def test_a_combination_has_no_steps_of_its_own():
+    info = AttackInfo(WorstCase([PGD(ThreatModel("linf", Pixels(0.1)), steps=7)]).settings)
     assert (info.norm, info.eps, info.steps) == ("linf", 0.1, None)
-    bare = AttackInfo.of({"attack": text, "gradient": None, "norm": None, "eps": None, "steps": None})
-    assert bare.budget == "" and bare.steps is None
+    assert flat(info.settings)["attacks.0.steps"] == 7
+
+
+def test_nested_settings_have_dotted_names():
+    settings = {"a": {"b": 1, "c": {}}, "d": [{"e": 2}, {"e": 3}], "f": [4, 5], "g": None}
+    assert flat(settings) == {"a.b": 1, "d.0.e": 2, "d.1.e": 3, "f": [4, 5], "g": None}
 
 
 def test_missing_rows_are_counted(rows, pgd, write_run):

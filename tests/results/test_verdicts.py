@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lit_pursamere.results import SEMANTICS, Accuracy, accuracies, worst_cases
-from lit_pursamere.results.verdicts import mean_seconds, share
+from lit_pursamere.results.verdicts import components, mean_seconds, other_reading, share, stand_ins
 
 
 def test_accuracies_count_rows(rows):
@@ -30,12 +30,48 @@ def test_an_unjudged_row_counts_neither_way(rows):
 )
 def test_repeated_verdicts_have_a_mean_a_worst_case_and_a_majority(rows, votes, expected):
     (row,) = rows("A", "pgd", str(votes), str(votes), evaluations=5)
-    assert tuple(share(row, semantics) for semantics in SEMANTICS) == expected * 2
+    assert tuple(share(row, semantics) for semantics in SEMANTICS) == expected * 4
 
 
 def test_half_of_the_votes_is_no_majority(rows):
     (row,) = rows("A", "pgd", "2", evaluations=4)
     assert share(row, "last vote") == 0 and share(row, "any vote") is None
+
+
+def test_a_rejection_is_right_of_attacked_images_only_and_only_if_so_read(rows):
+    """Image 0: right; 1: rejected under attack; 2: rejected, but not at an inner iterate; 3: rejected clean."""
+    evaluation = [
+        *rows("A", "clean", "+++-", unfooled_last=[1, 1, 1, 1], unfooled_any=None),
+        *rows("A", "pgd", "+--+", "+--+", unfooled_last=[1, 1, 1, 1], unfooled_any=[1, 1, 0, 1]),
+        *rows("A", "gray", "++++", unfooled_last=[1, 1, 1, 1], unfooled_any=None),
+    ]
+    table = accuracies(evaluation)
+    assert {s: table["A", "pgd", s].correct for s in ("last", "any", "last or rejected", "any or rejected")} == {
+        "last": 2, "any": 2, "last or rejected": 4, "any or rejected": 3
+    }  # fmt: skip
+    assert table["A", "clean", "last"] == table["A", "clean", "last or rejected"] == Accuracy(3, 4)
+    worst = {s: worst_cases(evaluation, ["pgd", "gray"], s)["A"].correct for s in ("any", "any or rejected")}
+    assert worst == {"any": 1, "any or rejected": 2}
+    assert worst_cases(evaluation, ["pgd"], "last or rejected") == {"A": Accuracy(3, 4)}
+
+
+@pytest.mark.parametrize(
+    ("semantics", "expected"),
+    [
+        ("last", ["last"]),
+        ("any", ["any", "last"]),
+        ("any vote", ["any vote", "any", "last vote", "last"]),
+        ("any or rejected", ["any or rejected", "last or rejected", "any", "last"]),
+    ],
+)
+def test_what_replaces_a_semantics_that_was_not_judged(semantics, expected):
+    assert stand_ins(semantics) == expected
+
+
+def test_the_other_reading_and_back():
+    assert {other_reading(other_reading(s)) for s in SEMANTICS} == set(SEMANTICS)
+    assert all("".join(components(s)) == s and components(other_reading(s))[:2] == components(s)[:2] for s in SEMANTICS)
+    assert other_reading("any vote") == "any vote or rejected"
 
 
 def test_worst_case_by_hand(rows):

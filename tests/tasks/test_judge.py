@@ -20,7 +20,7 @@ class Darken(Purifier):
         super().__init__()
         self.sizes: list[int] = []
 
-    def forward(self, x, noise=None):
+    def purify(self, x, noise):
         self.sizes.append(len(x))
         return x / 2
 
@@ -81,7 +81,9 @@ def test_rejected_images_have_no_votes(images, linear_classifier):
     verdict = judge(defense, images, y, 2, 3)
     assert torch.allclose(verdict.suspicion, light)
     assert torch.equal(verdict.rejected, light > threshold) and 0 < verdict.rejected.sum() < 8
-    assert torch.equal(verdict.votes, 2 * (light <= threshold).long())
+    assert torch.equal(verdict.votes, 2 * (light <= threshold).long()) and (verdict.unfooled == 2).all()
+    wrong = judge(defense, images, (y + 1) % 3, 2, 3)
+    assert torch.equal(wrong.unfooled, 2 * (light > threshold).long()) and not wrong.votes.any()
     assert torch.equal(verdict.prediction, y)
     assert "rejecting by Brightness(threshold" in defense.description
     plain = judge(Defense(Identity(), linear_classifier), images, y, 2, 3)

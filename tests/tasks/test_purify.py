@@ -32,13 +32,18 @@ class Colour(ScoreModel):
 class Darken(Purifier):
     """Half as bright; keeps the sizes of its batches, and stops for good after some of them."""
 
-    def __init__(self, last: int = 99, by: float = 0.5) -> None:
+    def __init__(self, by: float = 0.5) -> None:
         super().__init__()
-        self.score_model, self.by, self._last, self._batches = Colour(), by, last, []
+        self.score_model, self.by, self._last, self._batches = Colour(), by, 99, []
         for parameter in self.parameters():
             parameter.data.fill_(0.1)
 
-    def forward(self, x, noise=None):
+    def until(self, last: int) -> Darken:
+        """Itself, to stop after so many batches."""
+        self._last = last
+        return self
+
+    def purify(self, x, noise):
         if len(self._batches) == self._last:
             raise KeyboardInterrupt
         self._batches.append(tuple(x.shape))
@@ -80,14 +85,14 @@ def test_every_picture_under_its_name(photos, tmp_path):
 def test_an_interrupted_run_ends_like_one_that_was_not(photos, tmp_path):
     purify_images(photos, tmp_path / "whole", Darken(), batch_size=2)
     with pytest.raises(KeyboardInterrupt):
-        purify_images(photos, tmp_path / "out", Darken(last=1), batch_size=2)
+        purify_images(photos, tmp_path / "out", Darken().until(1), batch_size=2)
     assert list(files(tmp_path / "out")) == ["a.png", "b/c.png"]
     (tmp_path / "out/b/c.png").write_bytes(b"damaged")
     again = Darken()
     assert purify_images(photos, tmp_path / "out", again, batch_size=2) == 5
     assert again._batches == [(2, 3, 4, 6), (1, 3, 4, 6), (2, 3, 8, 2)], "the batch of the damaged one is done whole"
     assert files(tmp_path / "out") == files(tmp_path / "whole")
-    idle = Darken(last=0)
+    idle = Darken().until(0)
     purify_images(photos, tmp_path / "out", idle, batch_size=2)
     (photos / "f.png").write_bytes(encode(torch.zeros(3, 8, 2, dtype=torch.uint8)))
     purify_images(photos, tmp_path / "out", Darken(), batch_size=2)
@@ -171,7 +176,7 @@ def test_arrays_keep_layout_type_and_company(tmp_path, axes, dtype):
     images = (images if dtype == "uint8" else images.astype(dtype) / 255).transpose(axes)
     np.savez(tmp_path / "x.npz", images=images, labels=np.arange(5))
     with pytest.raises(KeyboardInterrupt):
-        purify_images(tmp_path / "x.npz", tmp_path / "out", Darken(last=2), batch_size=2)
+        purify_images(tmp_path / "x.npz", tmp_path / "out", Darken().until(2), batch_size=2)
     again = Darken()
     assert purify_images(tmp_path / "x.npz", tmp_path / "out", again, batch_size=2) == 5
     assert again._batches == [(1, 3, 4, 6)], "nothing is done twice"
@@ -181,15 +186,15 @@ def test_arrays_keep_layout_type_and_company(tmp_path, axes, dtype):
         assert np.abs(made["images"] - half).max() <= (1e-6 if dtype != "uint8" else 0)
         assert (made["labels"] == np.arange(5)).all()
     assert sorted(os.listdir(tmp_path / "out")) == [".lock", ".lock-0", "made.jsonl", "manifest.json", "x.npz"]
-    purify_images(tmp_path / "x.npz", tmp_path / "out", Darken(last=0))
+    purify_images(tmp_path / "x.npz", tmp_path / "out", Darken().until(0))
 
 
 def test_batches_that_do_not_fit_may_be_made_smaller(tmp_path):
     class Small(Darken):
-        def forward(self, x, noise=None):
+        def purify(self, x, noise):
             if len(x) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().forward(x)
+            return super().purify(x, noise)
 
     np.save(tmp_path / "x.npy", np.zeros((4, 4, 6, 3), np.uint8))
     with pytest.raises(ValueError, match=r"batches \(4, 3, 4, 6\) do not fit .* repeat the command with a smaller"):

@@ -260,10 +260,7 @@ def test_the_manifest_says_what_decides(tmp_path):
         "precision",
     }  # fmt: skip
     assert manifest["images"]["count"] == 12 and manifest["slots"] == 5 and manifest["precision"] == "32-true"
-    bpda = manifest["attacks"]["bpda"]
-    assert bpda.pop("attack").startswith("PGD(") and bpda == {
-        "gradient": "bpda", "norm": "linf", "eps": 0.1, "steps": 3,
-    }  # fmt: skip
+    assert manifest["attacks"] == {name: attack.settings for name, attack in ATTACKS.items()}
     environment = (tmp_path / "out/environment.jsonl").read_text().splitlines()
     assert len(environment) == 1 and json.loads(environment[0])["processes"] == 1
 
@@ -446,8 +443,9 @@ def test_a_detector_is_calibrated_once_and_its_threshold_is_part_of_the_run(tmp_
     purifier, classifier = world()
     detector = ScoreNorm(purifier.score_model, 0.09, fpr=0.25)
     task = LitRobustness(
-        purifier, classifier, ATTACKS, output=str(tmp_path / "out"), detector=detector, calibrate_on=on, pictures=0
-    )
+        purifier, classifier, ATTACKS, output=str(tmp_path / "out"), detector=detector, calibrate_on=on, pictures=0,
+        success="any or rejected",
+    )  # fmt: skip
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, inference_mode=False,
         default_root_dir=tmp_path,
@@ -467,7 +465,11 @@ def test_a_detector_is_calibrated_once_and_its_threshold_is_part_of_the_run(tmp_
         row["votes_last"] for row in defended if row["rejected_last"]
     )
     assert all("rejected_last" not in row for row in rows if row["system"] == "undefended")
-    assert "AUC" in (tmp_path / "out" / "report.md").read_text()
+    for row in defended:
+        assert row["unfooled_last"] == (1 if row["rejected_last"] else row["votes_last"])
+        assert row["unfooled_any"] is None or row["votes_any"] <= row["unfooled_any"] <= row["unfooled_last"]
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "AUC" in report and "| accuracy (any or rejected) " in report and "| any " in report
 
 
 def test_an_unknown_place_to_calibrate_and_no_images_to_calibrate_on_are_named(tmp_path):
