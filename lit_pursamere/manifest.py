@@ -16,6 +16,7 @@ from lit_pursamere.atomic import write_whole
 __all__ = ["check_manifest", "differences", "digest_of", "read_manifest", "setting_of", "settings_of", "write_manifest"]
 
 NAME = "manifest.json"
+KEY, FORMAT = "manifest_format", 2  # of the manifest and of what lies beside it; counted up when a meaning changes
 LONG = 8  # from this length on, a list of settings is told by its ends and a checksum
 
 
@@ -23,14 +24,21 @@ def read_manifest(folder: Path) -> dict | None:
     """The manifest of a folder, or None if there is none.
 
     Raises:
-        ValueError: If the file is damaged.
+        ValueError: If the file is damaged, or of another format.
     """
     try:
-        return json.loads((folder / NAME).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        found = manifest.pop(KEY, 1)
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{folder / NAME} is damaged ({error}); remove the folder {folder} and start again") from error
+    if found != FORMAT:
+        raise ValueError(
+            f"{folder} holds results in format {found}, and this version reads and writes format {FORMAT}; use the "
+            "version that wrote it, or choose another folder"
+        )
+    return manifest
 
 
 def check_manifest(folder: Path, manifest: dict) -> bool:
@@ -69,7 +77,7 @@ def _differences(there: dict, now: dict, prefix: str = "") -> list[tuple[str, ob
 
 def write_manifest(folder: Path, manifest: dict) -> None:
     """Write the manifest, whole or not at all."""
-    write_whole(folder / NAME, (json.dumps(manifest, indent=2) + "\n").encode())
+    write_whole(folder / NAME, (json.dumps({KEY: FORMAT, **manifest}, indent=2) + "\n").encode())
 
 
 def digest_of(value: object) -> str:

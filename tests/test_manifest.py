@@ -10,7 +10,7 @@ import pytest
 
 import lit_pursamere.purifiers as purifiers
 from lit_pursamere.diffusion import GaussianMixtureScore, NCSNv2Score, PartlySeededNoise
-from lit_pursamere.manifest import digest_of, settings_of
+from lit_pursamere.manifest import check_manifest, digest_of, read_manifest, settings_of, write_manifest
 from lit_pursamere.purifiers import COUP, Purifier, PurSAMERE
 
 CLASSES = [
@@ -55,3 +55,17 @@ def test_every_setting_counts():
 
 def test_modules_that_a_purifier_needs_are_part_of_it():
     assert settings_of(build(COUP))["classifier"]["class"] == "NCSNv2Score"
+
+
+def test_another_format_is_one_clear_line(tmp_path):
+    write_manifest(tmp_path, {"a": 1})
+    assert read_manifest(tmp_path) == {"a": 1} and check_manifest(tmp_path, {"a": 1})
+    for content, found in (({"a": 1}, "1"), ({"manifest_format": 3, "a": 1}, "3")):
+        (tmp_path / "manifest.json").write_text(json.dumps(content))
+        with pytest.raises(
+            ValueError, match=f"holds results in format {found}, and this version reads and writes format 2"
+        ):
+            check_manifest(tmp_path, {"a": 1})
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(ValueError, match="is damaged"):
+        read_manifest(tmp_path)

@@ -112,8 +112,7 @@ class PurifiedSet:
                 f"no purified set in {path}; make one with `lit-pursamere predict` and LitPurification"
             )
         if manifest.get("format") != FORMAT:
-            old = "images.npy without checksums, as older versions made it" if "shape" in manifest else "something else"
-            raise ValueError(f"{path} holds {old}; remove that folder and make the set with `lit-pursamere predict`")
+            raise ValueError(f"{path} holds no purified set, but something else; choose another folder")
         try:
             indices = np.load(path / "indices.npy")
         except (OSError, ValueError, EOFError):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lit_pursamere.manifest import write_manifest
+
 
 def make_rows(system: str, attack: str, last: str, any: str | None = None, **more: object) -> list[dict]:
     """One row per character of `last`: + right, - wrong, or the number of right evaluations; `any` likewise.
@@ -61,7 +63,7 @@ def write_run(tmp_path) -> Callable[..., Path]:
             "success": "any",
             "seed": 0,
         }
-        (folder / "manifest.json").write_text(json.dumps(manifest | entries))
+        write_manifest(folder, manifest | entries)
         (folder / "records-0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
         return folder
 

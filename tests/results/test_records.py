@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from lit_pursamere.manifest import read_manifest
 from lit_pursamere.results import Records, read_rows
 
 MANIFEST = {"data": "digits, 8 images", "systems": {"PurSAMERE": "rho_pur=3"}, "attacks": {"pgd": "PGD(steps=20)"}}
@@ -40,7 +41,7 @@ def test_a_run_that_failed_before_its_first_row_does_not_keep_the_folder(tmp_pat
     with pytest.raises(ValueError, match="data: there 'digits, 8 images', now 'digits, 9 images'"):
         Records(tmp_path, other, rank=1)
     Records(tmp_path, other).append([row(0)])
-    assert json.loads((tmp_path / "manifest.json").read_text()) == other
+    assert read_manifest(tmp_path) == other
     with pytest.raises(ValueError, match="results of another configuration"):
         Records(tmp_path, MANIFEST)
 
@@ -154,7 +155,7 @@ def test_the_manifest_is_written_by_the_first_process(tmp_path):
     Records(tmp_path, MANIFEST, rank=1)
     assert not (tmp_path / "manifest.json").exists()
     Records(tmp_path, MANIFEST, rank=0)
-    assert json.loads((tmp_path / "manifest.json").read_text()) == MANIFEST
+    assert read_manifest(tmp_path) == MANIFEST
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json"]
 
 
@@ -180,7 +181,7 @@ def test_another_manifest_is_an_error_that_names_the_change(tmp_path, change, na
         Records(tmp_path, MANIFEST | change, rank)
     assert all(name in str(error.value) for name in names)
     assert "rho_pur=3" not in str(error.value)  # what agrees is not repeated
-    assert json.loads((tmp_path / "manifest.json").read_text()) == MANIFEST
+    assert read_manifest(tmp_path) == MANIFEST
     assert read_rows(tmp_path) == [row(0)]
 
 

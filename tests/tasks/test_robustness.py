@@ -257,7 +257,7 @@ def test_the_manifest_says_what_decides(tmp_path):
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert set(manifest) == {
         "data", "images", "systems", "purifiers", "weights", "attacks", "evaluations", "success", "seed", "slots",
-        "precision",
+        "precision", "manifest_format",
     }  # fmt: skip
     assert manifest["images"]["count"] == 12 and manifest["slots"] == 5 and manifest["precision"] == "32-true"
     assert manifest["attacks"] == {name: attack.settings for name, attack in ATTACKS.items()}
