@@ -46,11 +46,14 @@ def read_yaml(file: Path, within: tuple[Path, ...] = ()) -> Any:
         raise FileNotFoundError(f"there is no file {file}" + (f", which {within[-1]} names" if within else ""))
     if file.resolve() in within:
         raise ValueError(f"{file} names itself, by way of {', '.join(map(str, within))}")
+    return _inlined(_parsed(file.read_bytes(), str(file)), file, (*within, file.resolve()))
+
+
+def _parsed(text: str | bytes, where: str) -> Any:
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader)
+        return yaml.load(text, Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
-    return _inlined(content, file, (*within, file.resolve()))
+        raise ValueError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def _inlined(value: Any, file: Path, within: tuple[Path, ...]) -> Any:
@@ -89,33 +92,47 @@ def compose(args: list[str]) -> list[str]:
     if {"--help", "-h"} & set(args) or any(arg.endswith(".help") for arg in args):
         return args
     config: dict[str, Any] = {}
-    rest: list[str] = []
-    for name, value in _options(args):
-        parts = name.removeprefix("--").split(".")
-        if value is None:
-            rest.append(name)
-        elif name == "--config":
-            config = overlay(config, _content(value) if value.lstrip().startswith("{") else read_yaml(Path(value)))
-        elif parts[0] in SECTIONS:
-            config = _with(config, parts, _content(value))
+    rest: list[tuple[list[str], list[str]]] = []  # path and words of what the parser gets as it is
+    for words, value in _options(args):
+        name = words[0].partition("=")[0]
+        path = name.removeprefix("--").split(".") if name.startswith("--") else []
+        if name == "--config":
+            given = _content(value) if value.lstrip().startswith("{") else read_yaml(Path(value))
+            config = overlay(config, given)
+            rest = [(other, kept) for other, kept in rest if not _states(given, other)]  # whatever comes later wins
+        elif path and path[0] in SECTIONS:
+            config = _with(config, path, _content(value))
         else:
-            rest.append(f"{name}={value}")
-    verb = rest[:1] if rest and not rest[0].startswith("-") else []
-    return [*verb, *([f"--config={json.dumps(config)}"] if config else []), *rest[len(verb) :]]
+            rest.append((path, words))
+    words = [word for _, kept in rest for word in kept]
+    verb = words[:1] if words and not words[0].startswith("-") else []
+    return [*verb, *([f"--config={json.dumps(config)}"] if config else []), *words[len(verb) :]]
 
 
-def _options(args: list[str]) -> Iterator[tuple[str, str | None]]:
-    """Names and values, in their order; words that belong to no option have none."""
-    words = iter(args)
-    for word in words:
+def _options(args: list[str]) -> Iterator[tuple[list[str], str]]:
+    """The words of every option, in their order, and its value, which is empty where it may lack one."""
+    waiting = list(args)
+    while waiting:
+        word = waiting.pop(0)
         name, given, value = word.partition("=")
-        takes = name == "--config" or name.removeprefix("--").split(".")[0] in SECTIONS
-        if not word.startswith("--") or not (given or takes):
-            yield word, None
-        elif given or (value := next(words, None)) is not None:
-            yield name, value
-        else:
+        if given or not word.startswith("--"):
+            yield [word], value
+        elif waiting and not waiting[0].startswith("--"):
+            value = waiting.pop(0)
+            yield [word, value], value
+        elif name == "--config" or name.removeprefix("--").split(".")[0] in SECTIONS:
             raise ValueError(f"{name} lacks its value")
+        else:
+            yield [word], ""
+
+
+def _states(content: Any, path: list[str]) -> bool:
+    """Whether the content of a file says what stands at the path of an option."""
+    for key in path:
+        if not isinstance(content, Mapping) or key not in content:
+            return False
+        content = content[key]
+    return bool(path)
 
 
 def _content(text: str) -> Any:
@@ -123,7 +140,7 @@ def _content(text: str) -> Any:
     if FILE.fullmatch(text):
         return read_yaml(Path(text))
     if text in ("null", "~") or text[:1] in ("{", "["):
-        return _inlined(yaml.load(text, Loader), Path("."), ())
+        return _inlined(_parsed(text, text), Path("."), ())
     return text
 
 

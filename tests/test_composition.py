@@ -145,3 +145,21 @@ def test_what_is_not_of_model_or_data_is_left_to_the_parser():
     args = ["test", "--trainer.devices=2", "--print_config", "--trainer.logger", "false"]
     assert compose(args) == args
     assert compose(["test", "--help"]) == ["test", "--help"]
+
+
+@pytest.mark.parametrize("last", ["file", "option"])
+def test_whatever_comes_later_wins_for_the_trainer_too(last, tmp_path):
+    (tmp_path / "more.yaml").write_text("seed_everything: 7\ntrainer: {devices: 3}\n")
+    options = ["--trainer.devices", "2", "--seed_everything=5", "--trainer.max_epochs", "4"]
+    file = [f"--config={tmp_path}/more.yaml"]
+    verb, config, *rest = compose(["fit", *(options + file if last == "file" else file + options)])
+    assert verb == "fit" and json.loads(config.removeprefix("--config=")) == {
+        "seed_everything": 7,
+        "trainer": {"devices": 3},
+    }
+    assert rest == (options[3:] if last == "file" else options)
+
+
+def test_a_value_that_is_no_yaml_is_named():
+    with pytest.raises(ValueError, match=r"^\{depth: \[28\} is no YAML"):
+        compose(["test", "--model.classifier", "{depth: [28}"])
