@@ -87,7 +87,7 @@ def audit(args: list[str]) -> None:
     name = choose_attack(settings.attack, task.attacks)
     text = run_audit(
         settings, defense, name, task.attacks[name], x, y, task.evaluations, data.eval_batch_size, run_seed(),
-        f"{data.name}, {data.evaluate} images", hidden=False,
+        data.images_name, hidden=False,
     )  # fmt: skip
     print(text, end="")
 
@@ -101,7 +101,7 @@ def eot_similarity(args: list[str]) -> None:
     defense, (x, y, index) = examined(cli, settings.images, "eot-similarity")
     name = choose_attack(settings.attack, cli.model.attacks)
     table = run_similarity(
-        settings, defense, name, cli.model.attacks[name], x, y, index.tolist(), f"{data.name}, {data.evaluate} images",
+        settings, defense, name, cli.model.attacks[name], x, y, index.tolist(), data.images_name,
         data.eval_batch_size, hidden=False,
     )  # fmt: skip
     print(f"{table}\nRows, means and picture: {settings.output}")

@@ -7,7 +7,6 @@ rows  ->  similarity.json, similarity.png
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -83,9 +82,7 @@ def known_twin(defense: Defense, table: int) -> Defense:
             f"{type(defense.purifier).__name__} draws no fresh noise, so there is nothing to average; say "
             "`--model.purifier.seed fresh` if it has a seed"
         )
-    purifier = copy.copy(defense.purifier)  # the same weights under another setting
-    purifier.noise = SeededNoise(table)
-    return Defense(purifier, defense.classifier)
+    return Defense(defense.purifier.seeded(table), defense.classifier)
 
 
 def run_similarity(

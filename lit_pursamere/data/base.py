@@ -218,6 +218,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             chosen = [chosen[position] for position in generator.permutation(len(chosen))]
         return sorted(chosen[:size])
 
+    @property
+    def images_name(self) -> str:
+        """Which images `test` evaluates, in words: "digits, test images"."""
+        return f"{self.name}, {self.evaluate} images"
+
     def evaluated(self) -> dict[str, object]:
         """Which images `test` evaluates: count, shape, and a digest of their positions, pixels and labels."""
         digest, indices = hashlib.sha256(), self.test_indices()

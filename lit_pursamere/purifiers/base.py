@@ -266,8 +266,12 @@ class Purifier(nn.Module, ABC):
             chosen = sources[knowledge]
         else:
             raise ValueError(f"noise must be fresh, fixed, forward or a number of tables; got {knowledge!r}")
+        return self.seeded(chosen)
+
+    def seeded(self, seed: Seed) -> Purifier:
+        """The same purifier, its networks shared, with another `seed`."""
         other = copy.copy(self)
-        other.noise, other._arguments = noise_source(chosen), {**self._arguments, "seed": setting_of(chosen)}
+        other.noise, other._arguments = noise_source(seed), {**self._arguments, "seed": setting_of(seed)}
         return other
 
     def train(self, mode: bool = True) -> Purifier:

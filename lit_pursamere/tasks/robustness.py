@@ -128,7 +128,7 @@ class LitRobustness(pl.LightningModule):
         """What decides the verdicts; a folder of records belongs to exactly one of these."""
         data = self.trainer.datamodule
         return {
-            "data": f"{data.name}, {data.evaluate} images",
+            "data": data.images_name,
             "images": data.evaluated(),
             "systems": {name: defense.description for name, defense in self.systems.items()},
             "purifiers": {name: settings_of(defense.purifier) for name, defense in self.systems.items()},
