@@ -163,7 +163,7 @@ def test_protocols_replace_attacks_images_and_verdicts_of_an_experiment(config, 
     assert list(manifest["attacks"]) == list(settings["attacks"])
     assert manifest["success"] == settings["success"]
     tables = {"class": "NoiseTables", "tables": 128, "seed": 0}
-    assert manifest["purifiers"]["PurSAMERE"]["seed"] == (tables if config.stem == "liu-semi-128" else 0)
+    assert manifest["defenses"]["PurSAMERE"]["purifier"]["seed"] == (tables if config.stem == "liu-semi-128" else 0)
 
 
 def test_a_protocol_keeps_what_it_does_not_name(capsys):

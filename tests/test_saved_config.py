@@ -40,7 +40,10 @@ def test_a_refused_run_leaves_the_configuration_alone(tmp_path, logs_in_the_fold
     assert main(small(tmp_path, *more)) == 0
     before = (tmp_path / "run/config.yaml").read_bytes()
     assert main(small(tmp_path, *more, "--model.purifier.lr_max=0.2")) == 1
-    assert "results of another configuration (purifiers.PurSAMERE.lr_max: there 0.1, now 0.2" in capsys.readouterr().err
+    assert (
+        "results of another configuration (defenses.PurSAMERE.purifier.lr_max: there 0.1, now 0.2"
+        in capsys.readouterr().err
+    )
     assert (tmp_path / "run/config.yaml").read_bytes() == before
 
 

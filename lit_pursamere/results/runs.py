@@ -14,7 +14,7 @@ from lit_pursamere.results.verdicts import CLEAN, SEMANTICS
 
 __all__ = ["AttackInfo", "Run", "check_comparable", "differences", "flat", "missing_rows", "read_runs"]
 
-FREE = ("systems", "purifiers", "weights", "attacks", "output")  # what runs of one table may differ in
+FREE = ("systems", "defenses", "weights", "attacks", "output")  # what runs of one table may differ in
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Run:
 
     def settings(self, system: str, attack: str) -> dict[str, object]:
         """What a number depends on, by dotted name: settings of the purifier, and those of the attack, `attack.eot`."""
-        purifier = self.manifest.get("purifiers", {}).get(system, {})
+        purifier = self.manifest.get("defenses", {}).get(system, {}).get("purifier", {})
         return flat({**purifier, "attack": self.attacks[attack].settings})
 
     @cached_property

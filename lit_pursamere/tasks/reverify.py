@@ -9,7 +9,6 @@ hangs on rounding.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import yaml
 from torch import nn
 
 from lit_pursamere.defense import Defense
-from lit_pursamere.manifest import differences, read_manifest, settings_of
+from lit_pursamere.manifest import differences, read_manifest
 from lit_pursamere.progress import Progress
 from lit_pursamere.results import read_rows
 from lit_pursamere.results.images import read_images
@@ -130,11 +129,10 @@ def check_systems(folder: Path, systems: dict[str, Defense], manifest: dict) -> 
         ValueError: If a setting or weights differ; the message says of which system.
     """
     dtype = STORED_AS.get(manifest.get("precision", ""), torch.float32)
-    for name, text in manifest["systems"].items():
+    for name, settings in manifest["defenses"].items():
         if name not in systems:
             raise ValueError(f"{folder} evaluated the system {name!r}, which the configuration lacks")
-        there, now = {name: text, **manifest["purifiers"][name]}, systems[name]
-        if found := differences(there, json.loads(json.dumps({name: now.description, **settings_of(now.purifier)}))):
+        if found := differences(settings, systems[name].settings):
             raise ValueError(f"{name} of the run in {folder} is another than that of the configuration ({found})")
         if (digest := state_digest(systems[name].to(dtype))) != manifest["weights"][name]:
             raise ValueError(

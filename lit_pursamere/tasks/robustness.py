@@ -20,7 +20,6 @@ from lit_pursamere.data import ShardSampler
 from lit_pursamere.defense import ALONE, Defense
 from lit_pursamere.detectors import Detector
 from lit_pursamere.ensemble import Ensemble
-from lit_pursamere.manifest import settings_of
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
 from lit_pursamere.purifiers.base import Knowledge
@@ -131,7 +130,7 @@ class LitRobustness(pl.LightningModule):
             "data": data.images_name,
             "images": data.evaluated(),
             "systems": {name: defense.description for name, defense in self.systems.items()},
-            "purifiers": {name: settings_of(defense.purifier) for name, defense in self.systems.items()},
+            "defenses": {name: defense.settings for name, defense in self.systems.items()},
             "weights": {name: state_digest(defense) for name, defense in self.systems.items()},
             "attacks": {name: attack.settings for name, attack in self.attacks.items()},
             "evaluations": self.evaluations,

@@ -14,7 +14,7 @@ def run(label, purifier, dataset="digits", **attacks):
     common = {"threat": {"norm": "linf", "eps": 0.15}, "steps": 20, "eot": 4}
     manifest = {
         "data": f"{dataset}, test images",
-        "purifiers": {purifier["class"]: purifier},
+        "defenses": {purifier["class"]: {"purifier": purifier}},
         "attacks": {name: {"class": kind, "gradient": view, **common} for name, (kind, view) in attacks.items()},
     }
     return Run(Path(), manifest, [], label)

@@ -48,7 +48,7 @@ def run(kind: str, attacks: dict, dataset: str = "cifar10", label: str = "", **c
     manifest = {
         "data": f"{dataset}, test images",
         "systems": {kind: kind},
-        "purifiers": {kind: settings(kind, **changes)},
+        "defenses": {kind: {"purifier": settings(kind, **changes)}},
         "attacks": {name: attack.settings for name, attack in attacks.items()},
     }
     return Run(Path(), manifest, rows, label or kind)
@@ -152,7 +152,7 @@ def test_differences_are_told():
 
 def test_a_run_without_settings_agrees_with_nothing_that_is_stated():
     silent = run("DP_DDPM", {"PGD20-EoT10": LIU})
-    silent.manifest["purifiers"] = {}
+    silent.manifest["defenses"] = {}
     assert beside(silent) == []
 
 

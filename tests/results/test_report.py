@@ -55,7 +55,7 @@ def paper_run(rows, pgd, write_run):
     """A run at the paper's values, whose numbers a paper reports."""
     records = [row for name in ("clean", "gPGD20", "BPDA20-det") for row in rows("PurSAMERE", name, "+-", "+-")]
     attacks = {"gPGD20": pgd(eps=EPS, gradient="gray"), "BPDA20-det": pgd(eps=EPS)}
-    described = {"attacks": attacks, "data": "cifar10, test images", "purifiers": {"PurSAMERE": PAPER}}
+    described = {"attacks": attacks, "data": "cifar10, test images", "defenses": {"PurSAMERE": {"purifier": PAPER}}}
     return lambda **entries: write_run("paper", records, **described | entries)
 
 
@@ -158,7 +158,7 @@ def test_published_numbers_stand_beside_ours(paper_run):
     "entries",
     [
         {"data": "digits, test images"},
-        {"purifiers": {"PurSAMERE": PAPER | {"rho_pur": 1.5}}},
+        {"defenses": {"PurSAMERE": {"purifier": PAPER | {"rho_pur": 1.5}}}},
         {"attacks": {key: {"threat": {"norm": "linf", "eps": 0.1}} for key in ("gPGD20", "BPDA20-det")}},
         {"attacks": {key: {"class": "PGD", "steps": 20} for key in ("gPGD20", "BPDA20-det")}},
     ],
@@ -172,8 +172,8 @@ def test_published_numbers_of_another_question_do_not(paper_run, entries):
 def test_doubtful_numbers_have_a_footnote(rows, pgd, write_run):
     records = [row for name in ("clean", "PGD200-EoT20 l1") for row in rows("ADP", name, "+-", "+-")]
     attacks = {"PGD200-EoT20 l1": pgd(12.0, 200, "exact", "l1") | {"eot": 20, "start": "laplace"}}
-    purifiers = {"ADP": {"class": "ADP", "seed": "fresh"}}
-    report = make_report([write_run("adp", records, attacks, data="cifar10, test images", purifiers=purifiers)])
+    defenses = {"ADP": {"purifier": {"class": "ADP", "seed": "fresh"}}}
+    report = make_report([write_run("adp", records, attacks, data="cifar10, test images", defenses=defenses)])
     assert column(as_markdown(report), "published")[:2] == [
         "87.93 (Hoang et al. 2026, Table 3)",
         "36.87 (Hoang et al. 2026, Table 3) [1]",

@@ -16,6 +16,7 @@ from lit_pursamere.attacks import PGD, Attack, Outcome
 from lit_pursamere.data import Digits
 from lit_pursamere.detectors import ScoreNorm
 from lit_pursamere.diffusion import GaussianMixtureScore
+from lit_pursamere.ensemble import Ensemble
 from lit_pursamere.purifiers import Identity, PurSAMERE
 from lit_pursamere.results import accuracies, read_rows
 from lit_pursamere.results.images import read_images
@@ -256,7 +257,7 @@ def test_the_manifest_says_what_decides(tmp_path):
     evaluate(tmp_path)
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert set(manifest) == {
-        "data", "images", "systems", "purifiers", "weights", "attacks", "evaluations", "success", "seed", "slots",
+        "data", "images", "systems", "defenses", "weights", "attacks", "evaluations", "success", "seed", "slots",
         "precision", "manifest_format",
     }  # fmt: skip
     assert manifest["images"]["count"] == 12 and manifest["slots"] == 5 and manifest["precision"] == "32-true"
@@ -407,6 +408,29 @@ def test_other_images_under_the_same_name_are_refused(changed, tmp_path, monkeyp
     monkeypatch.setattr(Digits, "load", other)
     with pytest.raises(ValueError, match=r"another configuration \(images\.digest"):
         evaluate(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "one, other, named",
+    [
+        ({"surrogate": 2}, {"surrogate": 3}, r"surrogate\.draws: there 2, now 3"),
+        ({"ensemble": Ensemble(3)}, {"ensemble": Ensemble(3, attacked=1)}, r"ensemble\.attacked: there None, now 1"),
+    ],
+    ids=["surrogate", "ensemble"],
+)
+def test_whatever_attackers_see_of_a_defence_is_part_of_it(one, other, named, tmp_path):
+    """A surrogate, and the copies that an attacker averages over, decide verdicts though they give none."""
+
+    def run(surrogate=None, **options):
+        purifier = None
+        if surrogate is not None:
+            means = torch.full((1, 1, 8, 8), 0.5)
+            purifier = PurSAMERE(GaussianMixtureScore(means, 0.2), 0.4, 0.1, surrogate, [0.3])
+        evaluate(tmp_path, n=2, surrogate=purifier, **options)
+
+    run(**one)
+    with pytest.raises(ValueError, match=named):
+        run(**other)
 
 
 def test_a_folder_that_another_run_writes_to_is_refused(tmp_path):
