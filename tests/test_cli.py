@@ -1,5 +1,7 @@
 """The command line: verbs, composition of configurations, and one readable line for every mistake."""
 
+import re
+
 import pytest
 import yaml
 
@@ -44,6 +46,11 @@ def test_fractions_parse_and_are_saved_as_written(capsys):
     assert threat == {"norm": "linf", "eps": "8/255"}
     config = printed_config(capsys, *ROBUST)
     assert config["model"]["init_args"]["attacks"]["gPGD20"]["init_args"]["threat"]["eps"] == 0.15
+
+
+def test_a_value_of_the_wrong_kind_is_named(capsys):
+    assert main([*ROBUST, "--model.noise", "sometimes"]) == 1
+    assert re.search('"noise": Expected .*fresh.* got sometimes$', capsys.readouterr().err.splitlines()[0])
 
 
 def test_a_test_prints_its_own_table_and_no_other(capsys, tmp_path):
