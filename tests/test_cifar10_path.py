@@ -45,7 +45,8 @@ def test_from_pictures_to_table(images, repository_root, tmp_path, monkeypatch, 
 
     run("fit", f"--config={configs}/score.yaml", "--model.score_model.ngf=4", "--model.export=score.safetensors",
         "--trainer.max_steps=3", "--trainer.logger=false", "--trainer.callbacks=null")  # fmt: skip
-    run("predict", f"--config={configs}/purify.yaml", *score, "--model.output=purified", "--data.val_size=0")
+    run("predict", f"--config={configs}/purify.yaml", *score, "--model.output=purified", "--data.val_size=0",
+        "--data.evaluate=train")  # fmt: skip
     moved = PurifiedSet.open("purified").take(range(48))
     assert moved.min() >= 0 and moved.max() <= 1
     run("fit", f"--config={configs}/classifier.yaml", *network, "--data.purified=purified", "--trainer.max_epochs=2",

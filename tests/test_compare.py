@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
+from functools import wraps
 
 import pytest
 import pytorch_lightning as pl
@@ -87,7 +88,13 @@ def compare(content, capsys):
 def runs(monkeypatch):
     """Counts the runs that are started."""
     started, test = [], pl.Trainer.test
-    monkeypatch.setattr(pl.Trainer, "test", lambda self, *a, **k: (started.append(self), test(self, *a, **k))[1])
+
+    @wraps(test)  # the command line reads its options
+    def noted(self, *args, **options):
+        started.append(self)
+        return test(self, *args, **options)
+
+    monkeypatch.setattr(pl.Trainer, "test", noted)
     return started
 
 

@@ -73,6 +73,12 @@ def test_a_name_takes_options_of_its_own():
     }
 
 
+def test_a_class_may_be_changed_alone():
+    before, now = composed(), composed("--model.class_path=mine.Robustness", "--data", "NPZ")
+    assert now["model"] == {"class_path": "mine.Robustness", "init_args": before["model"]["init_args"]}
+    assert now["data"] == "NPZ", "a name, as a whole, replaces"
+
+
 @pytest.mark.parametrize("key, names", [("attacks", ["mine"]), ("attacks+", ["gPGD20", "BPDA20-det", "mine"])])
 def test_attacks_of_an_overlay_replace_or_add(key, names, tmp_path):
     attack = {"class_path": "PGD", "init_args": {"threat": {"norm": "linf", "eps": 0.1}}}
