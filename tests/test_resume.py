@@ -92,7 +92,8 @@ def test_a_training_that_was_killed_ends_with_the_weights_of_one_that_was_not(re
         callbacks = json.dumps([{"class_path": "ModelCheckpoint", "init_args": every}])
         return [
             "fit", "--config=configs/digits/classifier.yaml", "--model.class_path=curve.Curve",
-            "--data.class_path=curve.Pairs", "--data.purified=null", "--data.val_size=1235", "--data.batch_size=16", "--data.eval_batch_size=16",
+            "--data.class_path=curve.Pairs", "--data.purified=null",
+            "--data.val_size=1235", "--data.batch_size=16", "--data.eval_batch_size=16",
             "--model.classifier.width=1", "--model.classifier.dropout=0.3", "--model.ema_decay=0.9",
             "--model.milestones=[1,2]", "--trainer.max_epochs=3", "--trainer.limit_val_batches=1",
             "--trainer.logger=false", "--trainer.enable_progress_bar=false", f"--trainer.callbacks={callbacks}",
