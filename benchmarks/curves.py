@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_pursamere.results.formats import markdown_table
-from lit_pursamere.results.style import CYCLE, DASHES, GREY, decorate, grid_lines, new_figure
+from lit_pursamere.report.formats import markdown_table
+from lit_pursamere.report.style import CYCLE, DASHES, GREY, decorate, grid_lines, new_figure
 
 PSNR = "val/psnr_"
 FFDNET = {

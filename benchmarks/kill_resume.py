@@ -23,7 +23,7 @@ from pathlib import Path
 
 from lit_pursamere.data import PurifiedSet
 from lit_pursamere.data.purified_checks import verify
-from lit_pursamere.results import read_rows
+from lit_pursamere.store import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 FREE = ("seconds", "stored")  # what depends on when and by whom a row was made

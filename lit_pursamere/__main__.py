@@ -2,7 +2,7 @@
 
 import sys
 
-from lit_pursamere.cli import main
+from lit_pursamere.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

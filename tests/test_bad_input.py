@@ -8,7 +8,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from lit_pursamere.cli import main
+from lit_pursamere.cli.main import main
 
 PARTS = """
     import torch

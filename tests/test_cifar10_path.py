@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lit_pursamere.cli import main
+from lit_pursamere.cli.main import main
 from lit_pursamere.data import PurifiedSet
-from lit_pursamere.results import read_rows
+from lit_pursamere.store import read_rows
 
 pytestmark = pytest.mark.slow
 

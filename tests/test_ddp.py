@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lit_pursamere.cli import main
-from lit_pursamere.results import read_rows
+from lit_pursamere.cli.main import main
+from lit_pursamere.store import read_rows
 
 pytestmark = pytest.mark.slow
 

@@ -29,9 +29,9 @@ from lit_pursamere.attacks.base import IterativeAttack
 from lit_pursamere.attacks.gradients import loss_gradient
 from lit_pursamere.attacks.survivors import SurvivorAttack
 from lit_pursamere.defense import Defense
+from lit_pursamere.defense.ensemble import Ensemble
 from lit_pursamere.diffusion import FreshNoise, NoiseTables, PartlySeededNoise
 from lit_pursamere.diffusion.image_noise import follow, image_keys
-from lit_pursamere.ensemble import Ensemble
 from lit_pursamere.host import deferred
 from lit_pursamere.purifiers import DiffPure, Identity, Purifier, PurSAMERE
 from lit_pursamere.threat import GRADIENTS, ThreatModel

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from lit_pursamere.cli import VERBS, main
+from lit_pursamere.cli.main import VERBS, main
 
 
 @pytest.fixture(scope="module")

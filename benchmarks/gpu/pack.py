@@ -37,8 +37,8 @@ from PIL import Image
 from session import ROOT
 from torch import Tensor
 
-from lit_pursamere.atomic import replacing, write_whole
 from lit_pursamere.data import CIFAR10
+from lit_pursamere.store.atomic import replacing, write_whole
 
 PER_STRIP = 500  # WebP knows at most 16,383 pixels a side
 PACKAGES = (

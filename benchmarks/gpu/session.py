@@ -27,7 +27,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # nothing is installed where a GPU is had for minutes
 
-from lit_pursamere.atomic import replacing  # noqa: E402
+from lit_pursamere.store.atomic import replacing  # noqa: E402
 
 __all__ = ["ROOT", "Session", "TimeUp", "arguments", "describe", "synchronise"]
 

@@ -36,22 +36,22 @@ from packed import packed_images, toy_images
 from session import ROOT, Session, arguments
 from torch import Tensor
 
-from lit_pursamere.atomic import replacing, write_whole
-from lit_pursamere.command_line import command_line
+from lit_pursamere.cli.compare import build, only_defense, prospect, quiet, release
+from lit_pursamere.cli.experiment import remaining
+from lit_pursamere.cli.lightning import command_line
+from lit_pursamere.cli.weights import run as weights_command
 from lit_pursamere.compare import Plan, read_plan
-from lit_pursamere.compare.command import build, only_defense, prospect, quiet, release
 from lit_pursamere.data import PurifiedSet
 from lit_pursamere.diffusion import EDMScore, ScoreModel
-from lit_pursamere.experiment import remaining
-from lit_pursamere.manifest import read_manifest
 from lit_pursamere.networks import WideResNet
 from lit_pursamere.purifiers import Purifier
-from lit_pursamere.results import Report, Run, as_markdown
-from lit_pursamere.results.comparison import run_of
-from lit_pursamere.results.runs import missing_rows
+from lit_pursamere.report import Report, Run, as_markdown
+from lit_pursamere.report.comparison import run_of
+from lit_pursamere.report.runs import missing_rows
 from lit_pursamere.seeding import forked_randomness
+from lit_pursamere.store.atomic import replacing, write_whole
+from lit_pursamere.store.manifest import read_manifest
 from lit_pursamere.weights import inspect_weights, save_weights
-from lit_pursamere.weights.command import run as weights_command
 
 CLASSIFIER, RECORDS = "classifier.safetensors", "records.tar.gz"
 STAGES = ("bpda", "exact", "apgd")  # attacks that are evaluated together, the cheapest first

@@ -27,10 +27,10 @@ from checks import Check, Notes
 from safetensors.torch import load_file
 from session import ROOT
 
-from lit_pursamere.cli import LIGHTNING_VERBS, main
-from lit_pursamere.compare.command import quiet
+from lit_pursamere.cli.compare import quiet
+from lit_pursamere.cli.main import LIGHTNING_VERBS, main
 from lit_pursamere.data.pictures import encode
-from lit_pursamere.results import read_rows
+from lit_pursamere.store import read_rows
 
 __all__ = ["RUNS", "VERDICTS", "Place", "Run", "table_on_cpu", "verb_checks", "verdict_check"]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lit_pursamere.attacks.scheduler import Landed, cycle, run_in_slots
 from lit_pursamere.host import at_once, note, settle
-from lit_pursamere.manifest import setting_of
+from lit_pursamere.store.manifest import setting_of
 from lit_pursamere.threat import GRADIENTS, Gradient, ThreatModel
 
 __all__ = ["Attack", "IterativeAttack", "Outcome", "Progress"]

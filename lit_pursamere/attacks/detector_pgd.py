@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_pursamere.attacks.penalised_pgd import PenalisedPGD
-from lit_pursamere.detectors import Detector
+from lit_pursamere.defense.detectors import Detector
 from lit_pursamere.weights import state_digest
 
 __all__ = ["DetectorPGD"]

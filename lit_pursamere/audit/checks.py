@@ -24,7 +24,7 @@ from lit_pursamere.attacks.gradients import loss_gradient
 from lit_pursamere.audit.binarization import plant, random_points
 from lit_pursamere.audit.examination import Examination, Finding, NotApplicable, variant
 from lit_pursamere.purifiers import Identity
-from lit_pursamere.results import Accuracy
+from lit_pursamere.report import Accuracy
 from lit_pursamere.threat import Gradient, ThreatModel
 
 __all__ = ["CHECKS", "Check"]

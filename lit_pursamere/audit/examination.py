@@ -18,12 +18,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_pursamere.atomic import write_whole
 from lit_pursamere.attacks import Attack
 from lit_pursamere.defense import Defense
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity
 from lit_pursamere.seeding import forked_randomness
+from lit_pursamere.store.atomic import write_whole
 
 __all__ = ["Examination", "Finding", "NotApplicable", "variant"]
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lit_pursamere.atomic import write_whole
 from lit_pursamere.attacks import Attack
 from lit_pursamere.audit.checks import CHECKS
 from lit_pursamere.audit.examination import Examination, Finding, NotApplicable
 from lit_pursamere.defense import Defense
-from lit_pursamere.manifest import check_manifest, write_manifest
 from lit_pursamere.progress import Progress
-from lit_pursamere.results import Accuracy
-from lit_pursamere.results.locks import FolderLock
+from lit_pursamere.report import Accuracy
 from lit_pursamere.seeding import forked_randomness
+from lit_pursamere.store.atomic import write_whole
+from lit_pursamere.store.locks import FolderLock
+from lit_pursamere.store.manifest import check_manifest, write_manifest
 from lit_pursamere.weights import state_digest, tensors_digest
 
 __all__ = ["Audit", "choose_attack", "run_audit"]

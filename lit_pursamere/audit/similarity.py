@@ -16,20 +16,20 @@ from torch import Tensor
 
 from lit_pursamere.attacks import Attack
 from lit_pursamere.attacks.similarity import eot_similarity
-from lit_pursamere.defense import Defense
-from lit_pursamere.diffusion import SeededNoise
-from lit_pursamere.manifest import check_manifest, write_manifest
-from lit_pursamere.progress import Progress
-from lit_pursamere.results.durable import append
-from lit_pursamere.results.locks import FolderLock
-from lit_pursamere.results.similarity import (
+from lit_pursamere.audit.similarity_table import (
     REFERENCES,
     kept_rows,
     mean_interval,
     similarity_figure,
     similarity_table,
 )
+from lit_pursamere.defense import Defense
+from lit_pursamere.diffusion import SeededNoise
+from lit_pursamere.progress import Progress
 from lit_pursamere.seeding import forked_randomness
+from lit_pursamere.store.durable import append
+from lit_pursamere.store.locks import FolderLock
+from lit_pursamere.store.manifest import check_manifest, write_manifest
 from lit_pursamere.weights import state_digest, tensors_digest
 
 __all__ = ["Similarity", "known_twin", "run_similarity"]

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lit_pursamere.atomic import write_whole
+from lit_pursamere.store.atomic import write_whole
 
 __all__ = ["checksum", "map_part", "part_file", "parts_in", "write_part"]
 

@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_pursamere.atomic import write_whole
 from lit_pursamere.data.parts import checksum, map_part, part_file, parts_in, write_part
 from lit_pursamere.data.resident import to_float
-from lit_pursamere.manifest import check_manifest, digest_of, read_manifest, write_manifest
+from lit_pursamere.store.atomic import write_whole
+from lit_pursamere.store.manifest import check_manifest, digest_of, read_manifest, write_manifest
 
 __all__ = ["PurifiedSet"]
 

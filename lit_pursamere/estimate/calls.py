@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lit_pursamere.attacks import Attack, Boundary, ReconstructionPGD, Transfer
 from lit_pursamere.diffusion import ScoreModel
+from lit_pursamere.evaluation.cost import parts_of
 from lit_pursamere.purifiers import Purifier
-from lit_pursamere.tasks.cost import parts_of
 
 __all__ = ["Queries", "Tally", "count_calls", "count_queries", "forward_flop", "tallied"]
 

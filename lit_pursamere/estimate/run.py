@@ -18,7 +18,7 @@ from lit_pursamere.estimate.evaluation import evaluation_stages, purification_st
 from lit_pursamere.estimate.stages import quantity, table
 from lit_pursamere.estimate.stand_ins import pair_with_itself
 from lit_pursamere.estimate.training import training_stages
-from lit_pursamere.results.environment import device_name
+from lit_pursamere.store.provenance import device_name
 from lit_pursamere.tasks import LitPurification, LitRobustness
 from lit_pursamere.tasks.training import Training
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_pursamere.estimate.calls import Tally, count_calls, forward_flop, tallied
+from lit_pursamere.evaluation.cost import now
 from lit_pursamere.purifiers import Purifier
-from lit_pursamere.tasks.cost import now
 
 __all__ = ["Cost", "classifier_cost", "purification_cost"]
 

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lit_pursamere.data import ImageDataModule
 from lit_pursamere.estimate.stages import Stage
+from lit_pursamere.evaluation.cost import now
 from lit_pursamere.tasks import LitClassifier, LitScoreModel
-from lit_pursamere.tasks.cost import now
 from lit_pursamere.tasks.score_model import BANDS
 from lit_pursamere.tasks.training import Training
 

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from lit_pursamere.diffusion.noise import NoiseSource, NoiseTables, PartlySeededNoise, noise_source
 from lit_pursamere.diffusion.score_model import ScoreModel
 from lit_pursamere.host import docket
-from lit_pursamere.manifest import setting_of
+from lit_pursamere.store.manifest import setting_of
 
 __all__ = ["Identity", "Knowledge", "Purifier", "Seed"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 
-from lit_pursamere.atomic import replacing
+from lit_pursamere.store.atomic import replacing
 
 __all__ = ["WholeCheckpoints"]
 

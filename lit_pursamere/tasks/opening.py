@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from lit_pursamere.results.environment import note_start
+from lit_pursamere.store.provenance import note_start
 
 __all__ = ["open_in_turn"]
 

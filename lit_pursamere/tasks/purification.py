@@ -14,14 +14,14 @@ from typing import Literal
 import pytorch_lightning as pl
 from torch import Tensor
 
-from lit_pursamere.atomic import remove_leftovers
 from lit_pursamere.data import PurifiedSet
 from lit_pursamere.data.purified_checks import probe
-from lit_pursamere.manifest import settings_of
 from lit_pursamere.progress import Progress, Watch
 from lit_pursamere.purifiers import Purifier
-from lit_pursamere.results.locks import FolderLock
 from lit_pursamere.seeding import reseed, run_seed
+from lit_pursamere.store.atomic import remove_leftovers
+from lit_pursamere.store.locks import FolderLock
+from lit_pursamere.store.manifest import settings_of
 from lit_pursamere.tasks.opening import open_in_turn
 from lit_pursamere.weights import state_digest
 

@@ -18,17 +18,18 @@ from torchmetrics import MeanMetric
 from lit_pursamere.attacks import Attack
 from lit_pursamere.data import ShardSampler
 from lit_pursamere.defense import ALONE, Defense
-from lit_pursamere.detectors import Detector
-from lit_pursamere.ensemble import Ensemble
+from lit_pursamere.defense.detectors import Detector
+from lit_pursamere.defense.ensemble import Ensemble
+from lit_pursamere.evaluation.evaluation import Batch, Evaluation
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
 from lit_pursamere.purifiers.base import Knowledge
-from lit_pursamere.results import SEMANTICS, Records, write_report
-from lit_pursamere.results.figures import picture_grid, trajectory_figure
-from lit_pursamere.results.images import ImageStore
-from lit_pursamere.results.locks import FolderLock
+from lit_pursamere.report import SEMANTICS, write_report
+from lit_pursamere.report.pictures import picture_grid, trajectory_figure
 from lit_pursamere.seeding import run_seed
-from lit_pursamere.tasks.evaluation import Batch, Evaluation
+from lit_pursamere.store import Records
+from lit_pursamere.store.images import ImageStore
+from lit_pursamere.store.locks import FolderLock
 from lit_pursamere.tasks.opening import open_in_turn
 from lit_pursamere.weights import load_weights, state_digest
 

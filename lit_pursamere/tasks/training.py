@@ -18,9 +18,9 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lit_pursamere.manifest import read_manifest
 from lit_pursamere.progress import Progress
 from lit_pursamere.seeding import reseed, run_seed
+from lit_pursamere.store.manifest import read_manifest
 from lit_pursamere.tasks.checkpoints import WholeCheckpoints
 from lit_pursamere.weights import model_card, save_weights
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,12 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lit_pursamere import __version__
-from lit_pursamere.atomic import replacing
+from lit_pursamere.store.atomic import replacing
+from lit_pursamere.store.provenance import command, package_versions
 
 __all__ = [
     "model_card",
-    "package_versions",
     "save_weights",
     "sha256",
     "state_digest",
@@ -27,24 +23,11 @@ __all__ = [
     "write_tensors",
 ]
 
-PACKAGES = ("torch", "pytorch-lightning", "torchvision")
-
 
 def sha256(path: str | Path) -> str:
     """Hex digest of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of this package and of those that its numbers depend on; what is not installed is left out."""
-    versions = {"lit_pursamere": __version__}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def model_card(**facts: object) -> dict[str, str]:
@@ -57,10 +40,8 @@ def model_card(**facts: object) -> dict[str, str]:
         The facts, package versions and the command line, all as text. No date and no place: the same run again gives
         the same file.
     """
-    program = Path(sys.argv[0]).name
-    command = shlex.join(["lit-pursamere" if program == "__main__.py" else program, *sys.argv[1:]])
     told = {name: str(value) for name, value in facts.items() if value is not None}
-    return {"command": command, **package_versions(), **told}
+    return {"command": command(), **package_versions(), **told}
 
 
 def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> str:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_pursamere.attacks import PGD, DetectorPGD
-from lit_pursamere.detectors import ReconstructionNorm, ScoreNorm
+from lit_pursamere.defense.detectors import ReconstructionNorm, ScoreNorm
 from lit_pursamere.diffusion import GaussianMixtureScore
 from lit_pursamere.threat import ThreatModel
 

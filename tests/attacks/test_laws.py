@@ -36,7 +36,7 @@ from lit_pursamere.attacks import (
 )
 from lit_pursamere.attacks.base import Progress
 from lit_pursamere.attacks.survivors import SurvivorAttack
-from lit_pursamere.detectors import ReconstructionNorm, ScoreNorm
+from lit_pursamere.defense.detectors import ReconstructionNorm, ScoreNorm
 from lit_pursamere.diffusion import GaussianMixtureScore
 from lit_pursamere.threat import ThreatModel
 

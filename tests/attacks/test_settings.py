@@ -21,7 +21,7 @@ from lit_pursamere.attacks import (
     Transfer,
     WorstCase,
 )
-from lit_pursamere.detectors import ScoreNorm
+from lit_pursamere.defense.detectors import ScoreNorm
 from lit_pursamere.diffusion import GaussianMixtureScore
 from lit_pursamere.threat import Pixels, ThreatModel
 

@@ -10,12 +10,12 @@ from torch import nn
 from lit_pursamere.attacks import PGD, Square
 from lit_pursamere.audit import CHECKS, Audit, Examination, choose_attack, run_audit
 from lit_pursamere.audit.run import examine
-from lit_pursamere.cli import main
+from lit_pursamere.cli.main import main
 from lit_pursamere.defense import Defense
-from lit_pursamere.detectors import Detector
+from lit_pursamere.defense.detectors import Detector
 from lit_pursamere.diffusion import GaussianMixtureScore
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
-from lit_pursamere.results.locks import FolderLock
+from lit_pursamere.store.locks import FolderLock
 from lit_pursamere.threat import ThreatModel
 
 SHAPE = (1, 8, 8)

@@ -9,7 +9,7 @@ import torch
 from lit_pursamere.attacks import PGD
 from lit_pursamere.audit import Similarity, run_similarity
 from lit_pursamere.audit.similarity import known_twin
-from lit_pursamere.cli import main
+from lit_pursamere.cli.main import main
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import FreshNoise, PartlySeededNoise, SeededNoise
 from lit_pursamere.purifiers import DP_DDIM, DP_DDPM, Identity

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from lit_pursamere.attacks import PGD, AutoAttack, Boundary, RandomSearch, Restarts
-from lit_pursamere.cli import main
+from lit_pursamere.cli.main import main
 from lit_pursamere.diffusion import AutoencoderScore, ScoreModel
 from lit_pursamere.estimate import timing
 from lit_pursamere.estimate.calls import Queries, count_calls, count_queries, forward_flop

@@ -8,7 +8,7 @@ import torch
 
 from lit_pursamere import purifiers
 from lit_pursamere.networks import WideResNet
-from lit_pursamere.results import Records, read_rows
+from lit_pursamere.store import Records, read_rows
 from lit_pursamere.weights import save_weights
 
 OURS = "PurSAMERE rho 2"

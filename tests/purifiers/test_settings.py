@@ -13,8 +13,8 @@ from torch import nn
 
 import lit_pursamere.purifiers as purifiers
 from lit_pursamere.diffusion import NCSNv2Score, NoiseLevels, PartlySeededNoise
-from lit_pursamere.manifest import digest_of, settings_of
 from lit_pursamere.purifiers import COUP, DP_DDPM, MALADE, Identity, Langevin, Purifier, PurSAMERE
+from lit_pursamere.store.manifest import digest_of, settings_of
 from lit_pursamere.weights import save_weights
 
 

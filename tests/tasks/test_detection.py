@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from lit_pursamere.attacks import Attack, Outcome
 from lit_pursamere.defense import Defense
-from lit_pursamere.detectors import Detector
+from lit_pursamere.defense.detectors import Detector
+from lit_pursamere.evaluation.evaluation import Evaluation
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity
-from lit_pursamere.results import SEMANTICS, Records, accuracies, read_rows, worst_cases
-from lit_pursamere.results.verdicts import other_reading
-from lit_pursamere.tasks.evaluation import Evaluation
+from lit_pursamere.report import SEMANTICS, accuracies, worst_cases
+from lit_pursamere.report.verdicts import other_reading
+from lit_pursamere.store import Records, read_rows
 from lit_pursamere.threat import ThreatModel
 
 EVALUATIONS = 4

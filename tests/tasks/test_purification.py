@@ -9,7 +9,7 @@ import torch
 from lit_pursamere.data import Digits, PurifiedSet
 from lit_pursamere.diffusion import GaussianMixtureScore
 from lit_pursamere.purifiers import PurSAMERE
-from lit_pursamere.results.locks import FolderLock
+from lit_pursamere.store.locks import FolderLock
 from lit_pursamere.tasks import LitPurification
 
 

@@ -14,13 +14,14 @@ from torch import nn
 
 from lit_pursamere.attacks import PGD, Attack, Outcome
 from lit_pursamere.data import Digits
-from lit_pursamere.detectors import ScoreNorm
+from lit_pursamere.defense.detectors import ScoreNorm
+from lit_pursamere.defense.ensemble import Ensemble
 from lit_pursamere.diffusion import GaussianMixtureScore
-from lit_pursamere.ensemble import Ensemble
 from lit_pursamere.purifiers import Identity, PurSAMERE
-from lit_pursamere.results import accuracies, read_rows
-from lit_pursamere.results.images import read_images
-from lit_pursamere.results.locks import FolderLock
+from lit_pursamere.report import accuracies
+from lit_pursamere.store import read_rows
+from lit_pursamere.store.images import read_images
+from lit_pursamere.store.locks import FolderLock
 from lit_pursamere.tasks import LitRobustness
 from lit_pursamere.threat import ThreatModel
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lit_pursamere.cli import main
+from lit_pursamere.cli.main import main
 from lit_pursamere.networks import NCSNv2
 from lit_pursamere.weights import inspect_weights, load_weights, sha256
 

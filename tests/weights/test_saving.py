@@ -92,11 +92,6 @@ def test_model_card_of_a_module_run(monkeypatch):
     assert model_card(command="by hand")["command"] == "by hand"
 
 
-def test_packages_that_are_not_installed_are_left_out(monkeypatch):
-    monkeypatch.setattr(saving, "PACKAGES", ("torch", "no-such-package-anywhere"))
-    assert set(model_card()) == {"command", "lit_pursamere", "torch"}
-
-
 def test_the_card_comes_back(tmp_path, ncsnv2):
     card = model_card(data="digits", steps=3)
     digest = save_weights(ncsnv2, tmp_path / "w.safetensors", card)

@@ -1,0 +1,199 @@
+"""`lit-pursamere compare`: many purifiers under the same attacks, one after the other, and one table.
+
+    build every purifier: refuse mistakes, folders of another configuration, and runs that would not compare
+    measure what one purification of each costs
+    for each that is not complete:  `test` in OUTPUT/NAME
+
+All in one process, with one purifier in memory at a time. Every run starts from its own `seed_everything`, so it gives
+what the same `test` would give alone. Stop it at any moment: the same command continues. With `--trainer.devices 2
+--trainer.strategy ddp` the processes go through the purifiers side by side and share the images of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+
+from lit_pursamere.cli.lightning import command_line, examined, readable
+from lit_pursamere.compare.entry import refuse_own
+from lit_pursamere.compare.plan import Plan, read_plan
+from lit_pursamere.evaluation.cost import known_cost, measure_cost
+from lit_pursamere.report.comparison import check_comparison, read_comparison, run_of
+from lit_pursamere.report.comparison_formats import comparison_as_markdown, save_comparison
+from lit_pursamere.report.runs import Run, missing_rows
+from lit_pursamere.store.costs import write_cost
+from lit_pursamere.store.records import check_evaluation
+
+if TYPE_CHECKING:
+    from pytorch_lightning.cli import LightningCLI
+
+    from lit_pursamere.defense import Defense
+
+__all__ = ["run"]
+
+MISTAKES = (ValueError, OSError, RuntimeError, argparse.ArgumentError)
+
+
+def run(args: Sequence[str]) -> None:
+    """Run the command.
+
+    Args:
+        args: The command line behind `lit-pursamere compare`; what is not an option of its own goes to every `test`.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: If the comparison has a mistake, or a purifier failed.
+    """
+    parser = argparse.ArgumentParser(
+        "lit-pursamere compare",
+        description="Evaluate many purifiers under the same attacks; every further option, such as "
+        "--data.test_size 64 or --trainer.devices 2, is one of `lit-pursamere test` and holds for all of them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", type=Path, help="YAML file: output, test, score_model, purifiers")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="evaluate these purifiers only")
+    parser.add_argument("--table", action="store_true", help="evaluate nothing, print the table of what is there")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder in place of the file's")
+    parsed, options = parser.parse_known_args(args)
+    for option in options:
+        refuse_own(option.lstrip("-").partition("=")[0], "the command line")
+    plan = read_plan(parsed.file, parsed.output)
+    names = plan.choose(parsed.only)
+    failed = {} if parsed.table else evaluate(plan, names, [option for option in options if option != "--"])
+    show(plan)
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise ValueError(
+            f"{len(failed)} of {len(names)} purifiers failed ({reasons}); the same command tries them again"
+        )
+
+
+def evaluate(plan: Plan, names: Sequence[str], options: Sequence[str]) -> dict[str, str]:
+    """Complete the runs of these purifiers; returns the reasons of those that failed, by name."""
+    runs, unmeasured = {}, []
+    for name in names:
+        with about(name), quiet():
+            cli = build(plan, name, options)
+            runs[name] = prospect(plan.output / name, name, cli)
+            unmeasured += [] if known_cost(only_defense(cli), plan.output / name) else [name]
+    others = [run for run in read_comparison(plan.output, plan.entries).runs if run.label not in runs]
+    check_comparison([*runs.values(), *others])
+    for name in unmeasured:
+        with about(name), quiet():
+            measure(plan, name, options)
+    failed = {}
+    for number, name in enumerate(names, start=1):
+        complete = not missing_rows(runs[name])
+        say(f"purifier {number} of {len(names)}: {name}{' is complete' if complete else ''}")
+        if complete:
+            continue
+        try:
+            cli = build(plan, name, options)
+            cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+        except MISTAKES as error:
+            # Processes that evaluate together must not go on one by one.
+            if torch.distributed.is_initialized() or os.environ.get("LIT_PURSAMERE_TRACEBACK"):
+                raise
+            failed[name] = readable(error)
+            say(f"purifier {name} failed: {failed[name]}")
+        cli = None
+        release()
+    return failed
+
+
+def build(plan: Plan, name: str, options: Sequence[str]) -> LightningCLI:
+    """What `lit-pursamere test` would build for a purifier."""
+    return command_line(plan.arguments(name, options), run=False)
+
+
+def only_defense(cli: LightningCLI) -> Defense:
+    """The defence that will be evaluated."""
+    (defense,) = cli.model.systems.values()
+    return defense
+
+
+def prospect(folder: Path, name: str, cli: LightningCLI) -> Run:
+    """The run that a folder will hold, with the records that there are.
+
+    Raises:
+        ValueError: If it holds results of another configuration.
+    """
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("test")
+    cli.model.trainer, cli.trainer.datamodule = cli.trainer, cli.datamodule
+    cli.trainer.precision_plugin.convert_module(cli.model)  # as the run does before it writes its manifest
+    cli.model.calibrate()
+    manifest = cli.model.manifest()
+    check_evaluation(folder, manifest)
+    return run_of(folder, name, json.loads(json.dumps(manifest)))
+
+
+@rank_zero_only
+def measure(plan: Plan, name: str, options: Sequence[str]) -> None:
+    """Purify the first batch of images: it must work, and what it costs is noted."""
+    cli = build(plan, name, options)
+    precision = cli.trainer.precision_plugin
+    precision.convert_module(cli.model)
+    defense, (x, _, _) = examined(cli, cli.datamodule.eval_batch_size, "a comparison")
+    with precision.test_step_context():
+        write_cost(plan.output / name, measure_cost(defense, precision.convert_input(x)))
+    release()
+
+
+def release() -> None:
+    """Give back the memory of a purifier that is done: its parts refer to each other in circles."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """Mistakes in one entry name it."""
+    try:
+        yield
+    except MISTAKES as error:
+        if os.environ.get("LIT_PURSAMERE_TRACEBACK"):
+            raise
+        raise ValueError(f"purifier {name!r}: {readable(error)}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Lightning says nothing about devices and seeds of what is only built."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@rank_zero_only
+def show(plan: Plan) -> None:
+    """Print the table and write it."""
+    comparison = read_comparison(plan.output, plan.entries)
+    if not comparison.contestants:
+        raise ValueError(f"there are no runs in {plan.output} yet; run the comparison without --table first")
+    save_comparison(comparison, plan.output)
+    print(comparison_as_markdown(comparison), end="")
+    say(f"Runs, tables and figure: {plan.output}")

@@ -1,0 +1,158 @@
+"""Lightning's command line: from a configuration and options to task, data and trainer, and to errors of one line.
+
+Nothing heavy is imported before it is needed, so that `lit-pursamere --help` is quick.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+    from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+    from torch import Tensor
+
+    from lit_pursamere.defense import Defense
+
+__all__ = ["MISFIT", "command_line", "examined", "know_names", "readable"]
+
+MISFIT = "Error(s) in loading state_dict"  # begins torch's message where a checkpoint meets another network
+
+# What jsonargparse says around the one line that names the mistake.
+NOISE = ("Does not validate against", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
+
+
+def readable(error: Exception) -> str:
+    """The message of an error, without the frame that the parser puts around a mistake in a configuration."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    if MISFIT in str(error):
+        return (
+            f"the checkpoint does not fit this configuration: {lines[1]} ({len(lines) - 1} complaints in all). "
+            "Continue a run with the configuration that it was started with, the config.yaml in its logs"
+        )
+    unread = re.search(r"(?:path format: |class_path ')(\S+\.ya?ml)\b", str(error))
+    if unread:
+        return f"there is no file {unread[1]}, and no class of that name"
+    kept = [line.removeprefix("- ") for line in lines if line and not line.startswith(NOISE)]
+    if len(kept) == len(lines):
+        return str(error)
+    given = re.search(r"Given value: ([^{\n].*)", str(error))  # the innermost comes first
+    kept += [f"got {given[1]}"] if given else []
+    return re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", " ".join(kept))
+
+
+def command_line(
+    args: list[str],
+    run: bool = True,
+    options: dict[str, type] | None = None,
+    prepare: Callable[[Namespace], object] = lambda config: None,
+) -> LightningCLI:
+    """Lightning's command line: run a verb, or only build what the configuration describes.
+
+    Args:
+        args: Verb and options; without a verb if nothing is to run.
+        run: Whether to run the verb.
+        options: Further groups of options, by name: dataclasses.
+        prepare: May change the configuration before anything is built from it.
+    """
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message="predict returned None")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    import pytorch_lightning as pl
+    from pytorch_lightning.cli import LightningCLI
+
+    from lit_pursamere.cli.composition import compose
+    from lit_pursamere.cli.saved_config import SaveConfig
+    from lit_pursamere.data import ImageDataModule
+
+    know_names()
+
+    class CLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            for name, group in (options or {}).items():
+                parser.add_class_arguments(group, name)
+
+        def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: object) -> LightningArgumentParser:
+            parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+            if subcommand == "test":  # LitRobustness prints a table of its own
+                parser.set_defaults(verbose=False)
+            return parser
+
+        def before_instantiate_classes(self) -> None:
+            prepare(self.config)
+
+        def _parse_ckpt_path(self) -> None:
+            """Look whether the file is whole; Lightning would let its stored arguments override the command line."""
+            path = (self.config.get(self.config.get("subcommand")) or {}).get("ckpt_path")
+            if path not in (None, "last", "best", "hpc"):
+                check_run(Path(path))
+
+    return CLI(
+        pl.LightningModule,
+        ImageDataModule,
+        args=compose(args),
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"inference_mode": False, "use_distributed_sampler": False},
+        parser_kwargs={"prog": "lit-pursamere", "exit_on_error": False},
+        run=run,
+    )
+
+
+def know_names() -> None:
+    """Teach the parser fractions such as 8/255, and to find classes that are named without their module path."""
+    from jsonargparse.typing import register_type
+
+    from lit_pursamere import attacks, data, networks, purifiers, tasks  # noqa: F401 (finds what was imported)
+    from lit_pursamere.threat import Pixels
+
+    register_type(Pixels, serializer=Pixels.plain, deserializer=Pixels, fail_already_registered=False)
+
+
+def check_run(path: Path) -> None:
+    """Refuse a `--ckpt_path` that is no whole Lightning checkpoint, before anything is built."""
+    from lit_pursamere.weights.archives import check_zip
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint at {path} (looked from {Path.cwd()}); see `checkpoints/` of the run's logs"
+        )
+    try:
+        check_zip(path)
+    except Exception as error:  # zipfile raises many kinds
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) is not a whole Lightning checkpoint: {error}. `--ckpt_path` "
+            "continues a training run; weights alone go to the `checkpoint` argument of the network"
+        ) from error
+
+
+def examined(cli: LightningCLI, count: int, verb: str) -> tuple[Defense, tuple[Tensor, Tensor, Tensor]]:
+    """The defence of a `test` configuration, and its first test images, their classes and positions.
+
+    Raises:
+        ValueError: If the configuration is not that of a test.
+    """
+    import torch
+
+    from lit_pursamere.tasks import LitRobustness
+
+    if not isinstance(cli.model, LitRobustness):
+        raise ValueError(f"{verb} needs the configuration of a `test`; its model is {type(cli.model).__name__}")
+    device, data = cli.trainer.strategy.root_device, cli.datamodule
+    data.prepare_data()
+    data.setup("test")
+    batches = islice(data.test_dataloader(), -(-count // data.eval_batch_size))
+    x, y, index = (torch.cat(column)[:count].to(device) for column in zip(*batches, strict=True))
+    return next(iter(cli.model.systems.values())).to(device), (x, y, index)

@@ -1,0 +1,1 @@
+"""Evaluation: from a defence, attacks and images to a verdict per image. Knows nothing of Lightning."""

@@ -1,0 +1,204 @@
+"""Runs: a folder of records with its manifest, whether it is complete, and whether runs can stand in one table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from lit_pursamere.report.verdicts import CLEAN, SEMANTICS
+from lit_pursamere.store.manifest import read_manifest
+from lit_pursamere.store.records import Row, read_rows
+
+__all__ = ["AttackInfo", "Run", "check_comparable", "differences", "flat", "missing_rows", "read_runs"]
+
+FREE = ("systems", "defenses", "weights", "attacks", "output")  # what runs of one table may differ in
+
+
+@dataclass(frozen=True)
+class AttackInfo:
+    """What a manifest says of an attack; empty where no manifest describes it.
+
+    Args:
+        settings: `Attack.settings`.
+    """
+
+    settings: dict = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """Class of the attack; empty: not stated."""
+        return self.settings.get("class", "")
+
+    @property
+    def gradient(self) -> str | None:
+        """The view that it differentiates; None: not stated."""
+        return self.settings.get("gradient")
+
+    @property
+    def norm(self) -> str | None:
+        """Norm of its budget; None: not stated."""
+        return self.settings.get("threat", {}).get("norm")
+
+    @property
+    def eps(self) -> float | None:
+        """Its budget in pixel units; None: not stated."""
+        return self.settings.get("threat", {}).get("eps")
+
+    @property
+    def steps(self) -> int | None:
+        """Its steps; None: it has none of its own."""
+        return self.settings.get("steps")
+
+    @property
+    def budget(self) -> str:
+        """The budget as one writes it, "linf 8/255"; empty where it is not stated."""
+        return budget_text(self.norm, self.eps)
+
+
+def budget_text(norm: str | None, eps: float | None) -> str:
+    """A budget as one writes it, "linf 8/255"; empty where it is not stated."""
+    return "" if norm is None or eps is None else f"{norm} {eps_text(eps)}"
+
+
+def eps_text(eps: float) -> str:
+    """A budget as one writes it: 8/255 where it is a whole number of grey levels below a tenth, else a decimal."""
+    levels = eps * 255
+    whole = 0.5 < levels < 26 and math.isclose(levels, round(levels), rel_tol=1e-6)
+    return f"{round(levels)}/255" if whole else f"{eps:.4g}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """An evaluation as the report sees it.
+
+    Args:
+        folder: Where it lives.
+        manifest: What was evaluated; empty if the folder says nothing.
+        rows: Its records.
+        label: Its name beside other runs.
+    """
+
+    folder: Path
+    manifest: dict = field(repr=False)
+    rows: list[Row] = field(repr=False)
+    label: str = ""
+
+    @property
+    def success(self) -> str:
+        """The headline semantics, one of SEMANTICS."""
+        success = self.manifest.get("success", "any")
+        if success not in SEMANTICS:
+            raise ValueError(f"success in the manifest of {self.folder} must be one of {', '.join(SEMANTICS)}; "
+                             f"got {success!r}")  # fmt: skip
+        return success
+
+    @property
+    def data(self) -> str:
+        """Which images, "digits, test images"; empty if the manifest does not say."""
+        return str(self.manifest.get("data", ""))
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data module, "digits"."""
+        return self.data.split(",")[0]
+
+    @property
+    def images(self) -> int | None:
+        """How many images the evaluation is about, if the manifest says so."""
+        images = self.manifest.get("images")
+        return images.get("count") if isinstance(images, dict) else None
+
+    @property
+    def evaluations(self) -> int:
+        """How many verdicts an image got, at most."""
+        return max((int(row["evaluations"]) for row in self.rows), default=1)  # type: ignore[call-overload]
+
+    def description(self, system: str) -> str:
+        """What the manifest says of a system, "PurSAMERE(rho_pur=3, ...)"; empty if nothing."""
+        return str(self.manifest.get("systems", {}).get(system, ""))
+
+    def settings(self, system: str, attack: str) -> dict[str, object]:
+        """What a number depends on, by dotted name: settings of the purifier, and those of the attack, `attack.eot`."""
+        purifier = self.manifest.get("defenses", {}).get(system, {}).get("purifier", {})
+        return flat({**purifier, "attack": self.attacks[attack].settings})
+
+    @cached_property
+    def attacks(self) -> dict[str, AttackInfo]:
+        """Attacks in the order of the manifest, then those that only the rows name; without `clean`."""
+        stated = {name: AttackInfo(entry) for name, entry in self.manifest.get("attacks", {}).items()}
+        found = sorted({str(row["attack"]) for row in self.rows} - {CLEAN, *stated})
+        return stated | {name: AttackInfo() for name in found}
+
+    @cached_property
+    def systems(self) -> list[str]:
+        """Systems, the undefended one first, then by name."""
+        names = {str(row["system"]) for row in self.rows} | set(self.manifest.get("systems", {}))
+        return sorted(names, key=lambda name: (name != "undefended", name))
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """Read the folders of evaluations; each is labelled by as much of the end of its path as makes it unique.
+
+    Raises:
+        FileNotFoundError: If a folder holds no records.
+        ValueError: If a folder is given twice, or its records are damaged.
+    """
+    paths = [Path(folder) for folder in folders]
+    whole = [path.resolve() for path in paths]
+    for path, place in zip(paths, whole, strict=True):
+        if whole.count(place) > 1:
+            raise ValueError(f"{path} is given twice; name every run once")
+    depth = 1
+    while len({place.parts[-depth:] for place in whole}) < len(whole):
+        depth += 1
+    labels = ["/".join(place.parts[-depth:]) for place in whole]
+    return [
+        Run(path, read_manifest(path) or {}, read_rows(path), label) for path, label in zip(paths, labels, strict=True)
+    ]
+
+
+def missing_rows(run: Run) -> dict[tuple[str, str], int]:
+    """How many images each (system, attack) still lacks; empty if the run is complete or does not state its size."""
+    if run.images is None:
+        return {}
+    counts = {(system, attack): 0 for system in run.systems for attack in (CLEAN, *run.attacks)}
+    for row in run.rows:
+        counts[str(row["system"]), str(row["attack"])] += 1
+    return {key: run.images - count for key, count in counts.items() if count < run.images}
+
+
+def differences(runs: Sequence[Run]) -> list[str]:
+    """What keeps runs from standing in one table: "seed: 0 in a, 1 in b"; systems and attacks may differ."""
+    entries = [flat({k: v for k, v in run.manifest.items() if k not in FREE}) for run in runs]
+    found = []
+    for key in sorted(set().union(*entries)):
+        values = [entry.get(key) for entry in entries]
+        if any(value != values[0] for value in values):
+            found.append(f"{key}: " + ", ".join(f"{v!r} in {run.label}" for v, run in zip(values, runs, strict=True)))
+    return found
+
+
+def flat(settings: dict, prefix: str = "") -> dict[str, object]:
+    """The values of nested dictionaries, and of lists of them, by dotted names: "images.count", "attacks.0.eot"."""
+    found: dict[str, object] = {}
+    for key, value in settings.items():
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            value = dict(enumerate(value))
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Refuse runs whose numbers do not compare.
+
+    Raises:
+        ValueError: If manifests differ in anything but systems and attacks; the message names the differences.
+    """
+    if found := differences(runs):
+        raise ValueError(
+            f"these runs do not compare: {'; '.join(found)}. Report them one by one, or say --mix to see them in one "
+            "table, labelled by run"
+        )

@@ -1,0 +1,107 @@
+"""The adversarial images behind the records, exactly as they were judged, so that they can be judged again.
+
+    FOLDER/images-RANK.float32    images (C, H, W), one after the other, nothing else; float64 for runs in float64
+
+A row of the records says where its images are, `"stored": [rank, position]`: the last iterate at that position, the
+one that decided the verdict `any` at the next. A row is written only after its images are on disk, so images
+without a row can be there, but never the reverse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_pursamere.store.durable import append
+from lit_pursamere.store.manifest import read_manifest
+from lit_pursamere.store.records import Row
+
+__all__ = ["ImageStore", "read_images"]
+
+PER_ROW = 2  # the last iterate, and the one that decided `any`
+
+
+class ImageStore:
+    """Images of one process, appended to its file.
+
+    Args:
+        folder: Folder of the records.
+        rank: Number of this process.
+    """
+
+    def __init__(self, folder: str | Path, rank: int = 0) -> None:
+        self.folder, self.rank = Path(folder), rank
+        self.file: Path | None = None
+        self.count = 0
+
+    def append(self, last: Tensor, any_: Tensor) -> list[list[int]]:
+        """Force pairs of images (B, C, H, W) to disk; what is neither float32 nor float64 becomes float32.
+
+        Returns:
+            For each pair the entry `stored` of its row.
+
+        Raises:
+            OSError: If they cannot be written, with what to do about it.
+        """
+        dtype = torch.float64 if last.dtype == torch.float64 else torch.float32
+        pairs = torch.stack([last, any_], dim=1).to("cpu", dtype).numpy()
+        if self.file is None:
+            self.file = self.folder / f"images-{self.rank}.{pairs.dtype}"
+            self.count = PER_ROW * self._cut_broken_tail(pairs[0].nbytes)
+        append(self.file, pairs.astype(pairs.dtype.newbyteorder("<"), copy=False).tobytes())
+        first, self.count = self.count, self.count + PER_ROW * len(pairs)
+        return [[self.rank, first + PER_ROW * i] for i in range(len(pairs))]
+
+    def _cut_broken_tail(self, size: int) -> int:
+        """Remove what a killed process left of a pair of `size` bytes; returns the number of whole pairs."""
+        if not self.file.is_file():
+            return 0
+        whole = self.file.stat().st_size // size
+        with open(self.file, "r+b") as file:
+            file.truncate(whole * size)
+        return whole
+
+
+def read_images(folder: str | Path, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """The images of rows of the records: last iterates, and those that decided `any`, both (N, C, H, W) on the CPU.
+
+    Raises:
+        ValueError: If the run kept no images of a row, or the folder does not say what shape they have.
+        FileNotFoundError: If their file is gone.
+    """
+    folder = Path(folder)
+    shape = (read_manifest(folder) or {}).get("images", {}).get("shape")
+    missing = [row for row in rows if not row.get("stored")]
+    if missing or shape is None:
+        named = ", ".join(f"{row['system']}/{row['attack']}/{row['index']}" for row in missing[:3])
+        raise ValueError(
+            f"{folder} holds no images for {len(missing)} of {len(rows)} rows ({named}); run the test with "
+            "`--model.save_images true` and another `--model.output`"
+        )
+    files = {rank: _open(folder, rank, shape) for rank in {row["stored"][0] for row in rows}}  # type: ignore[index]
+    places = [row["stored"] for row in rows]
+    for rank, position in places:  # type: ignore[misc]
+        if position + PER_ROW > len(files[rank]):
+            raise ValueError(
+                f"{folder} holds {len(files[rank])} images of process {rank}, but a row names number {position + 1}; "
+                "remove the records of that process and run the same command again"
+            )
+    last, any_ = (
+        torch.stack([torch.from_numpy(np.array(files[rank][position + offset])) for rank, position in places])  # type: ignore[misc]
+        for offset in range(PER_ROW)
+    )
+    return last, any_
+
+
+def _open(folder: Path, rank: int, shape: Sequence[int]) -> np.ndarray:
+    found = sorted(folder.glob(f"images-{rank}.float*"))
+    if not found:
+        raise FileNotFoundError(f"{folder} has rows whose images were in images-{rank}, which is gone")
+    dtype = np.dtype(found[0].suffix[1:]).newbyteorder("<")
+    whole = found[0].stat().st_size // (dtype.itemsize * math.prod(shape))
+    return np.memmap(found[0], dtype, "r", shape=(whole, *shape))

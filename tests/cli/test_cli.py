@@ -1,0 +1,180 @@
+"""The command line: verbs, composition of configurations, and one readable line for every mistake."""
+
+import re
+
+import pytest
+import yaml
+
+from lit_pursamere import __version__
+from lit_pursamere.cli.main import main
+
+ROBUST = ["test", "--config", "configs/digits/robustness.yaml"]
+
+
+@pytest.fixture(autouse=True)
+def repository(repository_root, monkeypatch):
+    monkeypatch.chdir(repository_root)
+
+
+def printed_config(capsys, *args):
+    with pytest.raises(SystemExit) as exit_:
+        main([*args, "--print_config"])
+    assert exit_.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def error_of(capsys, *args):
+    assert main(list(args)) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-2].startswith("lit-pursamere: error: "), lines
+    return lines[-2]
+
+
+def test_usage_and_version(capsys):
+    assert main(["--help"]) == 0
+    assert "predict" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out
+    assert main([]) == 2
+    assert main(["purfy"]) == 2
+    assert "unknown verb 'purfy'" in capsys.readouterr().err
+
+
+def test_fractions_parse_and_are_saved_as_written(capsys):
+    config = printed_config(capsys, *ROBUST, "--model.attacks.gPGD20.threat.eps", "8/255")
+    threat = config["model"]["init_args"]["attacks"]["gPGD20"]["init_args"]["threat"]
+    assert threat == {"norm": "linf", "eps": "8/255"}
+    config = printed_config(capsys, *ROBUST)
+    assert config["model"]["init_args"]["attacks"]["gPGD20"]["init_args"]["threat"]["eps"] == 0.15
+
+
+def test_a_value_of_the_wrong_kind_is_named(capsys):
+    assert main([*ROBUST, "--model.noise", "sometimes"]) == 1
+    assert re.search('"noise": Expected .*fresh.* got sometimes$', capsys.readouterr().err.splitlines()[0])
+
+
+def test_a_test_prints_its_own_table_and_no_other(capsys, tmp_path):
+    assert printed_config(capsys, *ROBUST)["verbose"] is False
+    assert printed_config(capsys, *ROBUST, "--verbose", "true")["verbose"] is True
+    assert printed_config(capsys, "validate", "--config", "configs/digits/score.yaml")["verbose"] is True
+    options = {
+        "model.purifier": "Identity", "model.checkpoint": "null", "model.attacks": "{}", "model.pictures": "0",
+        "model.output": str(tmp_path / "out"), "data.test_size": "2", "trainer.logger": "false",
+        "trainer.default_root_dir": str(tmp_path),
+    }  # fmt: skip
+    assert main([*ROBUST, *(word for name, value in options.items() for word in (f"--{name}", value))]) == 0
+    text = capsys.readouterr().out
+    assert "| Identity | clean " in text and "Test metric" not in text
+
+
+def test_configs_compose(capsys):
+    config = printed_config(
+        capsys, *ROBUST, "--config", "configs/data/cifar10.yaml", "--model.purifier", "configs/purifier/pursamere.yaml",
+        "--model.purifier.rho_pur", "2.5", "--model.purifier.seed", "fresh",
+    )  # fmt: skip
+    purifier = config["model"]["init_args"]["purifier"]["init_args"]
+    assert config["data"]["class_path"] == "lit_pursamere.data.CIFAR10"
+    assert (purifier["rho_pur"], purifier["rho_sam"], purifier["draws"], purifier["seed"]) == (2.5, 1.5, 4, "fresh")
+    assert purifier["sigmas"]["count"] == 232
+    assert config["trainer"]["inference_mode"] is False
+    assert config["trainer"]["use_distributed_sampler"] is False
+
+
+def test_short_class_names(capsys):
+    config = printed_config(capsys, *ROBUST, "--model.purifier", "Identity")
+    assert config["model"]["init_args"]["purifier"]["class_path"] == "lit_pursamere.purifiers.Identity"
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--config", "configs/nope.yaml"], "configs/nope.yaml"),
+        (["--model.purifer", "x"], "Option 'purifer' is not accepted"),
+        (["--model.purifier.rho_purr", "1"], "Option 'rho_purr' is not accepted"),
+        (["--model.purifier.rho_pur", "wide"], "Got value: wide"),
+        (["--model.purifier.rho_pur", "-1"], "rho_pur=-1.0"),
+        (["--model.attacks.gPGD20.threat.eps", "8/0"], "'8/0' is neither a number nor a fraction"),
+        (["--model.attacks.gPGD20.threat.norm", "l3"], "l3"),
+        (["--model.checkpoint", "nope.safetensors"], "no weight file at nope.safetensors"),
+        (["--model.checkpoint", "README.md"], "README.md is not a readable weight file"),
+        (["--model.classifier.width", "3", "--model.checkpoint", "checkpoints/digits/classifier.safetensors"],
+         "shapes differ"),
+        (["--data.test_size", "400"], "test_size=400 exceeds the 397 test images"),
+    ],
+)  # fmt: skip
+def test_mistakes_get_one_readable_line(capsys, tmp_path, args, expected):
+    defaults = [
+        "--model.output", str(tmp_path), "--trainer.logger", "false", "--trainer.default_root_dir", str(tmp_path),
+        "--model.checkpoint", "checkpoints/digits/classifier.safetensors",
+    ]  # fmt: skip
+    assert expected in error_of(capsys, *ROBUST, *defaults, *args)
+
+
+def test_report_without_records(capsys, tmp_path):
+    assert "no records in" in error_of(capsys, "report", str(tmp_path))
+
+
+def test_figure(capsys, tmp_path):
+    out = tmp_path / "new/figure.png"
+    assert main(["figure", "reconstruction-error", str(out)]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def interrupted_run(tmp_path_factory, repository_root):
+    """Checkpoint of a training run after its first epoch, and the arguments that the run was started with."""
+    folder = tmp_path_factory.mktemp("run")
+    args = [
+        "fit", "--config", str(repository_root / "configs/digits/score.yaml"), "--model.score_model.ngf=2",
+        f"--trainer.default_root_dir={folder}", f"--trainer.logger.save_dir={folder}", "--trainer.max_epochs=1",
+        "--trainer.enable_progress_bar=false", "--trainer.limit_train_batches=2", "--model.sample_every=0",
+        "--trainer.callbacks=ModelCheckpoint", f"--trainer.callbacks.dirpath={folder}",
+        "--trainer.callbacks.filename=last", "--trainer.callbacks.every_n_train_steps=1",
+        f"--model.export={folder}/score.safetensors",
+    ]  # fmt: skip
+    assert main(args) == 0
+    return folder / "last.ckpt", args
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_a_checkpoint_of_another_network_is_one_line(interrupted_run, capsys):
+    checkpoint, args = interrupted_run
+    assert main([*args, "--model.score_model.ngf=4", f"--ckpt_path={checkpoint}"]) == 1
+    error = capsys.readouterr().err
+    assert "does not fit this configuration" in error and "config.yaml" in error
+    assert sum("error:" in line for line in error.splitlines()) == 1 and error.count("size mismatch") == 1
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_a_damaged_or_missing_checkpoint_is_one_line(interrupted_run, tmp_path, capsys):
+    checkpoint, args = interrupted_run
+    whole = checkpoint.read_bytes()
+    for name, content in (("cut", whole[: len(whole) // 2]), ("empty", b""), ("text", b"hello")):
+        (tmp_path / name).write_bytes(content)
+        assert main([*args, f"--ckpt_path={tmp_path / name}"]) == 1
+        error = capsys.readouterr().err
+        assert f"{tmp_path / name} ({len(content)} bytes) is not a whole Lightning checkpoint" in error
+    assert main([*args, f"--ckpt_path={tmp_path / 'none'}"]) == 1
+    assert "no checkpoint at" in capsys.readouterr().err
+
+
+def test_sigmas_prints_yaml_that_a_configuration_takes(repository_root, capsys):
+    import yaml
+
+    assert main(["sigmas", "--config", str(repository_root / "configs/data/digits.yaml"), "--sigma_min", "0.02"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)["sigmas"]
+    assert printed["sigma_min"] == 0.02 and 4.5 < printed["sigma_max"] < 5 and printed["count"] > 10
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "which data?"),
+        (["--data", "Digits", "--images", "1"], "needs two images"),
+        (["--data", "Digits", "--images", "9999"], "cannot take 9999"),
+        (["--data", "Digits", "--sigma_min", "7"], "sigma_min < diameter"),
+    ],
+)
+def test_sigmas_names_what_is_wrong(args, message, capsys):
+    assert main(["sigmas", *args]) == 1
+    assert message in capsys.readouterr().err

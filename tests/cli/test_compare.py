@@ -1,0 +1,254 @@
+"""`compare`: every purifier is an ordinary `test` run, mistakes come first, and whatever stops it, it continues."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from functools import wraps
+
+import pytest
+import pytorch_lightning as pl
+import yaml
+
+from lit_pursamere.cli.main import main
+from lit_pursamere.compare import read_plan
+from lit_pursamere.store import read_rows
+
+PARTS = """
+    from lit_pursamere.purifiers import MALADE, Purifier
+
+
+    class Fragile(Purifier):
+        def purify(self, x, noise):
+            if x.requires_grad:
+                raise ValueError("fragile: no gradients")
+            return x
+
+
+    class Around(Purifier):
+        def __init__(self, inner: Purifier):
+            super().__init__()
+            self.inner = inner
+
+        def purify(self, x, noise):
+            return self.inner(x, noise)
+"""
+WALK = {"class_path": "MALADE", "init_args": {"steps": 2, "alpha": 0.02}}
+
+
+@pytest.fixture
+def content(tmp_path, monkeypatch):
+    """A comparison in a world whose score model is exact: two purifiers and none, two attacks, six digits."""
+    (tmp_path / "comparable_parts.py").write_text(textwrap.dedent(PARTS))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    attack = {"class_path": "PGD", "init_args": {"threat": {"norm": "linf", "eps": "8/255"}, "steps": 2, "eot": 2}}
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/bpda.yaml").write_text(yaml.safe_dump(attack))
+    (tmp_path / "parts/walk.yaml").write_text(yaml.safe_dump({"class_path": "MALADE", "init_args": {"score_model": 0}}))
+    network = {"class_path": "lit_pursamere.networks.WideResNet", "init_args": {"depth": 10, "width": 1, "channels": 1}}
+    exact = {"class_path": "PGD", "init_args": {**attack["init_args"], "gradient": "exact", "steps": 1}}
+    task = {"classifier": network, "attacks": {"BPDA": "parts/bpda.yaml", "exact": exact}, "pictures": 0}
+    return {
+        "output": "out",
+        "test": {
+            "seed_everything": 3,
+            "model": {"class_path": "lit_pursamere.tasks.LitRobustness", "init_args": task},
+            "data": {"class_path": "Digits", "init_args": {"eval_batch_size": 3, "test_size": 6}},
+            "trainer": {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False},
+        },
+        "score_model": {
+            "class_path": "lit_pursamere.diffusion.GaussianMixtureScore",
+            "init_args": {"means": [[[[0.2] * 8] * 8], [[[0.6] * 8] * 8]], "std": 0.3},
+        },
+        "purifiers": {
+            "still": {**WALK, "init_args": {**WALK["init_args"], "delta": 0.0}},
+            "MALADE": {"purifier": "parts/walk.yaml", "init_args": {"steps": 2, "alpha": 0.02}},
+            "none": {"class_path": "Identity", "with": {"model.attacks.exact.eot": 1}},
+        },
+    }
+
+
+@pytest.fixture
+def compare(content, capsys):
+    """Run the command; returns status, stdout and stderr."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        with open("comparison.yaml", "w") as file:
+            yaml.safe_dump(content, file, sort_keys=False)
+        status = main(["compare", "comparison.yaml", *args])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Counts the runs that are started."""
+    started, test = [], pl.Trainer.test
+
+    @wraps(test)  # the command line reads its options
+    def noted(self, *args, **options):
+        started.append(self)
+        return test(self, *args, **options)
+
+    monkeypatch.setattr(pl.Trainer, "test", noted)
+    return started
+
+
+def verdicts(folder):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(folder)]
+
+
+@pytest.mark.slow
+def test_runs_each_as_the_same_test_alone_once_and_continues(compare, runs, tmp_path):
+    status, out, err = compare()
+    assert status == 0 and [line for line in err.splitlines() if line.startswith("purifier")] == [
+        "purifier 1 of 3: still", "purifier 2 of 3: MALADE", "purifier 3 of 3: none",
+    ]  # fmt: skip
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out[out.index("| purifier") :].splitlines()]
+    found = [dict(zip(rows[0], row, strict=True)) for row in rows[2:5]]
+    assert [row["purifier"] for row in found] == ["none", "still", "MALADE"]
+    assert [row["network calls"] for row in found] == ["0", "2", "2"]
+    assert [row["deterministic"] for row in found] == ["yes", "yes", "no"]
+    assert (tmp_path / "out/comparison.md").read_text() in out and (tmp_path / "out/comparison.png").is_file()
+    pairs = {(row["system"], row["attack"]) for row in read_rows("out/MALADE")}
+    assert pairs == {("MALADE", attack) for attack in ("clean", "BPDA", "exact")}, "undefended only once, as `none`"
+
+    # It draws fresh noise and came second.
+    assert main(["test", "--config", "out/MALADE/config.yaml", "--model.output=alone"]) == 0
+    assert verdicts("alone") == verdicts("out/MALADE")
+
+    whole, cost = verdicts("out/still"), (tmp_path / "out/still/cost.json").read_text()
+    records = tmp_path / "out/still/records-0.jsonl"
+    lines = records.read_text().splitlines(keepends=True)
+    records.write_text("".join(lines[:7]) + lines[7][:20])  # as if killed while it wrote
+    _, out, _ = compare("--table")
+    assert "still (11 verdicts missing)" in out and "Incomplete: still lacks 11 verdicts" in out and len(runs) == 4
+    status, out, err = compare()
+    assert status == 0 and len(runs) == 5 and "missing" not in out
+    assert "purifier 1 of 3: still\n" in err and "purifier 2 of 3: MALADE is complete" in err
+    assert verdicts("out/still") == whole and (tmp_path / "out/still/cost.json").read_text() == cost
+
+
+def test_options_of_test_hold_for_all_and_only_chooses(compare, runs):
+    status, out, _ = compare("--only", "still", "none", "--data.test_size", "3", "--output", "elsewhere")
+    assert status == 0 and len(runs) == 2
+    assert len(read_rows("elsewhere/none")) == len(read_rows("elsewhere/still")) == 9
+    assert "Not evaluated yet: MALADE." in out and "exact: eot 1, but 2 for still." in out
+
+
+def test_one_that_fails_does_not_stop_the_others(compare, content, runs):
+    content["purifiers"] = {"fragile": "comparable_parts.Fragile", "none": "Identity"}
+    status, out, err = compare()
+    assert status == 1 and len(runs) == 2 and len(read_rows("out/none")) == 18
+    assert "purifier fragile failed: fragile: no gradients" in err and "fragile (6 verdicts missing)" in out
+    assert err.splitlines()[-2].startswith("lit-pursamere: error: 1 of 2 purifiers failed (fragile: ")
+
+
+def test_a_run_that_is_told_to_stop_stops_the_comparison(compare, monkeypatch, runs):
+    monkeypatch.setattr(pl.Trainer, "received_sigterm", property(lambda self: True))
+    with pytest.raises(SystemExit, match="the same command continues"):
+        compare()
+    assert len(runs) == 1
+
+
+def test_another_configuration_is_refused_before_anything_runs(compare, content, runs):
+    assert compare("--only", "still")[0] == 0
+    content["purifiers"]["still"]["init_args"]["steps"] = 3
+    status, _, err = compare()
+    assert status == 1 and len(runs) == 1
+    assert "purifier 'still': out/still holds results of another configuration" in err
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("purifer", {}, "unknown key 'purifer'; known: output, test, score_model, purifiers"),
+        ("test", None, "test in comparison.yaml must be a mapping"),
+        ("test.modle", {}, "unknown key 'modle'; known: seed_everything, model, data, trainer"),
+        ("test", "parts/nope.yaml", "there is no file parts/nope.yaml, which comparison.yaml names"),
+        ("test.model.class_path", "LitClassifier", "test.model in comparison.yaml must be a LitRobustness"),
+        ("test.model.init_args.checkpont", "x", "purifier 'still': .*Option 'checkpont' is not accepted"),
+        ("purifiers", {}, "names no purifier"),
+        ("purifiers.../up", "Identity", "a name is a folder's"),
+        ("purifiers.last", "Identty", "there is no purifier 'Identty'; known: .*Identity"),
+        ("purifiers.last", "nope.yaml", "there is no file nope.yaml"),
+        ("purifiers.last", {"init_args": {}}, "needs either `purifier`, a file, or `class_path`; it has init_args"),
+        ("purifiers.last", {**WALK, "wiht": {}}, "unknown key 'wiht'; known: purifier, class_path, init_args, with"),
+        ("purifiers.last", {**WALK, "init_args": {"stps": 1}}, "unknown key 'stps'; known: score_model, .*steps"),
+        ("purifiers.last", {**WALK, "init_args": {"steps": 0}}, "purifier 'last': MALADE needs .*steps >= 1"),
+        ("purifiers.last", {**WALK, "init_args": {"steps": "x"}}, "purifier 'last': .*Got value: x"),
+        ("purifiers.last", {**WALK, "with": {"evaluations": 2}}, "begin with model., data., trainer. .*'evaluations'"),
+        ("purifiers.last", {**WALK, "with": {"model.evals": 2}}, "purifier 'last': .*Option 'evals' is not accepted"),
+        ("purifiers.last", {**WALK, "with": {"model.attacks.PGD.eot": 2}}, "is about no attack .* has BPDA, exact"),
+        ("purifiers.last", {**WALK, "with": {"model.output": "x"}}, "model.output is given by the comparison itself"),
+        ("purifiers.last", {**WALK, "with": {"data.test_size": 3}}, "last does not compare with still: images.count"),
+        ("purifiers.last", {**WALK, "with": {"model.attacks.BPDA.threat.eps": 0.1}}, "eps of BPDA: .*0.1 in last"),
+        ("score_model.init_args.std", -1, "purifier 'still': GaussianMixtureScore needs std >= 0"),
+        ("score_model.init_args.means", [[[[i / 5] * 4] * 4] for i in (1, 3)], "purifier 'still': The size of tensor"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." not in value else "",
+)  # fmt: skip
+def test_mistakes_come_before_anything_runs(place, value, message, compare, content, runs):
+    *parents, key = ["purifiers", "../up"] if "up" in place else place.split(".")
+    inner = content
+    for parent in parents:
+        inner = inner[parent]
+    inner[key] = value
+    status, _, err = compare()
+    lines = err.splitlines()
+    assert status == 1 and not runs
+    assert re.search(message, lines[-2]), lines
+    assert lines[-2].startswith("lit-pursamere: error: ") and lines[-1].startswith("(LIT_PURSAMERE_TRACEBACK=1")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--only", "MALADE", "X"], "there is no purifier 'X' in this comparison; it has still, MALADE, none"),
+        (["--data.test_sise", "4"], "Option 'test_sise' is not accepted"),
+        (["--model.purifier.steps=4"], "model.purifier.steps is given by the comparison itself"),
+        (["--table"], "there are no runs in out yet"),
+    ],
+)
+def test_mistakes_on_the_command_line(args, message, compare, runs):
+    status, _, err = compare(*args)
+    assert status == 1 and not runs and message in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("purifiers:\n  A: Identity\n  A: MALADE\n", "has two entries 'A'"),
+        ("test: [", "is not readable as YAML"),
+        ("output: x\n", "lacks 'test'"),
+        ("", "must be a mapping"),
+    ],
+)
+def test_files_that_cannot_be_read(text, message, tmp_path):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_plan(tmp_path / "x.yaml")
+
+
+def test_the_shared_score_model_goes_wherever_one_is_taken_unless_the_entry_has_its_own(content, tmp_path):
+    own, around = {"class_path": "other.Score"}, {"class_path": "comparable_parts.Around", "init_args": {"inner": WALK}}
+    content["purifiers"] |= {"own": {**WALK, "init_args": {"score_model": own}}, "around": around}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
+    entries = read_plan(tmp_path / "x.yaml").entries
+    given = {"score_model": content["score_model"], **WALK["init_args"]}
+    assert entries["MALADE"].purifier == {"class_path": "MALADE", "init_args": given}
+    assert entries["around"].purifier["init_args"]["inner"]["init_args"] == given
+    assert entries["own"].purifier["init_args"] == {"score_model": own}
+    assert entries["none"].purifier == {"class_path": "Identity", "init_args": {"score_model": given["score_model"]}}
+
+
+def test_arguments_are_those_of_an_ordinary_test(content, tmp_path):
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
+    _, config, *options = read_plan(tmp_path / "x.yaml", "there").arguments("none", ["--data.test_size", "2"])
+    task = json.loads(config)["model"]["init_args"]
+    assert (task["undefended"], task["output"], task["attacks"]["BPDA"]["class_path"]) == (False, "there/none", "PGD")
+    assert options == ["--model.attacks.exact.eot=1", "--data.test_size", "2"]

@@ -1,0 +1,171 @@
+"""One configuration out of files and options: what is given as a whole replaces, everything else changes."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_pursamere.cli.composition import compose, overlay, read_yaml
+from lit_pursamere.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+TEST = "configs/cifar10/tables_1_2.yaml"
+PROTOCOLS, PURIFIERS = (sorted((ROOT / "configs" / kind).glob("*.yaml")) for kind in ("protocol", "purifier"))
+PAIRS = list(product(PROTOCOLS, PURIFIERS))
+
+
+@pytest.fixture(autouse=True)
+def repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def composed(*args: str) -> dict:
+    verb, config, *rest = compose(["test", f"--config={TEST}", *args])
+    assert verb == "test" and rest == []
+    return json.loads(config.removeprefix("--config="))
+
+
+def settings(*args: str) -> dict:
+    """The settings of the task."""
+    return composed(*args)["model"]["init_args"]
+
+
+CLASS = "lit_pursamere.networks.WideResNet"
+OTHER = {"class_path": CLASS, "init_args": {"depth": 28, "width": 10}}
+
+
+@pytest.mark.parametrize("how", ["option", "file", "overlay", "word"])
+def test_a_classifier_on_a_classifier_leaves_nothing_of_it(how, tmp_path):
+    """RobustBench's network takes pixels as they are: neither normalisation nor dropout may be inherited."""
+    before = settings()["classifier"]
+    assert before["class_path"] == CLASS and before["init_args"].keys() > {"depth", "width"}
+    (tmp_path / "net.yaml").write_text(yaml.safe_dump(OTHER))
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"classifier": OTHER}}}))
+    args = {
+        "option": f"--model.classifier={json.dumps(OTHER)}",
+        "file": f"--model.classifier={tmp_path}/net.yaml",
+        "overlay": f"--config={tmp_path}/test.yaml",
+        "word": f"--model.classifier={CLASS}",
+    }
+    assert settings(args[how])["classifier"] == (CLASS if how == "word" else OTHER)
+
+
+def test_a_dotted_option_changes_one_setting():
+    before, now = (
+        settings(),
+        settings("--model.purifier.score_model.ngf", "8", "--model.attacks.gPGD20.threat.eps=1/255"),
+    )
+    assert now["purifier"]["init_args"]["score_model"]["init_args"].pop("ngf") == "8"
+    assert now["attacks"]["gPGD20"]["init_args"]["threat"].pop("eps") == "1/255"
+    before["purifier"]["init_args"]["score_model"]["init_args"].pop("ngf", None)
+    before["attacks"]["gPGD20"]["init_args"]["threat"].pop("eps")
+    assert now == before
+
+
+def test_a_name_takes_options_of_its_own():
+    assert settings("--model.purifier=ADP", "--model.purifier.steps=3")["purifier"] == {
+        "class_path": "ADP",
+        "init_args": {"steps": "3"},
+    }
+
+
+def test_a_class_may_be_changed_alone():
+    before, now = composed(), composed("--model.class_path=mine.Robustness", "--data", "NPZ")
+    assert now["model"] == {"class_path": "mine.Robustness", "init_args": before["model"]["init_args"]}
+    assert now["data"] == "NPZ", "a name, as a whole, replaces"
+
+
+@pytest.mark.parametrize("key, names", [("attacks", ["mine"]), ("attacks+", ["gPGD20", "BPDA20-det", "mine"])])
+def test_attacks_of_an_overlay_replace_or_add(key, names, tmp_path):
+    attack = {"class_path": "PGD", "init_args": {"threat": {"norm": "linf", "eps": 0.1}}}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"model": {"init_args": {key: {"mine": attack}}}}))
+    assert list(settings(f"--config={tmp_path}/more.yaml")["attacks"]) == names
+
+
+def test_nothing_is_nothing_wherever_it_stands():
+    found = settings("--model.classifier.mean", "null", '--model.classifier.init_args={"std": null}')["classifier"]
+    assert found["init_args"]["mean"] is None and found["init_args"]["std"] is None
+
+
+def test_a_new_attack_may_be_a_file(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["test", "--config", TEST, "--model.attacks.New", "configs/attack/bpda200_l2.yaml", "--print_config"])
+    assert exit_.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    assert list(printed["attacks"]) == ["gPGD20", "BPDA20-det", "New"]
+    assert printed["attacks"]["New"]["init_args"]["threat"]["norm"] == "l2"
+
+
+@pytest.mark.parametrize(
+    "protocol, purifier",
+    [pair if i % 13 == 0 else pytest.param(*pair, marks=pytest.mark.slow) for i, pair in enumerate(PAIRS)],
+    ids=lambda path: path.stem,
+)
+def test_a_protocol_and_a_purifier_meet_in_either_order(protocol, purifier):
+    """The purifier is the file's, nothing of the one before is left, and what attackers know stays the protocol's."""
+    options = f"--config={protocol}", f"--model.purifier={purifier}"
+    one, other = composed(*options), composed(*options[::-1])
+    assert one == other
+    assert one["model"]["init_args"]["purifier"] == read_yaml(purifier)
+    stated = yaml.safe_load(protocol.read_text())["model"]["init_args"]
+    assert one["model"]["init_args"].get("noise") == stated.get("noise")
+
+
+def test_overlays_are_associative_and_change_nothing_that_they_are_given():
+    a = {"x": {"class_path": "A", "init_args": {"p": 1, "q": {"r": 1}}}, "attacks": {"one": 1}, "l": [1]}
+    b = {"x": {"init_args": {"q": {"s": 2}}}, "attacks+": {"two": 2}}
+    c = {"x": {"class_path": "B"}, "l": [2]}
+    copies = [json.dumps(value) for value in (a, b, c)]
+    assert overlay(a, b) == {
+        "x": {"class_path": "A", "init_args": {"p": 1, "q": {"r": 1, "s": 2}}},
+        "attacks": {"one": 1, "two": 2},
+        "l": [1],
+    }
+    assert overlay(overlay(a, b), c)["x"] == {"class_path": "B"} and overlay(overlay(a, b), c)["l"] == [2]
+    assert [json.dumps(value) for value in (a, b, c)] == copies
+
+
+def test_files_name_others_relative_to_themselves_and_mistakes_name_both(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a.yaml").write_text("part: deep/b.yaml\nrate: 1e-3\n")
+    (tmp_path / "deep/b.yaml").write_text("other: ../c.yaml\n")
+    with pytest.raises(FileNotFoundError, match=r"no file .*deep/\.\./c\.yaml, which .*deep/b\.yaml names"):
+        read_yaml(tmp_path / "a.yaml")
+    (tmp_path / "c.yaml").write_text("value: 3\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"part": {"other": {"value": 3}}, "rate": 0.001}
+    (tmp_path / "c.yaml").write_text("back: a.yaml\n")
+    with pytest.raises(ValueError, match=r"a\.yaml names itself, by way of .*b\.yaml"):
+        read_yaml(tmp_path / "a.yaml")
+    (tmp_path / "c.yaml").write_text("value: [1\n")
+    with pytest.raises(ValueError, match=r"c\.yaml is no YAML"):
+        read_yaml(tmp_path / "a.yaml")
+    with pytest.raises(ValueError, match="--config lacks its value"):
+        compose(["test", "--config"])
+
+
+def test_what_is_not_of_model_or_data_is_left_to_the_parser():
+    args = ["test", "--trainer.devices=2", "--print_config", "--trainer.logger", "false"]
+    assert compose(args) == args
+    assert compose(["test", "--help"]) == ["test", "--help"]
+
+
+@pytest.mark.parametrize("last", ["file", "option"])
+def test_whatever_comes_later_wins_for_the_trainer_too(last, tmp_path):
+    (tmp_path / "more.yaml").write_text("seed_everything: 7\ntrainer: {devices: 3}\n")
+    options = ["--trainer.devices", "2", "--seed_everything=5", "--trainer.max_epochs", "4"]
+    file = [f"--config={tmp_path}/more.yaml"]
+    verb, config, *rest = compose(["fit", *(options + file if last == "file" else file + options)])
+    assert verb == "fit" and json.loads(config.removeprefix("--config=")) == {
+        "seed_everything": 7,
+        "trainer": {"devices": 3},
+    }
+    assert rest == (options[3:] if last == "file" else options)
+
+
+def test_a_value_that_is_no_yaml_is_named():
+    with pytest.raises(ValueError, match=r"^\{depth: \[28\} is no YAML"):
+        compose(["test", "--model.classifier", "{depth: [28}"])

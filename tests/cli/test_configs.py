@@ -1,0 +1,338 @@
+"""Every YAML file under configs/ parses and runs one tiny step."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import register_type
+
+from lit_pursamere import diffusion
+from lit_pursamere.attacks import Attack
+from lit_pursamere.attacks.survivors import SurvivorAttack
+from lit_pursamere.cli.main import main
+from lit_pursamere.compare import read_plan
+from lit_pursamere.data import PurifiedSet
+from lit_pursamere.diffusion import NCSNv2Score
+from lit_pursamere.networks import WideResNet
+from lit_pursamere.purifiers import Purifier
+from lit_pursamere.report import SEMANTICS
+from lit_pursamere.threat import Pixels
+from lit_pursamere.weights import save_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml"))
+FOLDERS = ("purifier", "attack", "data", "score_model", "protocol", "compare")
+PURIFIERS, ATTACKS, DATA, SCORE_MODELS, PROTOCOLS, COMPARISONS = (
+    [p for p in ALL if p.parts[1] == folder] for folder in FOLDERS
+)
+CHAINS = [path for path in ALL if "stages" in yaml.safe_load((ROOT / path).read_text())]  # in test_experiment.py
+EXPERIMENTS = [path for path in ALL if path.parts[1] not in FOLDERS and path not in CHAINS]
+
+SMALL_SCORE = {
+    "NCSNv2Score": {"ngf": 2},
+    "DDPMScore": {"block_out_channels": [4, 4, 4, 4], "norm_num_groups": 2, "layers_per_block": 1},
+    "DDPMppScore": {"nf": 4, "num_res_blocks": 1},
+    "EDMScore": {"model_channels": 4, "num_blocks": 1},
+    "AutoencoderScore": {},  # small as it is
+}
+SMALL_NET = ["--model.classifier.depth=10", "--model.classifier.width=1"]
+
+
+SHAPES = {  # channels and size, by folder
+    "cifar10": (3, 32),
+    "mnist": (1, 28),
+    "fashion_mnist": (1, 28),
+    "digits": (1, 8),
+}
+
+
+@pytest.fixture
+def arrays(tmp_path):
+    """A folder with 12 random images per split in the format of every data set that would have to be downloaded."""
+    rng = np.random.default_rng(0)
+    labels = {f"{split}_labels": np.arange(12) % 10 for split in ("train", "test")}
+    for name, (channels, size) in SHAPES.items():
+        shape = (12, size, size, channels)
+        images = {f"{split}_images": rng.integers(0, 256, shape, dtype=np.uint8) for split in ("train", "test")}
+        np.savez(tmp_path / f"{name}.npz", **images, **labels)
+    return tmp_path
+
+
+def shrunk(content, most: int = 2):
+    """The content of an attack's file without weight files, and with what makes it long cut to at most `most`."""
+    if isinstance(content, list):
+        return [shrunk(item, most) for item in content]
+    if not isinstance(content, dict):
+        return content
+    long = ("steps", "eot", "draws", "pairs", "queries", "search_steps", "tries", "evaluations")
+    kept = {key: value for key, value in content.items() if key != "checkpoint"}
+    return {key: min(value, most) if key in long else shrunk(value, most) for key, value in kept.items()}
+
+
+def tiny_attacks(config: Path) -> list[str]:
+    """Arguments that shorten the attacks of an experiment or protocol, which are files or stand in place."""
+    attacks = yaml.safe_load((ROOT / config).read_text())["model"]["init_args"]["attacks"]
+    for name, attack in attacks.items():
+        if isinstance(attack, str):
+            attacks[name] = yaml.safe_load((ROOT / config.parent / attack).read_text())
+    return [f"--model.attacks.{name}={json.dumps(shrunk(attack))}" for name, attack in attacks.items()]
+
+
+def tiny_run(config: Path, folder: Path, arrays: Path, overlay: Path | None = None) -> list[str]:
+    """Arguments that shrink an experiment, under a protocol if one is given, to one small step below `folder`."""
+    content = yaml.safe_load((ROOT / config).read_text())
+    task = content["model"]["class_path"].rsplit(".", 1)[1]
+    verb = {"LitPurification": "predict", "LitRobustness": "test"}.get(task, "fit")
+    args = [verb, "--config", str(ROOT / config), *(["--config", str(ROOT / overlay)] if overlay else [])]
+    args += ["--trainer.fast_dev_run=1", "--trainer.accelerator=cpu"]
+    args += ["--trainer.devices=1", f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
+    name = config.parts[1]
+    if not content["data"]["class_path"].endswith("Digits"):
+        args += ["--data=lit_pursamere.data.NPZ", f"--data.path={arrays}/{name}.npz"]
+    if "test_size" in content["data"]["init_args"]:
+        args += ["--data.test_size=4"]
+    if "train_size" in content["data"]["init_args"]:
+        args += ["--data.train_size=8"]
+    args += ["--data.batch_size=4", "--data.eval_batch_size=4", "--data.num_workers=0", "--data.val_size=4"]
+    if task == "LitScoreModel":
+        kind = content["model"]["init_args"]["score_model"]["class_path"].rsplit(".", 1)[1]
+        args += [f"--model.score_model.{key}={value}" for key, value in SMALL_SCORE[kind].items()]
+        return [*args, "--model.compile=false", f"--model.export={folder}/score.safetensors"]
+    if task == "LitClassifier":
+        return [*args, *SMALL_NET, "--data.purified=null", f"--model.export={folder}/net.safetensors"]
+    save_weights(NCSNv2Score(2, *SHAPES[name]), folder / "score.safetensors")
+    args += ["--model.purifier.score_model.ngf=2"]
+    args += [f"--model.purifier.score_model.checkpoint={folder}/score.safetensors"]
+    args += ["--model.purifier.sigmas.stride=60", "--model.purifier.draws=1", f"--model.output={folder}/out"]
+    if task == "LitRobustness":
+        args += [*SMALL_NET, "--model.checkpoint=null", "--model.pictures=0"]
+    return args
+
+
+def slow_unless(found: list[Path], *stems: str) -> list:
+    """The files as parameters; all but those of these stems are for `slow`."""
+    return [path if path.stem in stems else pytest.param(path, marks=pytest.mark.slow) for path in found]
+
+
+LONG = ("attacks", "views", "table_3", "robustness_small")  # as tables_1_2 and robustness, with more attacks
+
+
+@pytest.mark.parametrize("config", slow_unless(EXPERIMENTS, *({p.stem for p in EXPERIMENTS} - {*LONG})), ids=str)
+def test_experiments_run_one_tiny_step(config, tmp_path, arrays, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    args = tiny_run(config, tmp_path, arrays)
+    if args[0] == "test":
+        args += tiny_attacks(config)
+    assert main(args) == 0, capsys.readouterr().err
+    if args[0] == "test":
+        systems = 2 if yaml.safe_load((ROOT / config).read_text())["model"]["init_args"].get("undefended", True) else 1
+        assert (tmp_path / "out/report.md").read_text().count("| clean ") == systems
+    if args[0] == "predict":
+        assert PurifiedSet.open(tmp_path / "out").count() == 4
+
+
+SAMPLE = slow_unless(PROTOCOLS, "leekim", "liu-dw-fwd", "liu-semi-128", "adbm-l1", "diffhammer")
+
+
+@pytest.mark.parametrize("config", SAMPLE, ids=lambda path: path.stem)
+def test_protocols_replace_attacks_images_and_verdicts_of_an_experiment(config, tmp_path, arrays, monkeypatch, capsys):
+    """One tiny step of the protocol on CIFAR-10's experiment; what is judged, and how, is what the file says."""
+    monkeypatch.chdir(tmp_path)
+    content = yaml.safe_load((ROOT / config).read_text())
+    settings = content["model"]["init_args"]
+    assert settings["success"] in SEMANTICS and content["data"]["init_args"].keys() >= {"test_size", "test_seed"}
+    assert settings["output"] == f"runs/protocol/{config.stem}"
+    args = tiny_run(Path("configs/cifar10/tables_1_2.yaml"), tmp_path, arrays, overlay=config)
+    args += tiny_attacks(config)
+    args += ["--data.test_size=4", "--data.eval_batch_size=1", "--model.undefended=false"]
+    args += ["--model.purifier.sigmas.stride=232"]  # a single level
+    if "ensemble" in settings:
+        args += ["--model.ensemble.copies=2"]
+    status = main([*args, f"--model.evaluations={min(2, settings['evaluations'])}"])
+    if config.stem == "liu-dw-fwd":
+        assert status == 1 and "PurSAMERE draws nothing on a way forward" in capsys.readouterr().err
+        return
+    assert status == 0, capsys.readouterr().err
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert list(manifest["attacks"]) == list(settings["attacks"])
+    assert manifest["success"] == settings["success"]
+    tables = {"class": "NoiseTables", "tables": 128, "seed": 0}
+    assert manifest["defenses"]["PurSAMERE"]["purifier"]["seed"] == (tables if config.stem == "liu-semi-128" else 0)
+
+
+def test_a_protocol_keeps_what_it_does_not_name(capsys):
+    experiment, protocol = ROOT / "configs/cifar10/table_3.yaml", ROOT / "configs/protocol/leekim.yaml"
+    with pytest.raises(SystemExit) as exit_:
+        main(["test", "--config", str(experiment), "--config", str(protocol), "--print_config"])
+    assert exit_.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    model, data = printed["model"]["init_args"], printed["data"]
+    assert list(model["attacks"]) == ["PGD200-EoT20"]
+    attack = model["attacks"]["PGD200-EoT20"]["init_args"]
+    assert (attack["steps"], attack["eot"], attack["start"], attack["gradient"]) == (200, 20, "none", "exact")
+    assert (model["evaluations"], model["success"], model["output"]) == (1, "last", "runs/protocol/leekim")
+    assert data["class_path"] == "lit_pursamere.data.CIFAR10" and data["init_args"]["root"] == "data"
+    assert [data["init_args"][f"test_{key}"] for key in ("size", "seed", "generator")] == [512, 0, "RandomState"]
+    assert model["purifier"]["init_args"]["rho_pur"] == 3.0 and model["classifier"]["init_args"]["depth"] == 28
+
+
+def test_every_protocol_is_in_the_table():
+    table = (ROOT / "docs/protocols.md").read_text().splitlines()
+    rows = [line.split("|")[1].strip(" `") for line in table if line.startswith("| `")]
+    assert sorted(rows) == sorted(path.stem for path in PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--config", "configs/protocol/nonsense.yaml"], "configs/protocol/nonsense.yaml"),
+        (["--model.attacks.PGD", "configs/attack/nonsense.yaml"], "nonsense"),
+        (
+            ["--model.success", "sometimes", "--model.purifier", "Identity", "--model.checkpoint", "null"],
+            "success.*sometimes",
+        ),
+        (["--data.test_generator", "dice"], "test_generator.*dice"),
+    ],
+)
+def test_an_unknown_protocol_or_setting_is_one_line(args, expected, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(["test", "--config", "configs/cifar10/tables_1_2.yaml", *args]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert re.search(expected, lines[0]), lines
+    assert len(lines) == 2 and lines[1].startswith("(LIT_PURSAMERE_TRACEBACK=1")
+
+
+class WithPurifier:
+    def __init__(self, part: Purifier) -> None:
+        self.part = part
+
+
+class WithAttack:
+    def __init__(self, part: Attack) -> None:
+        self.part = part
+
+
+def instantiate(holder: type, config: Path, changes: Callable[[Namespace], None] = lambda settings: None):
+    """The part that a file describes, as the command line would give it to the holder, with changes of its settings."""
+    register_type(Pixels, serializer=Pixels.plain, deserializer=Pixels, fail_already_registered=False)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(holder, "holder", sub_configs=True)
+    parsed = parser.parse_args([f"--holder.part={config}"])
+    changes(parsed.holder.part.get("init_args", Namespace()))
+    return parser.instantiate(parsed).holder.part
+
+
+def purify_one(config: Path) -> None:
+    """With tiny networks and few steps, a purifier purifies one random image of the size it is made for."""
+    shape = (3, 32)
+
+    def shrink(settings: Namespace) -> None:
+        nonlocal shape
+        if score := settings.get("score_model"):
+            autoencoder = score.class_path.endswith("AutoencoderScore")  # takes any size
+            net = score.init_args.network.init_args if autoencoder else score.init_args
+            shape = (net.channels, 8 if autoencoder else net.image_size)
+            small = SMALL_SCORE[score.class_path.rsplit(".", 1)[1]]
+            score.init_args.update(Namespace(**small, checkpoint=None))
+        if net := settings.get("classifier"):
+            net.init_args.update(Namespace(depth=10, width=1))
+            settings["checkpoint"] = None
+        if "stride" in settings.get("sigmas", ()):
+            settings["sigmas.stride"] = 60
+        few = {"dt": 0.02, "rounds": 1, "steps": min(settings.get("steps", 0), 50)}
+        settings.update(Namespace(**{key: value for key, value in few.items() if key in settings}))
+
+    purifier = instantiate(WithPurifier, config, shrink)
+    x = torch.rand(1, shape[0], shape[1], shape[1])
+    assert purifier(x).shape == x.shape
+
+
+@pytest.mark.parametrize("config", PURIFIERS, ids=str)
+def test_purifiers_are_complete(config):
+    purify_one(ROOT / config)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"), [(config, name) for config in COMPARISONS for name in read_plan(ROOT / config).entries], ids=str
+)
+def test_purifiers_of_comparisons_are_complete(config, name, tmp_path):
+    entry = read_plan(ROOT / config).entries[name]
+    (tmp_path / "purifier.yaml").write_text(json.dumps(entry.purifier))
+    purify_one(tmp_path / "purifier.yaml")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", COMPARISONS, ids=str)
+def test_comparisons_run_one_tiny_step(config, tmp_path, monkeypatch, capsys):
+    """The first two purifiers of each, with tiny attacks on two images."""
+    monkeypatch.chdir(ROOT)
+    plan = read_plan(config)
+    names, attacks = [*plan.entries][:2], plan.test["model"]["init_args"]["attacks"]
+    options = ["--data.test_size=2", "--data.eval_batch_size=2", "--trainer.enable_progress_bar=false"]
+    options += [f"--model.attacks.{name}={json.dumps(shrunk(attack))}" for name, attack in attacks.items()]
+    args = ["compare", str(config), "--output", str(tmp_path / "out"), "--only", *names, *options]
+    assert main(args) == 0, capsys.readouterr().err
+    table = capsys.readouterr().out
+    assert all(f"| {name}" in table for name in names) and "missing" not in table
+    assert (tmp_path / "out" / names[-1] / "cost.json").is_file()
+
+
+LIBRARY = [path.stem for path in ATTACKS if path.stem.startswith("autoattack")]  # its number of steps is its own
+
+
+@pytest.mark.parametrize("config", slow_unless(ATTACKS, *({p.stem for p in ATTACKS} - {*LIBRARY})), ids=str)
+def test_attacks_are_complete(config, tmp_path):
+    """Shortened, each attacks one random image within its budget."""
+    (tmp_path / "attack.yaml").write_text(yaml.safe_dump(shrunk(yaml.safe_load((ROOT / config).read_text()))))
+    attack = instantiate(WithAttack, tmp_path / "attack.yaml")
+    channels = 1 if config.stem == "detector_pgd_digits" else 3  # its autoencoder wants the digits' one channel
+    x, network = torch.rand(1, channels, 8, 8), WideResNet(10, 1, channels=channels).eval()
+    outcome = attack(network, x, network(x).argmax(1))
+    distance = attack.threat.distance(outcome.last, x)
+    assert distance <= attack.threat.eps * (1 + 1e-5)
+    assert distance > 0 or isinstance(attack, SurvivorAttack)  # these return x where they find nothing
+
+
+@pytest.mark.parametrize("config", [p for p in SCORE_MODELS if p.stem in ("ddpm", "ddpmpp", "edm", "ncsnv2")], ids=str)
+def test_every_score_model_fits_into_pursamere_from_the_command_line(config, tmp_path, arrays, monkeypatch, capsys):
+    """The file replaces the purifier's score model; narrowed, with weights of its own, one tiny test runs."""
+    monkeypatch.chdir(tmp_path)
+    args = tiny_run(Path("configs/cifar10/tables_1_2.yaml"), tmp_path, arrays)
+    args = [arg for arg in args if not arg.startswith("--model.purifier.score_model")]
+    kind = yaml.safe_load((ROOT / config).read_text())["class_path"].rsplit(".", 1)[1]
+    save_weights(getattr(diffusion, kind)(**SMALL_SCORE[kind]).network, tmp_path / "small.safetensors")
+    args += [
+        f"--model.purifier.score_model={ROOT / config}",
+        "--model.purifier.score_model.checkpoint=small.safetensors",
+    ]
+    args += [f"--model.purifier.score_model.{key}={value}" for key, value in SMALL_SCORE[kind].items()]
+    assert main([*args, "--model.attacks={}"]) == 0, capsys.readouterr().err
+    manifest = (tmp_path / "out/manifest.json").read_text()
+    assert "PurSAMERE" in manifest and (tmp_path / "out/report.md").read_text().count("| clean ") == 2
+
+
+@pytest.mark.parametrize("config", [p for p in SCORE_MODELS if p.stem.startswith("digits_")], ids=str)
+def test_a_score_model_of_a_single_level_is_refused_where_several_are_needed(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    args = ["--model.purifier.score_model", str(config), "--model.checkpoint=null", "--trainer.fast_dev_run=1"]
+    args += [f"--model.output={tmp_path}"]
+    assert main(["test", "--config", "configs/digits/robustness.yaml", *args]) == 1
+    assert "this autoencoder knows the noise of sigma" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", DATA, ids=str)
+def test_data_configs_parse(config, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        experiment = str(ROOT / "configs/digits/robustness.yaml")
+        main(["test", "--config", experiment, "--config", str(ROOT / config), "--print_config"])
+    assert exit_.value.code == 0
+    written = yaml.safe_load((ROOT / config).read_text())["data"]
+    printed = yaml.safe_load(capsys.readouterr().out)["data"]
+    assert printed["class_path"] == written["class_path"]
+    assert written.get("init_args", {}).items() <= printed["init_args"].items()

@@ -1,0 +1,189 @@
+"""Comparisons of runs made by hand: rows, columns, what is missing, what differs, and what does not compare."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from lit_pursamere.report.comparison import read_comparison
+from lit_pursamere.report.comparison_figure import comparison_figure
+from lit_pursamere.report.comparison_formats import (
+    comparison_as_csv,
+    comparison_as_latex,
+    comparison_as_markdown,
+    save_comparison,
+)
+from lit_pursamere.report.comparison_notes import comparison_notes
+from lit_pursamere.store.costs import Asked, Cost, write_cost
+
+NAMES = ("PurSAMERE", "DiffPure ODE", "plain", "late")
+
+
+def cost(**changes):
+    networks = {"score_model": Asked("NCSNv2Score", True, 100.0, 0.0)}
+    values = {
+        "purifier": "X()", "weights": "ab", "networks": networks, "images": 4, "seconds": 0.25, "deterministic": True,
+        "device": "cpu: abacus", "threads": 1, "time": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    return Cost(**values | changes)
+
+
+@pytest.fixture
+def output(rows, pgd, write_run, tmp_path):
+    """Three purifiers under three attacks on four images; the second lacks verdicts, and `late` has no run."""
+    attacks = {"gPGD20": pgd(gradient="gray"), "BPDA20": pgd(), "exact20": pgd(gradient="exact")}
+
+    def records(system, clean, gray, bpda, exact):
+        return [
+            *rows(system, "clean", clean),
+            *rows(system, "gPGD20", gray),
+            *rows(system, "BPDA20", bpda, bpda),
+            *rows(system, "exact20", exact, exact),
+        ]
+
+    write_run("PurSAMERE", records("PurSAMERE", "++++", "+++-", "++-+", "+-++"), attacks, slots=4)
+    many = attacks | {"exact20": attacks["exact20"] | {"eot": 4}}
+    # Four verdicts per image, as of a stochastic purifier.
+    diffpure = [row | {"evaluations": 4} for row in records("DiffPure", "4444", "4321", "44", "4")]
+    purifier = {"class": "DiffPure", "sampler": "ode", "t_star": 0.1, "seed": "fresh"}
+    write_run("DiffPure ODE", diffpure, many, evaluations=4, slots=8, defenses={"DiffPure": {"purifier": purifier}})
+    write_run("plain", records("Identity", "++++", "----", "----", "----"), attacks, slots=4)
+    write_cost(tmp_path / "PurSAMERE", cost(networks={"score_model": Asked("NCSNv2Score", True, 52.0, 52.0)}))
+    asked = {"score_model": Asked("NCSNv2Score", True, 19.5, 0.0), "classifier": Asked("WideResNet", False, 5.0, 5.0)}
+    write_cost(tmp_path / "DiffPure ODE", cost(networks=asked, deterministic=False, device="cuda: loom"))
+    return tmp_path
+
+
+def table(output, names=NAMES):
+    """Head and rows of the Markdown table, and what stands below it."""
+    lines = comparison_as_markdown(read_comparison(output, names)).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return cells[0], [dict(zip(cells[0], row, strict=True)) for row in cells[2:]], "\n".join(lines[len(cells) :])
+
+
+def test_rows_and_columns(output):
+    head, found, _ = table(output)
+    assert head == ["purifier", "clean", "gPGD20", "BPDA20", "exact20", "worst case", "network calls", "s/image",
+                    "deterministic", "published"]  # fmt: skip
+    assert [row["purifier"] for row in found] == ["plain", "PurSAMERE", "DiffPure ODE (5 verdicts missing)"]
+    assert found[1]["clean"] == "100.0 [51.0, 100.0]" and found[1]["gPGD20"] == "75.0"
+    assert found[1]["worst case"] == "25.0 [4.6, 69.9]"
+    assert found[0]["worst case"].startswith("0.0 [")
+    assert (
+        found[2]["gPGD20"] == "62.5" and found[2]["BPDA20"] == "100.0, n = 2" and found[2]["exact20"] == "100.0, n = 1"
+    )
+    assert found[2]["worst case"].endswith(", n = 1")
+
+
+def test_costs(output):
+    _, found, notes = table(output)
+    assert [row["network calls"] for row in found] == ["", "52 + 52", "19.5 [5 + 5]"]
+    assert [row["deterministic"] for row in found] == ["", "yes", "no"] and found[1]["s/image"] == "0.25"
+    assert "measured on cpu: abacus, threads 1, batches of 4, but cuda: loom" in notes
+
+
+def test_notes_say_in_what_rows_differ_and_what_is_missing(output):
+    notes = comparison_notes(read_comparison(output, NAMES))
+    assert "digits, test images, n = 4" in notes[0] and "verdicts per image 1, but 4 for DiffPure ODE" in notes[0]
+    assert notes[1] == "Attacks: linf 0.15; exact20: eot 1, but 4 for DiffPure ODE."
+    assert "Incomplete: DiffPure ODE lacks 5 verdicts (BPDA20: 2, exact20: 3)." in notes
+    assert "Not evaluated yet: late." in notes and "The same `compare` command completes them." in notes
+
+
+def test_settings_come_from_the_configuration_of_the_run(output):
+    network = {"class_path": "a.WideResNet", "init_args": {"depth": 10, "width": 2, "dropout": False}}
+    score = {"class_path": "b.NCSNv2Score", "init_args": {"ngf": 16, "checkpoint": "s.safetensors"}}
+    for name, ngf in (("plain", None), ("PurSAMERE", 16), ("DiffPure ODE", 8)):
+        purifier = {"class_path": "P"}
+        if ngf:
+            purifier["init_args"] = {"score_model": {**score, "init_args": {**score["init_args"], "ngf": ngf}}}
+        task = {"classifier": network, "checkpoint": "c.safetensors", "purifier": purifier}
+        (output / name / "config.yaml").write_text(json.dumps({"model": {"init_args": task}}))
+    assert (
+        "Here: classifier WideResNet(depth=10, width=2) from c.safetensors; score model NCSNv2Score(ngf=16) from "
+        "s.safetensors, but NCSNv2Score(ngf=8) from s.safetensors for DiffPure ODE."
+    ) in comparison_notes(read_comparison(output, NAMES))
+
+
+def test_published_numbers_stand_beside_with_their_circumstances(output):
+    _, found, notes = table(output)
+    assert [row["published"] for row in found] == ["95.12 / 0 [1]", "85.68 / 69.08 [2]", "89.26 / 55.96 [3]"]
+    footnote = next(line for line in notes.splitlines() if line.startswith("[3]"))
+    assert footnote.startswith("[3] DiffPure ODE: ") and footnote.endswith(
+        "; 89.26 clean, 55.96 under PGD20-EoT10 (Liu et al. 2025, Table 2, WRN-28-10, n = 1024; cifar10 there, digits "
+        "here; linf 8/255 there, linf 0.15 here; sampler=sde there, ode here; attack.eot=10 there, 4 here), beside "
+        "exact20 here."
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, r"PurSAMERE does not compare with plain: seed: 0 in plain, 1 in PurSAMERE"),
+        ({"images": {"count": 4, "digest": "1f"}}, "images.digest"),
+        ({"success": "last"}, "success: 'any' in plain, 'last' in PurSAMERE"),
+        (
+            {"attacks": ("BPDA20", "threat", {"norm": "linf", "eps": 0.1})},
+            "eps of BPDA20: 0.15 in plain, 0.1 in PurSAMERE",
+        ),
+        ({"attacks": ("BPDA20", "gradient", "exact")}, "gradient of BPDA20: 'bpda' in plain, 'exact' in PurSAMERE"),
+        ({"attacks": ("BPDA20", "", None)}, "BPDA20: an attack of plain that PurSAMERE lacks"),
+    ],
+    ids=["seed", "images", "headline", "budget", "view", "attack"],
+)
+def test_runs_that_do_not_compare_are_refused(change, message, output):
+    file = output / "PurSAMERE/manifest.json"
+    manifest = json.loads(file.read_text())
+    if "attacks" in change:
+        name, key, value = change["attacks"]
+        change = {"attacks": manifest["attacks"] | {name: manifest["attacks"][name] | {key: value}}}
+        if value is None:
+            del change["attacks"][name]
+            rows = (output / "PurSAMERE/records-0.jsonl").read_text().splitlines(keepends=True)
+            (output / "PurSAMERE/records-0.jsonl").write_text("".join(row for row in rows if name not in row))
+    file.write_text(json.dumps(manifest | change))
+    with pytest.raises(ValueError, match=message):
+        read_comparison(output, ("plain", "PurSAMERE"))
+
+
+def test_csv_has_every_number(output):
+    found = list(csv.DictReader(io.StringIO(comparison_as_csv(read_comparison(output, NAMES)))))
+    key = ("DiffPure ODE", "BPDA20", "any")
+    (one,) = (row for row in found if (row["run"], row["attack"], row["semantics"]) == key)
+    assert (one["headline"], one["accuracy"], one["n"], one["missing"]) == ("yes", "1.000000", "2", "5")
+    assert (one["calls"], one["gradients"], one["other_calls"], one["other_gradients"]) == ("19.5", "0", "5", "5")
+    assert (one["seconds_per_purification"], one["deterministic"]) == ("0.25", "no")
+    assert (one["nearest_attack"], one["nearest_robust"]) == ("BPDA50-EoT15", "81.4")
+    assert "sampler=sde there, ode here; attack.steps=50 there, 20 here" in one["nearest_differs"]
+    assert {row["attack"] for row in found} == {"clean", "gPGD20", "BPDA20", "exact20", "worst case"}
+
+
+def test_latex_is_a_table_of_as_many_columns(output):
+    text = comparison_as_latex(read_comparison(output, NAMES))
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert text.count(r"\midrule") == 1 and len(rows) == 4 and {row.count("&") for row in rows} == {9}
+    assert "DiffPure ODE (5 verdicts missing)" in text and r"\par{\footnotesize [3] DiffPure" in text
+
+
+def test_everything_is_written(output):
+    save_comparison(read_comparison(output, NAMES), output / "out")
+    written = sorted(path.name for path in (output / "out").iterdir())
+    assert written == ["comparison.csv", "comparison.md", "comparison.png", "comparison.tex"]
+
+
+def test_the_figure_names_every_purifier_and_attack(output):
+    figure = comparison_figure(read_comparison(output, NAMES))
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["plain", "PurSAMERE", "DiffPure ODE *"]
+    marks = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert marks == {"clean", "gPGD20", "BPDA20", "exact20", "worst case, 95 % interval"}
+
+
+def test_without_records_there_is_nothing_to_draw_and_all_is_absent(tmp_path):
+    comparison = read_comparison(tmp_path, ("a", "b"))
+    assert comparison.absent == ("a", "b") and "Not evaluated yet: a, b." in comparison_as_markdown(comparison)
+    with pytest.raises(ValueError, match="no records"):
+        comparison_figure(comparison)

@@ -1,0 +1,71 @@
+"""Settings as JSON values: everything that was chosen, nothing that changes from process to process."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+
+import pytest
+
+import lit_pursamere.purifiers as purifiers
+from lit_pursamere.diffusion import GaussianMixtureScore, NCSNv2Score, PartlySeededNoise
+from lit_pursamere.purifiers import COUP, Purifier, PurSAMERE
+from lit_pursamere.store.manifest import check_manifest, digest_of, read_manifest, settings_of, write_manifest
+
+CLASSES = [
+    kind for name in purifiers.__all__
+    if inspect.isclass(kind := getattr(purifiers, name)) and issubclass(kind, Purifier) and not inspect.isabstract(kind)
+]  # fmt: skip
+
+
+def build(kind: type[Purifier]) -> Purifier:
+    score = NCSNv2Score(4, 1, 8)
+    asked = inspect.signature(kind.__init__).parameters.values()
+    needs = [p.name for p in list(asked)[1:] if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    given = {"score_model": score, "classifier": NCSNv2Score(4, 1, 8)}
+    return kind(*(given.get(name, score) for name in needs))
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_settings_of_every_purifier_are_json_that_says_nothing_of_the_process(kind):
+    purifier = build(kind)
+    settings = settings_of(purifier)
+    assert settings["class"] == kind.__name__
+    assert settings == json.loads(json.dumps(settings)) == settings_of(copy.deepcopy(purifier))
+    assert " at 0x" not in json.dumps(settings)
+
+
+def test_every_setting_counts():
+    def of(**options) -> dict:
+        return settings_of(PurSAMERE(GaussianMixtureScore([[[[0.5]]]]), **options))
+
+    levels = [1 - 0.01 * k for k in range(20)]
+    plain = of(sigmas=levels)
+    assert plain["sigmas"].startswith("20 values, 1.0 to 0.81, sha256 ")
+    others = [{"lr_max": 0.2}, {"lr_schedule": "as_printed"}, {"seed": 1}, {"seed": PartlySeededNoise(0)}, {"draws": 3}]
+    inner = [*levels[:7], 0.9301, *levels[8:]]
+    found = [of(sigmas=levels, **options) for options in others] + [of(sigmas=inner)]
+    assert len({digest_of(settings) for settings in [plain, *found]}) == 7
+    score = settings_of(PurSAMERE(NCSNv2Score(4, 1, 8)))["score_model"]
+    assert score.keys() == {"class", "network"} and score["network"]["class"] == "NCSNv2"
+    assert score["network"] == settings_of(PurSAMERE(NCSNv2Score(4, 1, 8)))["score_model"]["network"]
+    assert score["network"] != settings_of(PurSAMERE(NCSNv2Score(8, 1, 8)))["score_model"]["network"]
+
+
+def test_modules_that_a_purifier_needs_are_part_of_it():
+    assert settings_of(build(COUP))["classifier"]["class"] == "NCSNv2Score"
+
+
+def test_another_format_is_one_clear_line(tmp_path):
+    write_manifest(tmp_path, {"a": 1})
+    assert read_manifest(tmp_path) == {"a": 1} and check_manifest(tmp_path, {"a": 1})
+    for content, found in (({"a": 1}, "1"), ({"manifest_format": 3, "a": 1}, "3")):
+        (tmp_path / "manifest.json").write_text(json.dumps(content))
+        with pytest.raises(
+            ValueError, match=f"holds results in format {found}, and this version reads and writes format 2"
+        ):
+            check_manifest(tmp_path, {"a": 1})
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(ValueError, match="is damaged"):
+        read_manifest(tmp_path)

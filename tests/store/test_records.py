@@ -1,0 +1,191 @@
+"""Records survive anything: one row per image whatever was interrupted or repeated; damage and mix-ups are named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lit_pursamere.store import Records, read_rows
+from lit_pursamere.store.manifest import read_manifest
+
+MANIFEST = {"data": "digits, 8 images", "systems": {"PurSAMERE": "rho_pur=3"}, "attacks": {"pgd": "PGD(steps=20)"}}
+
+
+def row(index: int, attack: str = "pgd", correct: bool = True, system: str = "PurSAMERE") -> dict:
+    return {
+        "system": system,
+        "attack": attack,
+        "index": index,
+        "votes_last": int(correct),
+        "votes_any": None,
+        "evaluations": 1,
+    }
+
+
+def test_round_trip(tmp_path):
+    records = Records(tmp_path / "deep" / "folder", MANIFEST)
+    rows = [row(2), row(0, correct=False), row(0, "clean"), row(1, system="undefended")]
+    records.append(rows[:2])
+    records.append(rows[2:])
+    expected = sorted(rows, key=lambda r: (r["system"], r["attack"], r["index"]))
+    assert read_rows(records.folder) == expected
+    assert records.get("PurSAMERE", "pgd", 0) == row(0, correct=False)
+    assert records.get("PurSAMERE", "pgd", 1) is None
+    assert records.get("PurSAMERE", "clean", 2) is None
+
+
+def test_a_run_that_failed_before_its_first_row_does_not_keep_the_folder(tmp_path):
+    Records(tmp_path, MANIFEST)
+    other = MANIFEST | {"data": "digits, 9 images"}
+    with pytest.raises(ValueError, match="data: there 'digits, 8 images', now 'digits, 9 images'"):
+        Records(tmp_path, other, rank=1)
+    Records(tmp_path, other).append([row(0)])
+    assert read_manifest(tmp_path) == other
+    with pytest.raises(ValueError, match="results of another configuration"):
+        Records(tmp_path, MANIFEST)
+
+
+def test_rows_are_on_disk_as_soon_as_they_are_added(tmp_path):
+    records = Records(tmp_path, MANIFEST)
+    records.append([row(0)])
+    assert records.file.read_text().splitlines() == [json.dumps(row(0))]
+    records.append([row(1)])
+    assert len(records.file.read_text().splitlines()) == 2
+
+
+def test_a_restart_knows_what_is_done(tmp_path):
+    Records(tmp_path, MANIFEST).append([row(0), row(1, correct=False)])
+    again = Records(tmp_path, MANIFEST)
+    assert again.get("PurSAMERE", "pgd", 1) == row(1, correct=False)
+    again.append([row(2)])
+    assert [r["index"] for r in read_rows(tmp_path)] == [0, 1, 2]
+
+
+def test_an_image_counts_once(tmp_path):
+    records = Records(tmp_path, MANIFEST)
+    records.append([row(0), row(1)])
+    records.append([row(0)])
+    other = Records(tmp_path, MANIFEST, rank=1)
+    other.append([row(1), row(3)])
+    assert [r["index"] for r in read_rows(tmp_path)] == [0, 1, 3]
+
+
+def test_indices_sort_as_numbers(tmp_path):
+    Records(tmp_path, MANIFEST).append([row(10), row(9), row(100)])
+    assert [r["index"] for r in read_rows(tmp_path)] == [9, 10, 100]
+
+
+def test_several_processes_write_their_own_files(tmp_path):
+    ranks = [Records(tmp_path, MANIFEST, rank) for rank in range(3)]
+    for rank, records in enumerate(ranks):
+        records.append([row(rank), row(rank + 3)])
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == [f"records-{rank}.jsonl" for rank in range(3)]
+    assert [r["index"] for r in read_rows(tmp_path)] == list(range(6))
+    assert Records(tmp_path, MANIFEST, rank=1).get("PurSAMERE", "pgd", 5) == row(5)  # also those of other ranks
+    assert Records(tmp_path, MANIFEST).get("PurSAMERE", "pgd", 5) == row(5)  # also with fewer processes
+
+
+# --- interruptions
+
+
+@pytest.mark.parametrize("keep", [1, 20, -1], ids=["first byte", "middle", "all but the newline"])
+def test_a_broken_last_line_is_dropped_and_cut_off(tmp_path, keep):
+    records = Records(tmp_path, MANIFEST)
+    records.append([row(0), row(1)])
+    whole = records.file.read_bytes()
+    with open(records.file, "ab") as file:
+        file.write((json.dumps(row(2)) + "\n").encode()[:keep])
+    if keep > 0:
+        assert [r["index"] for r in read_rows(tmp_path)] == [0, 1]
+    again = Records(tmp_path, MANIFEST)
+    assert again.file.read_bytes() == whole
+    assert again.get("PurSAMERE", "pgd", 2) is None
+    again.append([row(2, correct=False)])
+    assert read_rows(tmp_path) == [row(0), row(1), row(2, correct=False)]
+
+
+def test_a_file_that_is_nothing_but_a_broken_line(tmp_path):
+    (tmp_path / "records-0.jsonl").write_text('{"system": "Pur')
+    assert read_rows(tmp_path) == []
+    Records(tmp_path, MANIFEST).append([row(0)])
+    assert read_rows(tmp_path) == [row(0)]
+
+
+def test_the_broken_line_of_another_process_is_left_to_it(tmp_path):
+    other = Records(tmp_path, MANIFEST, rank=1)
+    other.append([row(1)])
+    with open(other.file, "a") as file:
+        file.write('{"system": "Pur')
+    before = other.file.read_bytes()
+    assert Records(tmp_path, MANIFEST, rank=0).get("PurSAMERE", "pgd", 1) == row(1)
+    assert other.file.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [b'{"system": "Pur', b"\x00\x00\x00", b"\xff\xfe"])
+def test_a_damaged_line_elsewhere_is_an_error_that_names_it(tmp_path, damage):
+    records = Records(tmp_path, MANIFEST, rank=3)
+    records.append([row(0), row(1), row(2)])
+    lines = records.file.read_bytes().split(b"\n")
+    lines[1] = damage
+    records.file.write_bytes(b"\n".join(lines))
+    for read in (read_rows, lambda folder: Records(folder, MANIFEST)):
+        with pytest.raises(ValueError, match=r"records-3\.jsonl, line 2"):
+            read(tmp_path)
+
+
+def test_a_damaged_last_line_with_its_newline_is_an_error_too(tmp_path):
+    (tmp_path / "records-0.jsonl").write_text(json.dumps(row(0)) + '\n{"system": "Pur\n')
+    with pytest.raises(ValueError, match=r"records-0\.jsonl, line 2"):
+        read_rows(tmp_path)
+
+
+def test_no_records_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=tmp_path.name):
+        read_rows(tmp_path)
+    Records(tmp_path, MANIFEST)
+    with pytest.raises(FileNotFoundError, match=tmp_path.name):
+        read_rows(tmp_path)
+
+
+# --- manifests
+
+
+def test_the_manifest_is_written_by_the_first_process(tmp_path):
+    Records(tmp_path, MANIFEST, rank=1)
+    assert not (tmp_path / "manifest.json").exists()
+    Records(tmp_path, MANIFEST, rank=0)
+    assert read_manifest(tmp_path) == MANIFEST
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json"]
+
+
+def test_what_json_cannot_tell_apart_is_the_same_manifest(tmp_path):
+    for manifest in ({"sigmas": (1, 2), "table": {1: "a"}}, {"sigmas": [1, 2], "table": {"1": "a"}}):
+        Records(tmp_path, manifest)
+        assert Records(tmp_path, manifest).rows == {}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"attacks": {"pgd": "PGD(steps=40)"}}, ["attacks", "steps=20", "steps=40"]),
+        ({"data": "digits, 9 images"}, ["data", "8 images", "9 images"]),
+        ({"seed": 7}, ["seed", "7"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_another_manifest_is_an_error_that_names_the_change(tmp_path, change, names, rank):
+    Records(tmp_path, MANIFEST).append([row(0)])
+    with pytest.raises(ValueError) as error:
+        Records(tmp_path, MANIFEST | change, rank)
+    assert all(name in str(error.value) for name in names)
+    assert "rho_pur=3" not in str(error.value)  # what agrees is not repeated
+    assert read_manifest(tmp_path) == MANIFEST
+    assert read_rows(tmp_path) == [row(0)]
+
+
+def test_a_missing_entry_is_a_change(tmp_path):
+    Records(tmp_path, MANIFEST).append([row(0)])
+    with pytest.raises(ValueError, match="systems"):
+        Records(tmp_path, {name: value for name, value in MANIFEST.items() if name != "systems"})
