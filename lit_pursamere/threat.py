@@ -15,12 +15,12 @@ from torch import Tensor
 
 from lit_pursamere.host import onto
 
-__all__ = ["GRADIENTS", "Gradient", "Pixels", "ThreatModel", "project_l2_ball_and_box"]
+__all__ = ["VIEWS", "Pixels", "ThreatModel", "View", "project_l2_ball_and_box"]
 
 Norm = Literal["linf", "l2", "l1"]
 # What the attacker differentiates; see defense.py.
-Gradient = Literal["gray", "bpda", "first_order", "adjoint", "surrogate", "exact"]
-GRADIENTS: tuple[str, ...] = get_args(Gradient)
+View = Literal["gray", "bpda", "first_order", "adjoint", "surrogate", "exact"]
+VIEWS: tuple[str, ...] = get_args(View)
 L1_FRACTION = 0.05  # share of the coordinates that one l1 step moves
 
 

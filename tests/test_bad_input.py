@@ -96,10 +96,10 @@ def net(fault: str) -> list[str]:
         ([*IDENTITY, "--model.classifier.num_classes=4"], "class numbers from 0 to 3, as the view has 4 logits; .* to"),
         ([*IDENTITY, "--model.attacks.A.threat.eps=-1/255"], "eps must be a number of at least 0.*-1/255"),
         ([*IDENTITY, "--model.attacks.A.threat.eps=nan"], "eps must be a number of at least 0.*nan"),
-        ([*IDENTITY, "--model.attacks.A.gradient=surrogate"], "surrogate.*gradient exact"),
+        ([*IDENTITY, "--model.attacks.A.view=surrogate"], "surrogate.*view exact"),
         ([*IDENTITY, "--config=configs/protocol/leekm.yaml"], "configs/protocol/leekm.yaml"),
         ([*IDENTITY, "--model.attacks.A=pgdd.yaml"], "there is no file pgdd.yaml"),
-        ([*net("detached"), "--model.attacks.A.gradient=exact"], "logits without a gradient; .* detaches its input"),
+        ([*net("detached"), "--model.attacks.A.view=exact"], "logits without a gradient; .* detaches its input"),
     ],
 )
 def test_a_mistake_is_one_line(judged, args, message):

@@ -34,7 +34,7 @@ from lit_pursamere.diffusion import FreshNoise, NoiseTables, PartlySeededNoise
 from lit_pursamere.diffusion.image_noise import follow, image_keys
 from lit_pursamere.host import deferred
 from lit_pursamere.purifiers import DiffPure, Identity, Purifier, PurSAMERE
-from lit_pursamere.threat import GRADIENTS, ThreatModel
+from lit_pursamere.threat import VIEWS, ThreatModel
 
 ATEN = torch.ops.aten
 
@@ -390,7 +390,7 @@ def test_a_purification_reads_as_often_however_many_levels(mixture, images, read
     assert counts == [(0, 3), (0, 3)], "images, purified images and logits of a defence are looked at"
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("gradient", VIEWS)
 def test_twenty_steps_read_as_often_as_two_on_every_view(mixture, images, reads, gradient):
     purifier = PurSAMERE(mixture, 0.5, 0.2, 2, [0.4, 0.2])
     if gradient == "adjoint":

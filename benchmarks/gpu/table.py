@@ -237,7 +237,7 @@ class Setting:
         def attack(kind: str, gradient: str, **more: object) -> dict:
             return {
                 "class_path": f"lit_pursamere.attacks.{kind}",
-                "init_args": {**common, "gradient": gradient, **more},
+                "init_args": {**common, "view": gradient, **more},
             }
 
         return {
@@ -276,7 +276,7 @@ class Setting:
         if rival.fresh:
             options["model.evaluations"] = o.evaluations
             for attack, told in attacks.items():
-                if told["init_args"]["gradient"] != "gray":
+                if told["init_args"]["view"] != "gray":
                     options[f"model.attacks.{attack}.eot"] = o.eot
                 if "evaluations" in told["init_args"]:
                     options[f"model.attacks.{attack}.evaluations"] = o.evaluations

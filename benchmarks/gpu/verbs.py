@@ -52,7 +52,7 @@ def attack(name: str, **settings: object) -> dict:
 
 # One that sees each view of PurSAMERE; those that run in slots and those that do not.
 ATTACKS = {
-    **{view: attack("PGD", gradient=view, steps=2) for view in ("gray", "bpda", "first_order", "exact")},
+    **{view: attack("PGD", view=view, steps=2) for view in ("gray", "bpda", "first_order", "exact")},
     "APGD": attack("APGD", steps=2, evaluations=1),
     "Square": attack("Square", queries=5, evaluations=1),
 }

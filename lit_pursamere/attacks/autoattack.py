@@ -25,7 +25,7 @@ class AutoAttack(SurvivorAttack):
 
     Args:
         threat: What the attacker may change.
-        gradient: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
+        view: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
         seed: Seed of all random numbers.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.
@@ -54,7 +54,7 @@ class AutoAttack(SurvivorAttack):
 
     def parts(self) -> list[SurvivorAttack]:
         """The attacks in their order."""
-        base = (self.threat, self.gradient, self.seed, self.evaluations, self.decision)
+        base = (self.threat, self.view, self.seed, self.evaluations, self.decision)
         eot = self.eot or (20 if self.version == "rand" else 1)
         if self.version == "rand":
             return [

@@ -39,7 +39,7 @@ class APGD(SurvivorAttack):
 
     Args:
         threat: What the attacker may change.
-        gradient: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
+        view: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
         seed: Seed of all random numbers.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.
@@ -127,7 +127,7 @@ class FAB(SurvivorAttack):
 
     Args:
         threat: What the attacker may change.
-        gradient: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
+        view: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
         seed: Seed of all random numbers.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.
@@ -189,7 +189,7 @@ class Square(SurvivorAttack):
 
     Args:
         threat: What the attacker may change.
-        gradient: View that is queried: `gray`, `bpda`, `first_order` or `exact`.
+        view: View that is queried: `gray`, `bpda`, `first_order` or `exact`.
         seed: Seed of all random numbers.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.

@@ -1,6 +1,6 @@
 """What an attack is: a value that perturbs images within a threat model. The caller enforces, the callee tries.
 
-    outcome = attack(defense.view(attack.gradient), x, y)
+    outcome = attack(defense.view(attack.view), x, y)
 
 `outcome.last` is the final iterate, `outcome.any` the first iterate that fooled the view (the last one if none did).
 Iterative attacks are `init` and `step` on per-image state; one loop, in `scheduler`, drives them all: over a batch from
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lit_pursamere.attacks.scheduler import Landed, cycle, run_in_slots
 from lit_pursamere.host import at_once, note, settle
 from lit_pursamere.store.manifest import setting_of
-from lit_pursamere.threat import GRADIENTS, Gradient, ThreatModel
+from lit_pursamere.threat import VIEWS, ThreatModel, View
 
 __all__ = ["Attack", "IterativeAttack", "Outcome", "Progress"]
 
@@ -55,16 +55,16 @@ class Attack(ABC):
 
     Args:
         threat: What the attacker may change.
-        gradient: Which view of the defence the attack is meant for: `gray`, `bpda`, `first_order`, `adjoint`,
+        view: Which view of the defence the attack is meant for: `gray`, `bpda`, `first_order`, `adjoint`,
             `surrogate` or `exact`.
     """
 
     threat: ThreatModel
-    gradient: Gradient = "bpda"
+    view: View = "bpda"
 
     def __post_init__(self) -> None:
-        if self.gradient not in GRADIENTS:
-            raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {self.gradient!r}")
+        if self.view not in VIEWS:
+            raise ValueError(f"view must be one of {', '.join(VIEWS)}; got {self.view!r}")
 
     @property
     def settings(self) -> dict[str, object]:

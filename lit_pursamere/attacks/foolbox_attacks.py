@@ -36,7 +36,7 @@ class CarliniWagnerL2(SurvivorAttack):
 
     Args:
         threat: What the attacker may change; with `l2`, the largest distance that counts.
-        gradient: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
+        view: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
         seed: Unused, this attack draws no random numbers of its own.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.
@@ -80,7 +80,7 @@ class EAD(SurvivorAttack):
 
     Args:
         threat: What the attacker may change.
-        gradient: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
+        view: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
         seed: Unused, this attack draws no random numbers of its own.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.
@@ -130,7 +130,7 @@ class Boundary(SurvivorAttack):
 
     Args:
         threat: What the attacker may change; with `l2`, the largest distance that counts.
-        gradient: View that is queried: `gray`, `bpda`, `first_order` or `exact`.
+        view: View that is queried: `gray`, `bpda`, `first_order` or `exact`.
         seed: Seed of all random numbers.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.
@@ -196,7 +196,7 @@ class SaltAndPepper(SurvivorAttack):
 
     Args:
         threat: What the attacker may change; the published noise knows no bound, which is linf 1.
-        gradient: View that is queried: `gray`, `bpda`, `first_order` or `exact`.
+        view: View that is queried: `gray`, `bpda`, `first_order` or `exact`.
         seed: Seed of all random numbers.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` over the draws, or `original`.

@@ -29,7 +29,7 @@ class PGD(IterativeAttack):
 
     Args:
         threat: What the attacker may change.
-        gradient: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
+        view: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
         steps: Number of steps; 1 with step_size = eps is FGSM.
         stop_on_success: Whether images leave as soon as the view misclassifies them.
         step_size: Length of a step in the threat model's norm, [0, 1] pixel units. None: 2.5 * eps / steps.

@@ -32,7 +32,7 @@ class SPSA(IterativeAttack):
 
     Args:
         threat: What the attacker may change.
-        gradient: View that is asked; `bpda`, `first_order` and `exact` have the same values.
+        view: View that is asked; `bpda`, `first_order` and `exact` have the same values.
         steps: Number of steps.
         stop_on_success: Whether images leave as soon as the view misclassifies them.
         step_size: Length of a step in the threat model's norm, [0, 1] pixel units. None: eps / 8.

@@ -47,7 +47,7 @@ class SurvivorAttack(Attack):
 
     Args:
         threat: What the attacker may change.
-        gradient: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
+        view: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
         seed: Seed of all random numbers.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` compares the means over `evaluations` draws; `original` lets single draws decide, as the

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from lit_pursamere.attacks.base import Attack, Outcome, Progress
-from lit_pursamere.threat import Gradient, ThreatModel
+from lit_pursamere.threat import ThreatModel, View
 from lit_pursamere.weights import load_weights, state_digest
 
 __all__ = ["Transfer", "identify"]
@@ -34,7 +34,7 @@ class Transfer(Attack):
     """
 
     threat: ThreatModel = field(init=False)
-    gradient: Gradient = field(init=False)
+    view: View = field(init=False)
     attack: Attack
     source: nn.Module = field(repr=False, compare=False)
     checkpoint: str | None = field(default=None, repr=False, compare=False)
@@ -46,7 +46,7 @@ class Transfer(Attack):
         self.source.requires_grad_(False).eval()
         for name, value in {
             "threat": self.attack.threat,
-            "gradient": "gray",
+            "view": "gray",
             "source_id": identify(self.source),
         }.items():
             object.__setattr__(self, name, value)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lit_pursamere.attacks.base import Attack, Outcome, Progress
 from lit_pursamere.attacks.gradients import adversarial_loss
-from lit_pursamere.threat import Gradient, ThreatModel
+from lit_pursamere.threat import ThreatModel, View
 
 __all__ = ["Restarts", "WorstCase"]
 
@@ -36,7 +36,7 @@ class WorstCase(Attack):
     """
 
     threat: ThreatModel = field(init=False)
-    gradient: Gradient = field(init=False)
+    view: View = field(init=False)
     attacks: list[Attack]
     evaluations: int = 1
 
@@ -52,7 +52,7 @@ class WorstCase(Attack):
                     f"the attacks of a WorstCase share one threat model; got {type(first).__name__} with "
                     f"{first.threat!r} and {type(attack).__name__} with {attack.threat!r}"
                 )
-        for name, value in {"attacks": tuple(self.attacks), "threat": first.threat, "gradient": first.gradient}.items():
+        for name, value in {"attacks": tuple(self.attacks), "threat": first.threat, "view": first.view}.items():
             object.__setattr__(self, name, value)
         super().__post_init__()
 
@@ -79,7 +79,7 @@ class Restarts(Attack):
     """
 
     threat: ThreatModel = field(init=False)
-    gradient: Gradient = field(init=False)
+    view: View = field(init=False)
     attack: Attack
     count: int = 5
 
@@ -89,7 +89,7 @@ class Restarts(Attack):
         if "seed" not in {setting.name for setting in fields(self.attack) if setting.init}:
             raise ValueError(f"Restarts needs an attack with a seed; got {type(self.attack).__name__}")
         object.__setattr__(self, "threat", self.attack.threat)
-        object.__setattr__(self, "gradient", self.attack.gradient)
+        object.__setattr__(self, "view", self.attack.view)
         super().__post_init__()
 
     def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:

@@ -1,4 +1,4 @@
-"""The binarisation test: could the attack find an adversarial example that is known to be there?
+"""The binarization test: could the attack find an adversarial example that is known to be there?
 
 Reference: Zimmermann, Brendel, Tramer, Carlini, "Increasing Confidence in Adversarial Robustness Evaluations" (2022),
 section 4 and Algorithm 1.

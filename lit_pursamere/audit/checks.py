@@ -25,7 +25,7 @@ from lit_pursamere.audit.binarization import plant, random_points
 from lit_pursamere.audit.examination import Examination, Finding, NotApplicable, variant
 from lit_pursamere.purifiers import Identity
 from lit_pursamere.report import Accuracy
-from lit_pursamere.threat import Gradient, ThreatModel
+from lit_pursamere.threat import ThreatModel, View
 
 __all__ = ["CHECKS", "Check"]
 
@@ -57,13 +57,13 @@ def deterministic(exam: Examination) -> Finding:
 def gradients(exam: Examination) -> Finding:
     """Is there a gradient to follow at the images themselves?"""
     shares = {name: _without_gradient(exam, name) for name in _views(exam)}
-    share = shares[exam.attack.gradient]
+    share = shares[exam.attack.view]
     detail = ", ".join(f"{name} {round(value * len(exam))}" for name, value in shares.items())
     verdict = "pass" if share == 0 else "doubt" if share <= TOLERANCE else "fail"
     return Finding(verdict, f"zero, missing or not finite on so many of {len(exam)} images: {detail}")
 
 
-def _without_gradient(exam: Examination, name: Gradient) -> float:
+def _without_gradient(exam: Examination, name: View) -> float:
     view, missing = exam.defense.view(name), 0
     for x, y in zip(exam.x.split(exam.batch), exam.y.split(exam.batch), strict=True):
         try:
@@ -87,8 +87,8 @@ def inner_optimisation(exam: Examination) -> Finding:
         exam.defense(exam.x[:1])
     if not calls:
         return Finding("pass", "the forward pass takes no gradients")
-    through = exam.attack.gradient == "exact"
-    how = "the attack differentiates through them" if through else f"the view {exam.attack.gradient} does not see them"
+    through = exam.attack.view == "exact"
+    how = "the attack differentiates through them" if through else f"the view {exam.attack.view} does not see them"
     return Finding("pass" if through else "doubt", f"the forward pass takes {calls} gradients; {how}")
 
 
@@ -133,7 +133,7 @@ def losses(exam: Examination) -> Finding:
 
 def silent_success(exam: Examination) -> Finding:
     """Does the attack end on an image that fools, if it came past one?"""
-    if exam.attack.gradient == "gray":
+    if exam.attack.view == "gray":
         raise NotApplicable("a gray attack does not see the defence and cannot know when it has fooled it")
     last, any_ = int(exam.broken_last(exam.attack).sum()), int(exam.broken(exam.attack).sum())
     if last == any_:
@@ -144,28 +144,28 @@ def silent_success(exam: Examination) -> Finding:
 def views(exam: Examination) -> Finding:
     """Do the other views of the defence break no more?"""
     _needs_purifier(exam)
-    others = [name for name in _views(exam) if name not in (exam.attack.gradient, "gray")]
-    return _union(exam, {name: variant(exam.attack, gradient=name) for name in others})
+    others = [name for name in _views(exam) if name not in (exam.attack.view, "gray")]
+    return _union(exam, {name: variant(exam.attack, view=name) for name in others})
 
 
 def transfer(exam: Examination) -> Finding:
     """Does an attack on the classifier alone, which never sees the purifier, break no more?"""
     _needs_purifier(exam)
-    if exam.attack.gradient == "gray":
+    if exam.attack.view == "gray":
         raise NotApplicable("the attack on trial is one")
-    return _compare(exam, variant(exam.attack, gradient="gray"), "transferred from the undefended classifier")
+    return _compare(exam, variant(exam.attack, view="gray"), "transferred from the undefended classifier")
 
 
 def random_search(exam: Examination) -> Finding:
     """Do random points of the ball break no more?"""
-    attack = RandomSearch(exam.attack.threat, exam.attack.gradient, draws=exam.queries // 2, seed=exam.seed)
+    attack = RandomSearch(exam.attack.threat, exam.attack.view, draws=exam.queries // 2, seed=exam.seed)
     return _compare(exam, _seeing(attack), f"{2 * attack.draws} random points")
 
 
 def black_box(exam: Examination) -> Finding:
     """Does an attack by queries alone (Square) break no more?"""
     threat, evaluations = exam.attack.threat, exam.evaluations
-    attack = Square(threat, exam.attack.gradient, seed=exam.seed, evaluations=evaluations, queries=exam.queries)
+    attack = Square(threat, exam.attack.view, seed=exam.seed, evaluations=evaluations, queries=exam.queries)
     return _compare(exam, _seeing(attack), f"Square with {exam.queries} queries")
 
 
@@ -194,7 +194,7 @@ def _resized(attack: Attack, eps: float) -> Attack:
 
 
 def planted(exam: Examination) -> Finding:
-    """Does the attack find adversarial examples that were planted (the binarisation test)?"""
+    """Does the attack find adversarial examples that were planted (the binarization test)?"""
     attack = exam.attack
     if isinstance(attack, PGD) and attack.loss == "dlr":
         attack = variant(attack, loss="margin")  # two classes have no third logit
@@ -223,7 +223,7 @@ def _find_planted(exam: Examination, attack: Attack, i: int) -> Tensor:
     if world is None:
         return torch.zeros(3, dtype=torch.bool)
     defense, _ = world
-    outcome = attack(defense.view(attack.gradient), x, target)
+    outcome = attack(defense.view(attack.view), x, target)
     tries = random_points(x, exam.queries, attack.threat, exam.seed + i)
     with torch.no_grad():
         found = bool(defense(torch.cat([outcome.last, outcome.any])).argmax(1).any())
@@ -252,14 +252,14 @@ def _judge(exam: Examination, gained: Tensor, name: str) -> Finding:
 
 def _seeing(attack: Attack) -> Attack:
     """Attacks by queries see the defence itself, whatever the attack on trial sees."""
-    return variant(attack, gradient="bpda") if attack.gradient == "gray" else attack
+    return variant(attack, view="bpda") if attack.view == "gray" else attack
 
 
-def _views(exam: Examination) -> list[Gradient]:
+def _views(exam: Examination) -> list[View]:
     """The views that differ for this defence."""
     if isinstance(exam.defense.purifier, Identity):
-        return [exam.attack.gradient]
-    return [name for name in exam.defense.views if name != "gray" or exam.attack.gradient == "gray"]
+        return [exam.attack.view]
+    return [name for name in exam.defense.views if name != "gray" or exam.attack.view == "gray"]
 
 
 def _iterative(exam: Examination) -> IterativeAttack:

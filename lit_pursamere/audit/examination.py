@@ -65,7 +65,7 @@ class Examination:
         evaluations: Verdicts per image; an image counts as broken if more than half of them are wrong.
         batch: Images that are attacked at once.
         queries: Evaluations per image that attacks without gradients may spend.
-        planted: Images of the binarisation test.
+        planted: Images of the binarization test.
         seed: Seed of random points, and of the noise of a defence that draws it anew: each question has draws of its
             own, so an audit that was stopped finds what one that was not finds.
         store: JSON file of verdicts, read first and written after every attack (None: none).
@@ -130,9 +130,9 @@ class Examination:
 
     def _run(self, attack: Attack, undefended: bool, which: Tensor) -> Tensor:
         defense = self.undefended if undefended else self.defense
-        view, wrong = defense.view(attack.gradient), []
+        view, wrong = defense.view(attack.view), []
         groups = which.split(self.batch) if len(which) else ()
-        with self.progress.inside(f"{type(attack).__name__} {attack.threat} {attack.gradient}", "step") as steps:
+        with self.progress.inside(f"{type(attack).__name__} {attack.threat} {attack.view}", "step") as steps:
             for i, group in enumerate(groups):
 
                 def progress(done: int, total: int, i: int = i) -> None:

@@ -31,7 +31,7 @@ class Audit:
         attack: Name of the attack on trial among the configured ones (None: the last one that sees the purifier).
         images: Images to examine; those that the defence gets wrong anyway are left out.
         queries: Evaluations per image that attacks without gradients may spend.
-        planted: Images of the binarisation test.
+        planted: Images of the binarization test.
         checks: Names of the checks (None: all).
         output: Folder of audit.md and of the verdicts, from which an audit that was stopped goes on.
 
@@ -63,7 +63,7 @@ def choose_attack(name: str | None, attacks: dict[str, Attack]) -> str:
     if not attacks:
         raise ValueError("an attack is needed; the configuration has none")
     if name is None:
-        seeing = [name for name, attack in attacks.items() if attack.gradient != "gray"]
+        seeing = [name for name, attack in attacks.items() if attack.view != "gray"]
         return (seeing or list(attacks))[-1]
     if name not in attacks:
         raise ValueError(f"the configuration has no attack {name!r}; it has {', '.join(attacks)}")
@@ -132,7 +132,7 @@ def examine(exam: Examination, check: str) -> Finding:
 def as_markdown(exam: Examination, name: str, findings: dict[str, Finding]) -> str:
     """Table of the findings, and what the attacks of the audit leave together."""
     lines = [
-        f"Audit of {name} ({type(exam.attack).__name__}, {exam.attack.threat}, view {exam.attack.gradient}) on "
+        f"Audit of {name} ({type(exam.attack).__name__}, {exam.attack.threat}, view {exam.attack.view}) on "
         f"{len(exam)} images that {type(exam.defense.purifier).__name__} gets right",
         "",
         "| check | question | verdict | found |",

@@ -108,7 +108,7 @@ def run_similarity(
         OSError: If another run writes there.
     """
     attack = replace(attack, eot=1) if hasattr(attack, "eot") else attack
-    view, known = (d.view(attack.gradient) for d in (defense, known_twin(defense, settings.table)))
+    view, known = (d.view(attack.view) for d in (defense, known_twin(defense, settings.table)))
     manifest = {
         **{key: value for key, value in asdict(settings).items() if key not in ("attack", "images", "output")},
         "attack": attack.settings, "defense": defense.settings, "weights": state_digest(defense), "data": data,

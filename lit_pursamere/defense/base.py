@@ -32,7 +32,7 @@ from lit_pursamere.diffusion.noise import NoiseSource
 from lit_pursamere.host import note
 from lit_pursamere.purifiers.base import Purifier
 from lit_pursamere.store.manifest import settings_of
-from lit_pursamere.threat import GRADIENTS, Gradient
+from lit_pursamere.threat import VIEWS, View
 
 __all__ = ["Defense"]
 
@@ -142,36 +142,36 @@ class Defense(nn.Module):
     def views(self) -> tuple[str, ...]:
         """The views that it has."""
         lacking = {"adjoint": self.purifier.adjoint is None, "surrogate": self.surrogate is None}
-        return tuple(name for name in GRADIENTS if not lacking.get(name))
+        return tuple(name for name in VIEWS if not lacking.get(name))
 
-    def view(self, gradient: Gradient) -> nn.Module:
+    def view(self, name: View) -> nn.Module:
         """The module x -> logits that an attacker with this knowledge differentiates.
 
         Raises:
             ValueError: If the view is unknown, or this defence does not have it.
         """
-        if gradient == "gray":
+        if name == "gray":
             return Gray(self)
-        if gradient == "bpda":
+        if name == "bpda":
             return StraightThrough(self._seen())
-        if gradient == "first_order":
+        if name == "first_order":
             return self._seen(first_order=True)
-        if gradient == "adjoint":
+        if name == "adjoint":
             if self.purifier.adjoint is None:
                 raise ValueError(
-                    f"{type(self.purifier).__name__} integrates no SDE, so it has no adjoint view; use gradient exact"
+                    f"{type(self.purifier).__name__} integrates no SDE, so it has no adjoint view; use the view exact"
                 )
             return self._seen(adjoint=True)
-        if gradient == "surrogate":
+        if name == "surrogate":
             if self.surrogate is None:
                 raise ValueError(
                     "the view surrogate needs a purifier to differentiate instead; name it with `model.surrogate`, or "
-                    "use gradient exact"
+                    "use the view exact"
                 )
             return Defense(self.surrogate, self.classifier, self.ensemble.seen)
-        if gradient == "exact":
+        if name == "exact":
             return self._seen()
-        raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
+        raise ValueError(f"view must be one of {', '.join(VIEWS)}; got {name!r}")
 
     def _seen(self, **settings: bool) -> Defense:
         """The defence as attackers see it, weights included, with other settings of its purifier."""

@@ -99,10 +99,10 @@ def stage(
     if queries is None:
         return Stage(name, batches, slots, None, None, note=UNKNOWN)
     # Few batches have no image whose worst iterate is not its last, and is judged, too.
-    image = verdict.times(2 if isinstance(attack, IterativeAttack) and attack.gradient != "gray" else 1)
+    image = verdict.times(2 if isinstance(attack, IterativeAttack) and attack.view != "gray" else 1)
     if attack is not None:
-        image += costs.value(attack.gradient).times(queries.values) if queries.values else Cost()
-        image += costs.gradient(attack.gradient).times(queries.gradients) if queries.gradients else Cost()
+        image += costs.value(attack.view).times(queries.values) if queries.values else Cost()
+        image += costs.gradient(attack.view).times(queries.gradients) if queries.gradients else Cost()
     note = "" if attack is None else LIBRARY
     if isinstance(attack, IterativeAttack):
         note = UPPER if attack.stop_on_success else ""

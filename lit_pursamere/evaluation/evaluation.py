@@ -103,7 +103,7 @@ class Evaluation:
             batch = x[position], y[position], index[position.to(index.device)]
             self._record(system, name, batch, outcome, torch.ones(len(position), dtype=torch.bool))
 
-        view, keys = self.systems[system].view(attack.gradient), image_keys(index, run_seed(), system, name)
+        view, keys = self.systems[system].view(attack.view), image_keys(index, run_seed(), system, name)
         attack.in_slots(view, x, y, self.slots, finished, progress, keys)
 
     def _in_batches(
@@ -123,7 +123,7 @@ class Evaluation:
                 attack = self.attacks[name]
                 with repeated_draws():  # the attack's own generator depends on the batch, and on nothing before it
                     reseed(*(image_keys(index, run_seed(), system, name) & 0xFFFFFFFF).tolist())
-                    outcome = attack(self.systems[system].view(attack.gradient), x, y, of_all)
+                    outcome = attack(self.systems[system].view(attack.view), x, y, of_all)
             self._record(system, name, batch, outcome, lack)
 
     def _record(self, system: str, name: str, batch: Batch, outcome: Outcome, lack: Tensor) -> None:
@@ -144,7 +144,7 @@ class Evaluation:
         _, y, index = batch
         keys = verdict_keys(index, run_seed(), system, name)
         last = judge(defense, outcome.last, y, self.evaluations, self.slots, keys["last"])
-        if attack is None or (attack.gradient == "gray" and not isinstance(defense.purifier, Identity)):
+        if attack is None or (attack.view == "gray" and not isinstance(defense.purifier, Identity)):
             return Judged(last, None, outcome.last, fooled)
         if isinstance(attack, IterativeAttack):  # it did not ask about its last iterate
             fooled = torch.where((fooled < 0) & (last.prediction != y), attack.steps, fooled)
@@ -176,7 +176,7 @@ class Evaluation:
         columns |= {"first_success": judged.first_success, **distances(outcome.last, x, self.slots)}
         columns["moved"] = judged.last.moved
         if self.systems[system].detector is not None:
-            columns |= {"suspicion_last": judged.last.suspicion, "rejected_last": judged.last.rejected}
+            columns |= {"statistic_last": judged.last.statistic, "rejected_last": judged.last.rejected}
             columns["unfooled_last"] = judged.last.unfooled
             columns["unfooled_any"] = None if judged.any is None else judged.any.unfooled
         same = {

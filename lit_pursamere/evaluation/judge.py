@@ -27,7 +27,7 @@ class Verdict(NamedTuple):
 
     `prediction` is its first answer, `votes` the number of right ones; `margin` (true logit minus the best other one),
     `loss` (cross-entropy) and `moved` (l2 distance by which the purifier moves the image) are means over all answers;
-    the margin and the loss of an ensemble are those of what it averages to. `suspicion` is the detector's statistic
+    the margin and the loss of an ensemble are those of what it averages to. `statistic` is the detector's statistic
     (0 without one) and `rejected` whether it is too large. A rejected image has no votes; `unfooled` counts the answers
     that were right or rejected, which is all of them for a rejected image.
     """
@@ -38,7 +38,7 @@ class Verdict(NamedTuple):
     margin: Tensor
     loss: Tensor
     moved: Tensor
-    suspicion: Tensor
+    statistic: Tensor
     rejected: Tensor
 
 
@@ -81,23 +81,23 @@ def judge(
                 moved = torch.stack([image_norm(purified - x, "l2") for purified in copies]).mean(0)
                 draws.append((logits.argmax(1), margin, loss, moved))
         predictions, *numbers = (torch.stack(column) for column in zip(*draws, strict=True))
-        suspicion, rejected = suspicions(defense, x)
+        statistic, rejected = statistics_of(defense, x)
         right = predictions == labels
         votes, unfooled = (right & ~rejected).sum(0), (right | rejected).sum(0)
-        return predictions[0], votes, unfooled, *(number.mean(0) for number in numbers), suspicion, rejected
+        return predictions[0], votes, unfooled, *(number.mean(0) for number in numbers), statistic, rejected
 
     return Verdict(*in_groups(answers, slots, images, y, *([] if keys is None else [keys.to(images.device)])))
 
 
-def suspicions(defense: Defense, x: Tensor) -> tuple[Tensor, Tensor]:
+def statistics_of(defense: Defense, x: Tensor) -> tuple[Tensor, Tensor]:
     """Statistic of the detector on images, (B,), and whether it rejects them, (B,) bool; NaN is rejected."""
     detector = defense.detector
     if detector is None:
         return x.new_zeros(len(x)), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     if not detector.calibrated:
         raise ValueError(f"{detector} has no threshold yet: call calibrate(clean images), or give it one")
-    suspicion = detector.statistic(x)
-    return suspicion, ~(suspicion <= detector.threshold)
+    statistic = detector.statistic(x)
+    return statistic, ~(statistic <= detector.threshold)
 
 
 @torch.no_grad()

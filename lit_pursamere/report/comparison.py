@@ -22,7 +22,7 @@ from lit_pursamere.store.records import read_rows
 __all__ = ["Comparison", "Contestant", "check_comparison", "read_comparison", "run_of"]
 
 MAY_DIFFER = ("evaluations", "slots")  # beside systems and attacks: how often, and in what batches, is judged
-MUST_AGREE = ("gradient", "norm", "eps")  # of attacks of one name
+MUST_AGREE = ("view", "norm", "eps")  # of attacks of one name
 
 
 @dataclass(frozen=True)

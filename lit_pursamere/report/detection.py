@@ -37,7 +37,7 @@ def detections(rows: Sequence[Row]) -> dict[tuple[str, str], Detection]:
     """What the detector did, by (system, attack); empty where there was none."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row.get("suspicion_last") is not None:
+        if row.get("statistic_last") is not None:
             found.setdefault((str(row["system"]), str(row["attack"])), []).append(row)
     return {
         (system, attack): _detection(members, () if attack == CLEAN else found.get((system, CLEAN), ()))
@@ -49,7 +49,7 @@ def _detection(attacked: Sequence[Row], clean: Sequence[Row]) -> Detection:
     rejected = Accuracy(float(sum(bool(row["rejected_last"]) for row in attacked)), len(attacked))
     if not clean:
         return Detection(rejected)
-    values = [float(row["suspicion_last"]) for row in (*clean, *attacked)]  # type: ignore[arg-type]
+    values = [float(row["statistic_last"]) for row in (*clean, *attacked)]  # type: ignore[arg-type]
     truth = [0] * len(clean) + [1] * len(attacked)
     fpr, tpr, _ = roc_curve(truth, values)
     points = tuple(zip(fpr.tolist(), tpr.tolist(), strict=True))

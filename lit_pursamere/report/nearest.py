@@ -38,7 +38,7 @@ class Nearest(NamedTuple):
 def family(attack: AttackInfo) -> str:
     """The family of an attack of ours, "BPDA"; empty where nothing is known of it."""
     name = attack.kind
-    return VIEWS.get(str(attack.gradient), "") if name == "PGD" else ALIKE.get(name, name)
+    return VIEWS.get(str(attack.view), "") if name == "PGD" else ALIKE.get(name, name)
 
 
 def published_family(attack: str) -> str:

@@ -33,9 +33,9 @@ class AttackInfo:
         return self.settings.get("class", "")
 
     @property
-    def gradient(self) -> str | None:
+    def view(self) -> str | None:
         """The view that it differentiates; None: not stated."""
-        return self.settings.get("gradient")
+        return self.settings.get("view")
 
     @property
     def norm(self) -> str | None:

@@ -18,7 +18,7 @@ writes these entries; those that end in `_any` are null where an attack does not
                                                 defence); 0: before any step, -1: never, null: the attack cannot say
     linf, l2, l1                                distances of the last iterate from the image, in pixel units
     moved                                       l2 distance that the purifier moves the last iterate
-    suspicion_last, rejected_last               statistic of the detector at the last iterate, and whether it is too
+    statistic_last, rejected_last               statistic of the detector at the last iterate, and whether it is too
                                                 large (absent without a detector)
     seconds                                     time per image, attack and verdicts
     seed                                        what `seed_everything` was given

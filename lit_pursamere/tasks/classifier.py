@@ -85,10 +85,10 @@ class LitClassifier(Training):
             raise ValueError(f"schedule must be 'milestones' or 'cosine'; got {schedule!r}")
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise ValueError(f"LitClassifier needs ema_decay in [0, 1), or none; got {ema_decay}")
-        if attack is not None and attack.gradient != "gray":
+        if attack is not None and attack.view != "gray":
             raise ValueError(
-                "there is no purifier in the training of a classifier: its attack must have gradient 'gray'; "
-                f"got {attack.gradient!r}"
+                "there is no purifier in the training of a classifier: its attack must have the view 'gray'; "
+                f"got {attack.view!r}"
             )
         self.classifier = classifier.to(memory_format=torch.channels_last) if channels_last else classifier
         self.lr, self.momentum, self.weight_decay, self.nesterov = lr, momentum, weight_decay, nesterov

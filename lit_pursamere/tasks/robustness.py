@@ -104,7 +104,7 @@ class LitRobustness(pl.LightningModule):
         purifier = purifier if noise is None else purifier.under(noise)
         defense = Defense(purifier, classifier, ensemble, surrogate, detector)
         for attack in attacks.values():
-            defense.view(attack.gradient)  # complains of one that the defence does not have
+            defense.view(attack.view)  # complains of one that the defence does not have
         self.systems = nn.ModuleDict({type(purifier).__name__: defense})
         if undefended and not isinstance(purifier, Identity):
             self.systems[UNDEFENDED] = Defense(Identity(), classifier, surrogate=surrogate and Identity())

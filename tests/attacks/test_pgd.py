@@ -457,7 +457,7 @@ def test_the_margin_finds_the_best_class_of_a_linear_classifier(linear_classifie
         {"loss": "hinge"},
         {"eot_mode": "median"},
         {"eot_chunk": 0},
-        {"gradient": "white"},
+        {"view": "white"},
     ],
     ids=str,
 )

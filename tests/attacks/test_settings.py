@@ -27,7 +27,7 @@ from lit_pursamere.threat import Pixels, ThreatModel
 
 THREAT = ThreatModel("linf", Pixels("8/255"))
 OTHERS = {
-    "threat": ThreatModel("linf", Pixels("4/255")), "gradient": "exact", "start": "ball", "direction": "sign",
+    "threat": ThreatModel("linf", Pixels("4/255")), "view": "exact", "start": "ball", "direction": "sign",
     "loss": "dlr", "eot_mode": "logit_mean", "decision": "original", "version": "rand", "sigmas": [0.3, 0.1],
     "attack": PGD(THREAT, steps=3), "attacks": [PGD(THREAT, steps=3)], "rho": 0.5, "large_eps": False,
 }  # fmt: skip
@@ -91,7 +91,7 @@ def test_every_field_counts_and_is_json(kind):
 def test_values_are_plain():
     settings = PGD(THREAT, "bpda", 20, step_size=Pixels("2/255")).settings
     assert settings["threat"] == {"class": "ThreatModel", "norm": "linf", "eps": 8 / 255}
-    assert (settings["gradient"], settings["steps"], settings["step_size"]) == ("bpda", 20, 2 / 255)
+    assert (settings["view"], settings["steps"], settings["step_size"]) == ("bpda", 20, 2 / 255)
 
 
 def test_attacks_and_networks_in_it_are_told_as_well():

@@ -29,7 +29,7 @@ def test_the_source_is_attacked_and_the_target_never_asked(linear_classifier, im
     attack = Transfer(PGD(THREAT, "exact", steps=3), linear_classifier)
     outcome = attack(Silent(), images, y)
     assert torch.equal(outcome.last, expected) and torch.equal(outcome.any, expected)
-    assert attack.threat == THREAT and attack.gradient == "gray"
+    assert attack.threat == THREAT and attack.view == "gray"
 
 
 def test_a_defence_is_a_source_too(linear_classifier, images):

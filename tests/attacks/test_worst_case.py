@@ -106,7 +106,7 @@ def test_nothing_runs_once_all_are_broken(x, y):
 
 def test_threat_and_gradient_are_the_first_attack_s():
     worst = WorstCase([shift(0, 0, "exact"), shift(0, 0, "bpda")])
-    assert worst.threat is THREAT and worst.gradient == "exact"
+    assert worst.threat is THREAT and worst.view == "exact"
     assert worst == WorstCase([shift(0, 0, "exact"), shift(0, 0, "bpda")]) and hash(worst) == hash(replace(worst))
     assert repr(worst).count("Shift(") == 2
 
@@ -177,7 +177,7 @@ def test_bad_settings_name_the_value():
         Restarts(PGD(THREAT), 0)
     with pytest.raises(ValueError, match="a seed; got WorstCase"):
         Restarts(WorstCase([PGD(THREAT)]), 2)
-    assert Restarts(PGD(THREAT, "exact"), 2).gradient == "exact" and Restarts(PGD(THREAT), 2).threat == THREAT
+    assert Restarts(PGD(THREAT, "exact"), 2).view == "exact" and Restarts(PGD(THREAT), 2).threat == THREAT
 
 
 # --- attacks made of attacks, as a configuration file writes them

@@ -48,7 +48,7 @@ def content(tmp_path, monkeypatch):
     (tmp_path / "parts/bpda.yaml").write_text(yaml.safe_dump(attack))
     (tmp_path / "parts/walk.yaml").write_text(yaml.safe_dump({"class_path": "MALADE", "init_args": {"score_model": 0}}))
     network = {"class_path": "lit_pursamere.networks.WideResNet", "init_args": {"depth": 10, "width": 1, "channels": 1}}
-    exact = {"class_path": "PGD", "init_args": {**attack["init_args"], "gradient": "exact", "steps": 1}}
+    exact = {"class_path": "PGD", "init_args": {**attack["init_args"], "view": "exact", "steps": 1}}
     task = {"classifier": network, "attacks": {"BPDA": "parts/bpda.yaml", "exact": exact}, "pictures": 0}
     return {
         "output": "out",

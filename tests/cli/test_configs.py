@@ -175,7 +175,7 @@ def test_a_protocol_keeps_what_it_does_not_name(capsys):
     model, data = printed["model"]["init_args"], printed["data"]
     assert list(model["attacks"]) == ["PGD200-EoT20"]
     attack = model["attacks"]["PGD200-EoT20"]["init_args"]
-    assert (attack["steps"], attack["eot"], attack["start"], attack["gradient"]) == (200, 20, "none", "exact")
+    assert (attack["steps"], attack["eot"], attack["start"], attack["view"]) == (200, 20, "none", "exact")
     assert (model["evaluations"], model["success"], model["output"]) == (1, "last", "runs/protocol/leekim")
     assert data["class_path"] == "lit_pursamere.data.CIFAR10" and data["init_args"]["root"] == "data"
     assert [data["init_args"][f"test_{key}"] for key in ("size", "seed", "generator")] == [512, 0, "RandomState"]

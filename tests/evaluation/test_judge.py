@@ -79,7 +79,7 @@ def test_rejected_images_have_no_votes(images, linear_classifier):
     threshold = light.median().item()
     defense = Defense(Identity(), linear_classifier, detector=Brightness(None, threshold))
     verdict = judge(defense, images, y, 2, 3)
-    assert torch.allclose(verdict.suspicion, light)
+    assert torch.allclose(verdict.statistic, light)
     assert torch.equal(verdict.rejected, light > threshold) and 0 < verdict.rejected.sum() < 8
     assert torch.equal(verdict.votes, 2 * (light <= threshold).long()) and (verdict.unfooled == 2).all()
     wrong = judge(defense, images, (y + 1) % 3, 2, 3)

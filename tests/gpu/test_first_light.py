@@ -19,7 +19,7 @@ import lit_pursamere.purifiers as purifiers
 from lit_pursamere.attacks.base import Outcome
 from lit_pursamere.cli.main import VERBS
 from lit_pursamere.purifiers import Identity, Purifier, base
-from lit_pursamere.threat import GRADIENTS
+from lit_pursamere.threat import VIEWS
 
 CPU = torch.device("cpu")
 
@@ -58,7 +58,7 @@ def test_a_toy_run_finds_no_fault_and_reports_in_numbers(light, tmp_path, capsys
     assert f"{len(results)} results, 0 faults" in told.err
     assert {name.split(" on ")[0] for name in results if " on " in name} == concrete(purifiers, Purifier)
     numbers = results["DiffPure on mixture, float32"]
-    assert {f"{view} gradient from the CPU" for view in GRADIENTS} <= numbers.keys()
+    assert {f"{view} gradient from the CPU" for view in VIEWS} <= numbers.keys()
     assert results["DiffPure on mixture, bf16"]["cosine of the exact gradients"] > 0.9
     assert results["PGD (pgd), float32"]["distance over eps, linf, last iterate"] == pytest.approx(1, abs=1e-3)
     assert len(results["test, 32-true"]["seconds"]) == 2

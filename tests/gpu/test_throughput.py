@@ -182,7 +182,7 @@ def test_queries_are_those_of_the_protocols(script, repository_root):
         settings = yaml.safe_load((folder / attack).read_text())["init_args"]
         asked = projection.PROTOCOLS[name]
         assert asked.gradients == settings["steps"] * settings.get("eot", 1), name
-        assert asked.exact == (settings["gradient"] == "exact"), name
+        assert asked.exact == (settings["view"] == "exact"), name
 
 
 def test_calls_are_those_of_the_purifiers(script, mixture):

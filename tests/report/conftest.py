@@ -29,10 +29,10 @@ def make_rows(system: str, attack: str, last: str, any: str | None = None, **mor
     return rows
 
 
-def describe(eps: float = 0.15, steps: int = 20, gradient: str = "bpda", norm: str = "linf") -> dict:
+def describe(eps: float = 0.15, steps: int = 20, view: str = "bpda", norm: str = "linf") -> dict:
     """An attack as a manifest describes it, with some of its settings."""
     threat = {"norm": norm, "eps": eps}
-    return {"class": "PGD", "threat": threat, "gradient": gradient, "steps": steps, "step_size": None, "eot": 1}
+    return {"class": "PGD", "threat": threat, "view": view, "steps": steps, "step_size": None, "eot": 1}
 
 
 @pytest.fixture

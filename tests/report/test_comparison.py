@@ -34,7 +34,7 @@ def cost(**changes):
 @pytest.fixture
 def output(rows, pgd, write_run, tmp_path):
     """Three purifiers under three attacks on four images; the second lacks verdicts, and `late` has no run."""
-    attacks = {"gPGD20": pgd(gradient="gray"), "BPDA20": pgd(), "exact20": pgd(gradient="exact")}
+    attacks = {"gPGD20": pgd(view="gray"), "BPDA20": pgd(), "exact20": pgd(view="exact")}
 
     def records(system, clean, gray, bpda, exact):
         return [

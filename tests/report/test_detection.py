@@ -18,7 +18,7 @@ CLEAN, ATTACKED = [1.0, 2.0, 3.0, 6.0], [2.5, 5.0, 7.0, 8.0]  # threshold 5.5
 def detected(rows):
     def with_statistic(attack, votes, values, unfooled, any_=None):
         rejected = [value > 5.5 for value in values]
-        given = {"suspicion_last": values, "rejected_last": rejected, "unfooled_last": unfooled, "unfooled_any": any_}
+        given = {"statistic_last": values, "rejected_last": rejected, "unfooled_last": unfooled, "unfooled_any": any_}
         return rows("MALADE", attack, votes, any_ and votes, **given)
 
     clean = with_statistic("clean", "+++-", CLEAN, [1, 1, 1, 1])

@@ -15,7 +15,7 @@ def run(label, purifier, dataset="digits", **attacks):
     manifest = {
         "data": f"{dataset}, test images",
         "defenses": {purifier["class"]: {"purifier": purifier}},
-        "attacks": {name: {"class": kind, "gradient": view, **common} for name, (kind, view) in attacks.items()},
+        "attacks": {name: {"class": kind, "view": view, **common} for name, (kind, view) in attacks.items()},
     }
     return Run(Path(), manifest, [], label)
 
@@ -27,7 +27,7 @@ def found(label, purifier, **attacks):
 
 
 def info(kind, view):
-    return AttackInfo({"class": kind, "gradient": view})
+    return AttackInfo({"class": kind, "view": view})
 
 
 def of(kind, **settings):

@@ -33,7 +33,7 @@ def evaluation(rows) -> list[dict]:
 
 @pytest.fixture
 def attacks(pgd) -> dict:
-    return {"weak": pgd(steps=1), "gray": pgd(gradient="gray"), "strong": pgd(steps=200)}
+    return {"weak": pgd(steps=1), "gray": pgd(view="gray"), "strong": pgd(steps=200)}
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def folder(write_run, evaluation, attacks):
 def paper_run(rows, pgd, write_run):
     """A run at the paper's values, whose numbers a paper reports."""
     records = [row for name in ("clean", "gPGD20", "BPDA20-det") for row in rows("PurSAMERE", name, "+-", "+-")]
-    attacks = {"gPGD20": pgd(eps=EPS, gradient="gray"), "BPDA20-det": pgd(eps=EPS)}
+    attacks = {"gPGD20": pgd(eps=EPS, view="gray"), "BPDA20-det": pgd(eps=EPS)}
     described = {"attacks": attacks, "data": "cifar10, test images", "defenses": {"PurSAMERE": {"purifier": PAPER}}}
     return lambda **entries: write_run("paper", records, **described | entries)
 

@@ -22,7 +22,7 @@ def test_budgets_are_written_as_people_write_them(eps, text):
 
 def test_attacks_are_read_from_their_settings():
     info = AttackInfo(PGD(ThreatModel("l2", Pixels("1/5")), "exact", 7).settings)
-    assert (info.kind, info.gradient, info.norm, info.eps, info.steps) == ("PGD", "exact", "l2", 0.2, 7)
+    assert (info.kind, info.view, info.norm, info.eps, info.steps) == ("PGD", "exact", "l2", 0.2, 7)
     assert info.budget == "l2 0.2" and AttackInfo().budget == AttackInfo().kind == ""
 
 

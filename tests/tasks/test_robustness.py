@@ -484,8 +484,8 @@ def test_a_detector_is_calibrated_once_and_its_threshold_is_part_of_the_run(tmp_
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["threshold"] == detector.threshold and "ScoreNorm" in manifest["systems"]["PurSAMERE"]
     defended = [row for row in rows if row["system"] == "PurSAMERE"]
-    assert all(row["rejected_last"] == (row["suspicion_last"] > float(f"{detector.threshold:.6g}")) for row in defended
-               if abs(row["suspicion_last"] - detector.threshold) > 1e-4)  # fmt: skip
+    assert all(row["rejected_last"] == (row["statistic_last"] > float(f"{detector.threshold:.6g}")) for row in defended
+               if abs(row["statistic_last"] - detector.threshold) > 1e-4)  # fmt: skip
     assert any(row["rejected_last"] for row in defended) and not any(
         row["votes_last"] for row in defended if row["rejected_last"]
     )
