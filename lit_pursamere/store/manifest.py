@@ -16,7 +16,7 @@ from lit_pursamere.store.atomic import write_whole
 __all__ = ["check_manifest", "differences", "digest_of", "read_manifest", "setting_of", "settings_of", "write_manifest"]
 
 NAME = "manifest.json"
-KEY, FORMAT = "manifest_format", 2  # of the manifest and of what lies beside it; counted up when a meaning changes
+KEY, FORMAT = "manifest_format", 3  # of the manifest and of what lies beside it; counted up when a meaning changes
 LONG = 8  # from this length on, a list of settings is told by its ends and a checksum
 
 

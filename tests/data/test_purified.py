@@ -139,7 +139,7 @@ def test_what_is_no_set_says_so(tmp_path):
         PurifiedSet.open(tmp_path / "nothing")
     (tmp_path / "manifest.json").write_text(json.dumps({"data": "digits", "shape": [2, 1, 8, 8], "dtype": "float16"}))
     with pytest.raises(
-        ValueError, match=r"results in format 1, and this version reads and writes format 2; use the version"
+        ValueError, match=r"results in format 1, and this version reads and writes format 3; use the version"
     ):
         PurifiedSet.open(tmp_path)
     with pytest.raises(ValueError, match="in format 1"):

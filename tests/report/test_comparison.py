@@ -129,7 +129,7 @@ def test_published_numbers_stand_beside_with_their_circumstances(output):
             {"attacks": ("BPDA20", "threat", {"norm": "linf", "eps": 0.1})},
             "eps of BPDA20: 0.15 in plain, 0.1 in PurSAMERE",
         ),
-        ({"attacks": ("BPDA20", "gradient", "exact")}, "gradient of BPDA20: 'bpda' in plain, 'exact' in PurSAMERE"),
+        ({"attacks": ("BPDA20", "view", "exact")}, "view of BPDA20: 'bpda' in plain, 'exact' in PurSAMERE"),
         ({"attacks": ("BPDA20", "", None)}, "BPDA20: an attack of plain that PurSAMERE lacks"),
     ],
     ids=["seed", "images", "headline", "budget", "view", "attack"],

@@ -60,10 +60,10 @@ def test_modules_that_a_purifier_needs_are_part_of_it():
 def test_another_format_is_one_clear_line(tmp_path):
     write_manifest(tmp_path, {"a": 1})
     assert read_manifest(tmp_path) == {"a": 1} and check_manifest(tmp_path, {"a": 1})
-    for content, found in (({"a": 1}, "1"), ({"manifest_format": 3, "a": 1}, "3")):
+    for content, found in (({"a": 1}, "1"), ({"manifest_format": 2, "a": 1}, "2")):
         (tmp_path / "manifest.json").write_text(json.dumps(content))
         with pytest.raises(
-            ValueError, match=f"holds results in format {found}, and this version reads and writes format 2"
+            ValueError, match=f"holds results in format {found}, and this version reads and writes format 3"
         ):
             check_manifest(tmp_path, {"a": 1})
     (tmp_path / "manifest.json").write_text("[]")
