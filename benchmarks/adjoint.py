@@ -46,7 +46,10 @@ def main() -> None:
     print(f"{HEAD}\n|{' --- |' * 8}")
     rows = []
     for dt in args.dt:
-        for purifier in (DiffPure(score, dt=dt, t_end=args.t_end, seed=0), COUP(score, classifier, dt=dt, seed=0)):
+        for purifier in (
+            DiffPure(score, dt=dt, t_end=args.t_end).under("fixed"),
+            COUP(score, classifier, dt=dt).under("fixed"),
+        ):
             rows.append(compare(purifier, classifier, x.to(args.device), y.to(args.device)))
             print(row_text(rows[-1]), flush=True)
     if args.json:

@@ -237,7 +237,7 @@ def test_so_it_does_with_noise_that_follows_the_images(mixture, images, gpu, sou
 @pytest.mark.parametrize("average", ["logits", "softmax", "votes"])
 def test_an_ensemble_runs_on_one_device(mixture, images, gpu, average):
     ensemble = Ensemble(3, average, attacked=2)
-    defense = Defense(DiffPure(mixture, dt=0.05, seed=0), PURIFIERS.classifier(8), ensemble).to("meta")
+    defense = Defense(DiffPure(mixture, dt=0.05).under("fixed"), PURIFIERS.classifier(8), ensemble).to("meta")
     x = images.to("meta")
     with gpu() as seen:
         assert defense(x).is_meta and defense.view("adjoint")(x).is_meta
@@ -394,7 +394,7 @@ def test_a_purification_reads_as_often_however_many_levels(mixture, images, read
 def test_twenty_steps_read_as_often_as_two_on_every_view(mixture, images, reads, gradient):
     purifier = PurSAMERE(mixture, 0.5, 0.2, 2, [0.4, 0.2])
     if gradient == "adjoint":
-        purifier = DiffPure(mixture, dt=0.05, seed=0)
+        purifier = DiffPure(mixture, dt=0.05).under("fixed")
     view = Defense(purifier, PURIFIERS.classifier(8), surrogate=purifier).view(gradient)
     y, counts = torch.arange(8) % 3, []
     for steps in (2, 20):

@@ -128,7 +128,7 @@ def expectation(bench: Bench, chunk: int | None) -> dict:
     sizes, device = bench.sizes, bench.device
     images, draws = sizes.eot
     torch.manual_seed(0)
-    defense = Defense(ADBM(EDMScore(**sizes.small[0]), seed="fresh"), WideResNet(*sizes.classifier)).to(device)
+    defense = Defense(ADBM(EDMScore(**sizes.small[0])), WideResNet(*sizes.classifier)).to(device)
     view, x = defense.view("exact"), bench.images(images)
     y = torch.zeros(images, dtype=torch.long, device=device)
     free(device)

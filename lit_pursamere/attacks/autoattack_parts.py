@@ -69,7 +69,7 @@ class APGD(SurvivorAttack):
         if self.loss not in ("ce", "margin", "dlr", "dlr-t"):
             raise ValueError(f"loss must be 'ce', 'margin', 'dlr' or 'dlr-t'; got {self.loss!r}")
         at_least_one(self, "steps", "restarts", "targets", "eot")
-        if self.large_eps and self.threat.norm != "l1":
+        if self.large_eps and self.threat is not None and self.threat.norm != "l1":
             raise ValueError(f"large_eps is for l1 only; the norm is {self.threat.norm}")
 
     def runs(self, view: LibraryView) -> list[Run]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import count
 from typing import NamedTuple, final
 
@@ -54,12 +54,12 @@ class Attack(ABC):
     """Base of all attacks.
 
     Args:
-        threat: What the attacker may change.
+        threat: What the attacker may change. None: what the evaluation says, see `within`.
         view: Which view of the defence the attack is meant for: `gray`, `bpda`, `first_order`, `adjoint`,
             `surrogate` or `exact`.
     """
 
-    threat: ThreatModel
+    threat: ThreatModel | None = None
     view: View = "bpda"
 
     def __post_init__(self) -> None:
@@ -77,6 +77,15 @@ class Attack(ABC):
         return {"class": type(self).__name__, **{name: setting_of(value) for name, value in (told | modules).items()}}
 
     @final
+    def within(self, threat: ThreatModel) -> Attack:
+        """The same attack within a threat model, and so the attacks in it; what names its own keeps that."""
+        given = {field.name: _within(getattr(self, field.name), threat) for field in fields(self) if field.init}
+        if "threat" in given:
+            given["threat"] = self.threat or threat
+        changed = {name: value for name, value in given.items() if value is not getattr(self, name)}
+        return replace(self, **changed) if changed else self
+
+    @final
     def __call__(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress | None = None) -> Outcome:
         """Attack a batch and make sure that the result is within the budget.
 
@@ -90,13 +99,20 @@ class Attack(ABC):
             Adversarial images, detached and feasible.
 
         Raises:
-            ValueError: If x leaves [0, 1] or is not finite.
+            ValueError: If x leaves [0, 1] or is not finite, or there is no threat model.
             RuntimeError: If the attack leaves its budget or returns NaN.
         """
+        self._require_threat()
         note(_require_box, *torch.aminmax(x))
         with torch.enable_grad():
             outcome = self.perturb(view, x, y, progress or (lambda done, total: None))
         return self._verified(outcome, x)
+
+    def _require_threat(self) -> None:
+        if self.threat is None:
+            raise ValueError(
+                f"{type(self).__name__} has no threat model: give it one, such as ThreatModel('linf', 8 / 255)"
+            )
 
     @final
     def _verified(self, outcome: Outcome, x: Tensor) -> Outcome:
@@ -120,6 +136,15 @@ class Attack(ABC):
     @abstractmethod
     def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:
         """Best effort; gradients are enabled, and the result need not respect the budget."""
+
+
+def _within(value: object, threat: ThreatModel) -> object:
+    if isinstance(value, Attack):
+        return value.within(threat)
+    if isinstance(value, list | tuple) and any(isinstance(item, Attack) for item in value):
+        found = [_within(item, threat) for item in value]
+        return value if all(a is b for a, b in zip(found, value, strict=True)) else found
+    return value
 
 
 @dataclass(frozen=True)
@@ -196,6 +221,7 @@ class IterativeAttack(Attack):
             ValueError: If x leaves [0, 1] or is not finite, or there are no slots.
             RuntimeError: If the attack leaves its budget or returns NaN.
         """
+        self._require_threat()
         if slots < 1:
             raise ValueError(f"an attack needs slots >= 1; got {slots}")
         note(_require_box, *torch.aminmax(x))

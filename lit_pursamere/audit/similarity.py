@@ -82,7 +82,7 @@ def known_twin(defense: Defense, table: int) -> Defense:
             f"{type(defense.purifier).__name__} draws no fresh noise, so there is nothing to average; say "
             "`--model.purifier.seed fresh` if it has a seed"
         )
-    return Defense(defense.purifier.seeded(table), defense.classifier)
+    return Defense(defense.purifier.drawing_from(SeededNoise(table)), defense.classifier)
 
 
 def run_similarity(

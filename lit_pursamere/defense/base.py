@@ -62,7 +62,8 @@ class Defense(nn.Module):
         detector: Detector | None = None,
     ) -> None:
         super().__init__()
-        self.purifier, self.classifier, self.surrogate = purifier, classifier, surrogate
+        self.purifier, self.classifier = purifier.in_front_of(classifier), classifier
+        self.surrogate = surrogate and surrogate.in_front_of(classifier)
         self.ensemble, self.detector = ensemble, detector
         self.requires_grad_(False).train(False)
         self._logits_seen = False

@@ -7,7 +7,6 @@ from lit_pursamere.diffusion.noise import (
     NoiseTables,
     PartlySeededNoise,
     SeededNoise,
-    noise_source,
 )
 from lit_pursamere.diffusion.objectives import (
     DAEObjective,
@@ -85,7 +84,6 @@ __all__ = [
     "heun",
     "heun_step",
     "langevin_step",
-    "noise_source",
     "psnr",
     "reverse_ode_step",
     "reverse_sde_step",

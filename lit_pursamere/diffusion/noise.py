@@ -18,7 +18,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from torch import Tensor
 from lit_pursamere.diffusion.image_noise import combine, keyed_normal, next_keys, scramble
 from lit_pursamere.host import onto
 
-__all__ = ["FreshNoise", "NoiseSource", "NoiseTables", "PartlySeededNoise", "SeededNoise", "noise_source"]
+__all__ = ["FreshNoise", "NoiseSource", "NoiseTables", "PartlySeededNoise", "SeededNoise"]
 
 STREAMS = ("level", "forward", "reverse", "guide")
 
@@ -71,8 +70,8 @@ class SeededNoise(NoiseSource):
     branch: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**30:
-            raise ValueError(f"SeededNoise needs a seed in [0, 2^30); got {self.seed}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**30:
+            raise ValueError(f"a seed of noise is a whole number in [0, 2^30); got {self.seed!r}")
 
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
         shape = like.shape[1:]
@@ -201,18 +200,3 @@ class ChosenTables(NoiseSource):
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
         drawn = {n: self.source.table(n).draw(stream, k, count, like) for n in set(self.numbers)}
         return torch.cat([drawn[n] for n in self.numbers], dim=1)
-
-
-def noise_source(seed: int | Literal["fresh"] | NoiseSource) -> NoiseSource:
-    """The source that a purifier's `seed` means: a number, `fresh`, or a source as it is.
-
-    Raises:
-        ValueError: If it is none of these, or a number out of range.
-    """
-    if isinstance(seed, NoiseSource):
-        return seed
-    if seed == "fresh":
-        return FreshNoise()
-    if not isinstance(seed, int):
-        raise ValueError(f"seed must be a number, 'fresh' or a NoiseSource; got {seed!r}")
-    return SeededNoise(seed)

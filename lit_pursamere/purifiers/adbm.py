@@ -24,7 +24,7 @@ from lit_pursamere.diffusion import (
     diffuse,
     vp_noise,
 )
-from lit_pursamere.purifiers.base import Purifier, Seed
+from lit_pursamere.purifiers.base import Purifier
 
 __all__ = ["ADBM"]
 
@@ -65,7 +65,7 @@ class ADBM(Purifier):
         rounds: int = 1,
         schedule: Literal["official", "consistent"] = "official",
         clip: bool = True,
-        seed: Seed = "fresh",
+        seed: int = 0,
     ) -> None:
         super().__init__(score_model, seed)
         if not 0 < noise_level < TRAINED.steps or steps < 1 or noise_level % steps or rounds < 1:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lit_pursamere.diffusion import NoiseSource, ScoreModel
-from lit_pursamere.purifiers.base import Purifier, Seed
+from lit_pursamere.purifiers.base import Purifier
 from lit_pursamere.threat import over_images
 
 __all__ = ["ADP"]
@@ -57,7 +57,7 @@ class ADP(Purifier):
         steps: int = 10,
         tau: float = 1e-3,
         rescale: bool = False,
-        seed: Seed = "fresh",
+        seed: int = 0,
     ) -> None:
         super().__init__(score_model, seed)
         if not all(0 < value < math.inf for value in (sigma, lam, delta)):

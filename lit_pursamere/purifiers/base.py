@@ -8,20 +8,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lit_pursamere.diffusion.noise import NoiseSource, NoiseTables, PartlySeededNoise, noise_source
+from lit_pursamere.diffusion.noise import FreshNoise, NoiseSource, NoiseTables, PartlySeededNoise, SeededNoise
 from lit_pursamere.diffusion.score_model import ScoreModel
 from lit_pursamere.host import docket
 from lit_pursamere.store.manifest import setting_of
 
-__all__ = ["Identity", "Knowledge", "Purifier", "Seed"]
+__all__ = ["Identity", "Knowledge", "Purifier", "Recipe", "complete", "equipped"]
 
-Seed = int | Literal["fresh"] | NoiseSource
 Knowledge = Literal["fresh", "fixed", "forward"] | int
 
 # By how much a recomputed state may differ, relative, in l2: kernels that will be differentiated once more round
@@ -145,25 +144,27 @@ class Purifier(nn.Module, ABC):
 
     Args:
         score_model: Estimates the noise in noisy images.
-        seed: Seed of the noise, which all images share; `fresh`: new noise for every image at every call; or any
-            `NoiseSource`. Each purifier says which streams it draws from; for one that draws nothing take a number.
+        seed: int of draws that an attacker knows, see `under`; of fresh ones nothing is known. Each purifier says which
+            streams it draws from.
 
     `recompute`: whether a differentiated purification keeps only the state between its steps and computes each step a
     second time on the way back, so that memory does not grow with the number of steps.
     `first_order`: whether derivatives leave out how gradients that the purifier itself takes change with x.
     `adjoint`: whether derivatives come from walking its SDE backward; None: it integrates none.
     `streams`: the streams of noise that it draws from, under some of its settings.
+    `knowledge`: what attackers know of its noise in its paper, see `under`.
     """
 
     recompute = True
     first_order = False
     adjoint: bool | None = None
     streams: tuple[str, ...] = ("forward", "reverse")
+    knowledge: Knowledge = "fresh"
 
     @noted
-    def __init__(self, score_model: ScoreModel | None = None, seed: Seed = "fresh") -> None:
+    def __init__(self, score_model: ScoreModel | None = None, seed: int = 0) -> None:
         super().__init__()
-        self.noise = noise_source(seed)
+        self.seed, self.noise = seed, self._source(self.knowledge, seed)
         if score_model is not None:
             self.score_model = score_model
 
@@ -174,8 +175,8 @@ class Purifier(nn.Module, ABC):
 
     @property
     def settings(self) -> dict[str, object]:
-        """What it was built with, as JSON values: its class, then every argument of its constructor by name."""
-        return {"class": type(self).__name__, **self._arguments}
+        """What it was built with, as JSON values: its class, every argument of its constructor by name, its noise."""
+        return {"class": type(self).__name__, **self._arguments, "noise": setting_of(self.knowledge)}
 
     def forward(self, x: Tensor, noise: NoiseSource | None = None) -> Tensor:
         """Purify x.
@@ -247,32 +248,40 @@ class Purifier(nn.Module, ABC):
         Args:
             knowledge: `fresh`: new draws for every image at every call, of which nothing is known; `fixed`: one table
                 of draws, known (a deterministic purifier); `forward`: the draws of the way forward are known, the
-                others fresh; a number K: one of K known tables (Liu et al., 2025, section 4). The seed is the
-                purifier's own, 0 if it has none.
+                others fresh; a number K: one of K known tables (Liu et al., 2025, section 4). All of its `seed`.
 
         Raises:
             ValueError: If it is none of these, or the purifier has no such draws.
         """
-        seed = getattr(self.noise, "seed", 0)
         if knowledge == "forward" and "forward" not in self.streams:
             raise ValueError(
                 f"{type(self).__name__} draws nothing on a way forward (its streams: "
                 f"{', '.join(self.streams) or 'none'}), so nobody can know that part alone; use noise fixed or fresh"
             )
-        sources: dict[object, Seed] = {"fresh": "fresh", "fixed": seed, "forward": PartlySeededNoise(seed)}
-        if isinstance(knowledge, int) and not isinstance(knowledge, bool):
-            chosen: Seed = NoiseTables(knowledge, seed)
-        elif knowledge in sources:
-            chosen = sources[knowledge]
-        else:
-            raise ValueError(f"noise must be fresh, fixed, forward or a number of tables; got {knowledge!r}")
-        return self.seeded(chosen)
+        return self._with(knowledge, self._source(knowledge, self.seed))
 
-    def seeded(self, seed: Seed) -> Purifier:
-        """The same purifier, its networks shared, with another `seed`."""
+    def drawing_from(self, source: NoiseSource) -> Purifier:
+        """The same purifier, its networks shared, with draws of any source."""
+        return self._with(source, source)
+
+    def _with(self, knowledge: Knowledge | NoiseSource, source: NoiseSource) -> Purifier:
         other = copy.copy(self)
-        other.noise, other._arguments = noise_source(seed), {**self._arguments, "seed": setting_of(seed)}
+        other.knowledge, other.noise = knowledge, source
         return other
+
+    @staticmethod
+    def _source(knowledge: Knowledge, seed: int) -> NoiseSource:
+        fixed = SeededNoise(seed)  # complains of the seed
+        named = {"fresh": FreshNoise(), "fixed": fixed, "forward": PartlySeededNoise(seed)}
+        if isinstance(knowledge, str) and knowledge in named:
+            return named[knowledge]
+        if isinstance(knowledge, int) and not isinstance(knowledge, bool):
+            return NoiseTables(knowledge, seed)
+        raise ValueError(f"noise must be fresh, fixed, forward or a number of tables; got {knowledge!r}")
+
+    def in_front_of(self, classifier: nn.Module) -> Purifier:
+        """The purifier as part of a defence of this classifier; itself, unless it asks the defence's classifier."""
+        return self
 
     def train(self, mode: bool = True) -> Purifier:
         return super().train(False)
@@ -283,6 +292,40 @@ class Purifier(nn.Module, ABC):
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
+
+
+Recipe = Callable[[ScoreModel], Purifier]
+
+
+def complete(
+    purifier: Purifier | Recipe, score_model: ScoreModel | None = None, noise: Knowledge | None = None
+) -> Purifier:
+    """A purifier that may lack its score model, completed.
+
+    Args:
+        purifier: One that has all it needs, or what makes one of a score model, such as its class.
+        score_model: Given to a purifier that lacks one.
+        noise: What attackers know of its noise, see `Purifier.under`. None: as in its paper.
+
+    Raises:
+        ValueError: If there is no score model to give.
+    """
+    purifier = equipped(purifier, score_model)
+    return purifier if noise is None else purifier.under(noise)
+
+
+def equipped(part: Any, score_model: ScoreModel | None) -> Any:
+    """A module as it is; of anything else, such as a class, what it makes of the score model.
+
+    Raises:
+        ValueError: If there is no score model.
+    """
+    if isinstance(part, nn.Module):
+        return part
+    if score_model is None:
+        name = getattr(part, "__name__", type(part).__name__)
+        raise ValueError(f"{name} needs a score model: name one as `score_model`, in it or for all")
+    return part(score_model)
 
 
 def assignments(settings: dict[str, object]) -> str:
@@ -304,10 +347,10 @@ def in_words(value: object) -> str:
 class Identity(Purifier):
     """No purification: what an undefended classifier has. It takes score model and seed as others do, for nothing."""
 
-    adjoint, streams = False, ()
+    adjoint, streams, knowledge = False, (), "fixed"
 
-    def __init__(self, score_model: ScoreModel | None = None, seed: Seed = 0) -> None:
-        super().__init__(seed=0)
+    def __init__(self, score_model: ScoreModel | None = None, seed: int = 0) -> None:
+        super().__init__()
 
     def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         return x

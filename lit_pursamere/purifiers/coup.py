@@ -10,6 +10,7 @@ Preserving Predictive Information", ECAI.
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import partial
 from itertools import pairwise
@@ -28,8 +29,8 @@ from lit_pursamere.diffusion import (
     vp_noise,
     vp_score,
 )
-from lit_pursamere.purifiers.base import Purifier, Seed
-from lit_pursamere.weights import load_weights
+from lit_pursamere.purifiers.base import Purifier
+from lit_pursamere.store.manifest import setting_of
 
 __all__ = ["COUP"]
 
@@ -48,9 +49,8 @@ class COUP(Purifier):
 
     Args:
         score_model: The paper: DDPM++ (EMA weights).
-        classifier: Maps images (B, C, H, W) in [0, 1] to logits (B, K). The paper: the classifier of the
-            defence. It sees the states of the process, which may leave the box.
-        checkpoint: Weight file of the classifier, see `weights.load_weights`. None: as it is.
+        classifier: Maps images (B, C, H, W) in [0, 1] to logits (B, K). None, as in the paper: that of the defence. It
+            sees the states of the process, which may leave the box.
         lam: Weight lambda of the guidance (paper: 1, which makes the target p(x) max_y p(y | x)). 0: no classifier.
         t_star: Time t* in (0, 1] at which the process starts (paper: 0.1 for linf, 0.075 for l2).
         sampler: `sde`, or `ddpm`: ancestral steps from index 1000 t* down to 0, one evaluation more.
@@ -67,28 +67,36 @@ class COUP(Purifier):
     def __init__(
         self,
         score_model: ScoreModel,
-        classifier: nn.Module,
-        checkpoint: str | None = None,
+        classifier: nn.Module | None = None,
         lam: float = 1.0,
         t_star: float = 0.1,
         sampler: Literal["sde", "ddpm"] = "sde",
         dt: float = 1e-3,
         stochastic: bool = True,
-        seed: Seed = "fresh",
+        seed: int = 0,
     ) -> None:
         super().__init__(score_model, seed)
         if sampler not in ("sde", "ddpm"):
             raise ValueError(f"COUP's sampler must be 'sde' or 'ddpm'; got {sampler!r}")
         if not 0 <= lam < math.inf:
             raise ValueError(f"COUP needs lam >= 0; got {lam}")
-        if checkpoint is not None:
-            load_weights(classifier, checkpoint)
-        self.classifier = classifier
+        self.register_module("classifier", classifier)
         self.lam, self.t_star, self.sampler, self.dt, self.stochastic = lam, t_star, sampler, dt, stochastic
         self.steps = VP.reverse_steps(t_star, 0, dt) if sampler == "sde" else ancestral_steps(t_star, dt)
         self.draws = 0 if not stochastic else len(self.steps) - (sampler == "ddpm")
 
+    def in_front_of(self, classifier: nn.Module) -> COUP:
+        if self.classifier is not None:
+            return self
+        other = copy.copy(self)
+        other._modules = {**self._modules, "classifier": classifier}
+        other._arguments = {**self._arguments, "classifier": setting_of(classifier)}
+        other._networks = {*self._networks, "classifier"}
+        return other
+
     def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
+        if self.lam > 0 and self.classifier is None:
+            raise ValueError("COUP is guided by a classifier: give it to a `Defense`, or name its own `classifier`")
         advance = self._euler if self.sampler == "sde" else self._ancestral
         steps = (
             partial(advance, step=step, z=noise.draw("reverse", k, 1, x)[0] if k <= self.draws else 0.0)

@@ -26,7 +26,7 @@ from lit_pursamere.diffusion import (
     diffuse,
     vp_noise,
 )
-from lit_pursamere.purifiers.base import Purifier, Seed
+from lit_pursamere.purifiers.base import Purifier
 
 __all__ = ["DP_DDIM", "DP_DDPM"]
 
@@ -36,7 +36,7 @@ VP = VariancePreserving()
 class Strided(Purifier):
     """Forward diffusion to index t_star of the table of 1000 levels, then back over every (1000 / steps)-th index."""
 
-    def __init__(self, score_model: ScoreModel, t_star: int, steps: int, clip: bool, seed: Seed) -> None:
+    def __init__(self, score_model: ScoreModel, t_star: int, steps: int, clip: bool, seed: int) -> None:
         super().__init__(score_model, seed)
         name = type(self).__name__
         if not 0 <= t_star < VP.steps:
@@ -97,7 +97,7 @@ class DP_DDPM(Strided):
         steps: int = 1000,
         clip: bool = True,
         variance: Literal["fixed_large", "fixed_small"] = "fixed_large",
-        seed: Seed = "fresh",
+        seed: int = 0,
     ) -> None:
         super().__init__(score_model, t_star, steps, clip, seed)
         if variance not in ("fixed_large", "fixed_small"):
@@ -139,7 +139,7 @@ class DP_DDIM(Strided):
         t_star: int = 100,
         steps: int = 100,
         clip: bool = True,
-        seed: Seed = "fresh",
+        seed: int = 0,
     ) -> None:
         super().__init__(score_model, t_star, steps, clip, seed)
 

@@ -24,7 +24,7 @@ from lit_pursamere.diffusion import (
     reverse_sde_step,
     vp_score,
 )
-from lit_pursamere.purifiers.base import Purifier, Seed
+from lit_pursamere.purifiers.base import Purifier
 
 __all__ = ["DiffPure"]
 
@@ -66,7 +66,7 @@ class DiffPure(Purifier):
         dt: float = 1e-3,
         t_end: float = 1e-5,
         start: Literal["discrete", "continuous"] = "discrete",
-        seed: Seed = "fresh",
+        seed: int = 0,
     ) -> None:
         super().__init__(score_model, seed)
         if sampler not in ("sde", "ode"):

@@ -14,7 +14,7 @@ from functools import partial
 from torch import Tensor
 
 from lit_pursamere.diffusion import NoiseSource, ScoreModel, VariancePreserving, vp_score
-from lit_pursamere.purifiers.base import Purifier, Seed
+from lit_pursamere.purifiers.base import Purifier
 
 __all__ = ["DiffPureLD"]
 
@@ -53,7 +53,7 @@ class DiffPureLD(Purifier):
         t: float = 1e-2,
         horizon: float = 1.0,
         dt: float = 1e-2,
-        seed: Seed = "fresh",
+        seed: int = 0,
     ) -> None:
         super().__init__(score_model, seed)
         if not all(0 < value < math.inf for value in (lam, sigma2, horizon, dt)) or not 0 <= eta < math.inf:

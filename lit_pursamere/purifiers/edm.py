@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lit_pursamere.diffusion import NoiseSource, ScoreModel, churn, heun_step
 from lit_pursamere.diffusion.schedules import karras_levels
-from lit_pursamere.purifiers.base import Purifier, Seed
+from lit_pursamere.purifiers.base import Purifier
 
 __all__ = ["DP_EDM"]
 
@@ -60,7 +60,7 @@ class DP_EDM(Purifier):
         s_min: float = 0.005,
         s_max: float = 0.23,
         s_noise: float = 1.007,
-        seed: Seed = "fresh",
+        seed: int = 0,
     ) -> None:
         super().__init__(score_model, seed)
         if not 0 < sigma_min < sigma_max < math.inf or not 0 < rho < math.inf or steps < 2:

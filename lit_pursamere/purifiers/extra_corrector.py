@@ -26,7 +26,7 @@ from lit_pursamere.diffusion import (
     reverse_sde_step,
     vp_score,
 )
-from lit_pursamere.purifiers.base import Purifier, Seed
+from lit_pursamere.purifiers.base import Purifier
 from lit_pursamere.threat import image_norm, over_images
 
 __all__ = ["ExtraCorrector"]
@@ -61,7 +61,7 @@ class ExtraCorrector(Purifier):
         snr: float = 0.16,
         dt: float = 1e-3,
         start: Literal["discrete", "continuous"] = "discrete",
-        seed: Seed = "fresh",
+        seed: int = 0,
     ) -> None:
         super().__init__(score_model, seed)
         if not 0 <= snr < math.inf:

@@ -26,7 +26,7 @@ from lit_pursamere.diffusion import (
     diffuse,
     vp_noise,
 )
-from lit_pursamere.purifiers.base import Purifier, Seed
+from lit_pursamere.purifiers.base import Purifier
 
 __all__ = ["GDMP"]
 
@@ -72,7 +72,7 @@ class GDMP(Purifier):
         eps: float = 8 / 255,
         clip: bool = True,
         variance: Literal["fixed_large", "fixed_small"] = "fixed_large",
-        seed: Seed = "fresh",
+        seed: int = 0,
     ) -> None:
         super().__init__(score_model, seed)
         if guide not in ("none", "mse", "ssim") or variance not in ("fixed_large", "fixed_small"):

@@ -16,7 +16,7 @@ from functools import partial
 from torch import Tensor
 
 from lit_pursamere.diffusion import NoiseLevels, NoiseSource, ScoreModel, langevin_step
-from lit_pursamere.purifiers.base import Purifier, Seed
+from lit_pursamere.purifiers.base import Purifier
 
 __all__ = ["Langevin"]
 
@@ -50,7 +50,7 @@ class Langevin(Purifier):
         step_size: float = 6.2e-6,
         steps_per_level: int = 5,
         denoise: bool = True,
-        seed: Seed = "fresh",
+        seed: int = 0,
     ) -> None:
         super().__init__(score_model, seed)
         self.sigmas = tuple(sigmas.values if isinstance(sigmas, NoiseLevels) else sigmas)

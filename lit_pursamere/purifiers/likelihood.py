@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lit_pursamere.diffusion import NoiseSource, ScoreModel, expected_reconstruction_error
 from lit_pursamere.diffusion.score_model import per_image
-from lit_pursamere.purifiers.base import Purifier, Seed
+from lit_pursamere.purifiers.base import Purifier
 from lit_pursamere.purifiers.pursamere import adam_step
 from lit_pursamere.threat import image_norm, over_images
 
@@ -39,14 +39,14 @@ class LikelihoodMaximisation(Purifier):
         sigma_min: Lower end of the random level in pixel units (paper: 0.4, centred).
         sigma_max: Upper end (paper: 0.6, centred).
         rho: Radius of the search ball in l2 pixel units (paper: 200, centred; never reached by 5 steps on CIFAR-10).
-        seed: A number makes the purifier deterministic (paper: 1, at every call). Stream `level`: the noise, and a
+        seed: Seed (paper: 1, at every call). Stream `level`: the noise, and a
             second draw whose first pixel chooses the level.
 
     Raises:
         ValueError: If the levels are not ordered, or a number is out of range.
     """
 
-    streams = ("level",)
+    streams, knowledge = ("level",), "fixed"
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class LikelihoodMaximisation(Purifier):
         sigma_min: float = 0.2,
         sigma_max: float = 0.3,
         rho: float = 100.0,
-        seed: Seed = 1,
+        seed: int = 1,
     ) -> None:
         super().__init__(score_model, seed)
         if steps < 1 or not 0 < lr < math.inf or not 0 <= rho < math.inf:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lit_pursamere.diffusion import NoiseSource, ScoreModel
-from lit_pursamere.purifiers.base import Purifier, Seed
+from lit_pursamere.purifiers.base import Purifier
 
 __all__ = ["MALADE"]
 
@@ -55,7 +55,7 @@ class MALADE(Purifier):
         delta: float = 0.0055,
         steps: int = 25,
         clip_steps: bool = False,
-        seed: Seed = "fresh",
+        seed: int = 0,
     ) -> None:
         super().__init__(score_model, seed)
         if not (0 < sigma2 < math.inf and 0 < alpha < math.inf and 0 <= delta < math.inf) or steps < 1:

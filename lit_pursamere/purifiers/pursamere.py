@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lit_pursamere.diffusion import NoiseLevels, NoiseSource, ScoreModel, expected_reconstruction_error
-from lit_pursamere.purifiers.base import Purifier, Seed
+from lit_pursamere.purifiers.base import Purifier
 from lit_pursamere.threat import ThreatModel, image_norm, over_images, project_l2_ball_and_box
 
 __all__ = ["PurSAMERE", "Trajectory"]
@@ -61,7 +61,7 @@ class PurSAMERE(Purifier):
         sigmas: Noise levels, decreasing, one step each: a `NoiseLevels` or an explicit list.
         lr_max: Adam's learning rate at the first level.
         lr_min: Adam's learning rate at the last level.
-        seed: A number makes the purifier deterministic. Stream `level`, `draws` at every level.
+        seed: Of the stream `level`, `draws` at every level.
         projection: `ball_then_clamp`, or `exact` for the Euclidean projection on ball and box together.
         lr_schedule: `linear` falls from lr_max to lr_min as the paper's text says. `as_printed` is line 11 of
             Algorithm 1 taken literally (lr_max at the first level, then rising from lr_min); an ablation.
@@ -70,7 +70,7 @@ class PurSAMERE(Purifier):
         ValueError: If a radius is negative, there are no draws or levels, or levels or rates are not ordered.
     """
 
-    streams = ("level",)
+    streams, knowledge = ("level",), "fixed"
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class PurSAMERE(Purifier):
         sigmas: NoiseLevels | list[float] = NoiseLevels(),  # noqa: B008 (an immutable value)
         lr_max: float = 0.1,
         lr_min: float = 0.001,
-        seed: Seed = 0,
+        seed: int = 0,
         projection: Literal["ball_then_clamp", "exact"] = "ball_then_clamp",
         lr_schedule: Literal["linear", "as_printed"] = "linear",
     ) -> None:

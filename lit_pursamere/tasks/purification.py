@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Literal
 
 import pytorch_lightning as pl
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_pursamere.data import PurifiedSet
 from lit_pursamere.data.purified_checks import probe
+from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.progress import Progress, Watch
 from lit_pursamere.purifiers import Purifier
+from lit_pursamere.purifiers.base import Knowledge, Recipe, complete
 from lit_pursamere.seeding import reseed, run_seed
 from lit_pursamere.store.atomic import remove_leftovers
 from lit_pursamere.store.locks import FolderLock
@@ -35,14 +37,27 @@ class LitPurification(pl.LightningModule):
     fixed by `data.eval_batch_size`, and a purifier that draws fresh noise draws it from a seed of the batch.
 
     Args:
-        purifier: The purifier.
+        purifier: The purifier; one that lacks its score model gets `score_model`.
         output: Folder of the purified set.
         dtype: `float16`, or `uint8` at half the size with a rounding of up to 1/510.
+        score_model: Given to the purifier, unless it brings its own.
+        classifier: What guides purifiers that ask the classifier of their defence (COUP).
+        noise: What is known of the purifier's noise, see `Purifier.under`. None: as in its paper.
     """
 
-    def __init__(self, purifier: Purifier, output: str, dtype: Literal["float16", "uint8"] = "float16") -> None:
+    def __init__(
+        self,
+        purifier: Purifier | Recipe,
+        output: str,
+        dtype: Literal["float16", "uint8"] = "float16",
+        score_model: ScoreModel | None = None,
+        classifier: nn.Module | None = None,
+        noise: Knowledge | None = None,
+    ) -> None:
         super().__init__()
-        self.purifier, self.output, self.storage = purifier, output, dtype
+        purifier = complete(purifier, score_model, noise)
+        self.purifier = purifier if classifier is None else purifier.in_front_of(classifier)
+        self.output, self.storage = output, dtype
         self.set: PurifiedSet | None = None
         self.lock: FolderLock | None = None
         self.watch: Watch | None = None

@@ -6,6 +6,7 @@ rows per image  ->  records  ->  report.md, report.csv, figures, TensorBoard
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -20,10 +21,11 @@ from lit_pursamere.data import ShardSampler
 from lit_pursamere.defense import ALONE, Defense
 from lit_pursamere.defense.detectors import Detector
 from lit_pursamere.defense.ensemble import Ensemble
+from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.evaluation.evaluation import Batch, Evaluation
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
-from lit_pursamere.purifiers.base import Knowledge
+from lit_pursamere.purifiers.base import Knowledge, Recipe, complete, equipped
 from lit_pursamere.report import SEMANTICS, write_report
 from lit_pursamere.report.pictures import picture_grid, trajectory_figure
 from lit_pursamere.seeding import run_seed
@@ -31,7 +33,8 @@ from lit_pursamere.store import Records
 from lit_pursamere.store.images import ImageStore
 from lit_pursamere.store.locks import FolderLock
 from lit_pursamere.tasks.opening import open_in_turn
-from lit_pursamere.weights import load_weights, state_digest
+from lit_pursamere.threat import ThreatModel
+from lit_pursamere.weights import state_digest
 
 __all__ = ["LitRobustness"]
 
@@ -42,12 +45,13 @@ class LitRobustness(pl.LightningModule):
     """Test steps that attack a defence and record a verdict per image.
 
     Args:
-        purifier: The purifier of the defence.
-        classifier: Network from images (B, C, H, W) in [0, 1] to logits (B, K).
+        purifier: The purifier of the defence; one that lacks its score model gets `score_model`.
+        classifier: Network from images (B, C, H, W) in [0, 1] to logits (B, K), with its weights (`weights.trained`).
         attacks: Attacks by name; the name is the column of the table.
-        checkpoint: Weight file of the classifier, see `weights.load_weights` (None: as it is).
+        threat: What attackers may change who name no threat model of their own.
+        score_model: Given to purifier, surrogate and detector, unless they bring their own.
         noise: What attackers know of the purifier's noise, see `Purifier.under`: `fresh`, `fixed`, `forward`, or of how
-            many tables one is used; whatever the purifier's own `seed` says. None: as that says.
+            many tables one is used. None: as in the purifier's paper.
         output: Folder of records, report and figures. Running again continues there.
         undefended: Whether to evaluate the classifier without the purifier as well, for contrast.
         evaluations: How often each verdict is given. More than once for a stochastic defence: then the table shows the
@@ -71,18 +75,19 @@ class LitRobustness(pl.LightningModule):
 
     def __init__(
         self,
-        purifier: Purifier,
+        purifier: Purifier | Recipe,
         classifier: nn.Module,
         attacks: dict[str, Attack],
-        checkpoint: str | None = None,
+        threat: ThreatModel | None = None,
+        score_model: ScoreModel | None = None,
         noise: Knowledge | None = None,
         output: str = "runs/robustness",
         undefended: bool = True,
         evaluations: int = 1,
         success: str = "any",
         ensemble: Ensemble = ALONE,
-        surrogate: Purifier | None = None,
-        detector: Detector | None = None,
+        surrogate: Purifier | Recipe | None = None,
+        detector: Detector | Callable[[ScoreModel], Detector] | None = None,
         calibrate_on: Literal["val", "test"] = "val",
         pictures: int = 6,
         pool: int = 1024,
@@ -99,9 +104,10 @@ class LitRobustness(pl.LightningModule):
             raise ValueError(f"calibrate_on must be 'val' or 'test'; got {calibrate_on!r}")
         if "clean" in attacks:
             raise ValueError("an attack cannot be named 'clean'; the clean verdict is always part of a test")
-        if checkpoint is not None:
-            load_weights(classifier, checkpoint)
-        purifier = purifier if noise is None else purifier.under(noise)
+        attacks = {name: within(name, attack, threat) for name, attack in attacks.items()}
+        purifier = complete(purifier, score_model, noise)
+        surrogate = surrogate and complete(surrogate, score_model, noise)
+        detector = detector and equipped(detector, score_model)
         defense = Defense(purifier, classifier, ensemble, surrogate, detector)
         for attack in attacks.values():
             defense.view(attack.view)  # complains of one that the defence does not have
@@ -287,3 +293,14 @@ class LitRobustness(pl.LightningModule):
             figure.savefig(self.output / f"{name}.png", bbox_inches="tight")
             if isinstance(self.logger, TensorBoardLogger):
                 self.logger.experiment.add_figure(f"test/{name}", figure, close=False)
+
+
+def within(name: str, attack: Attack, threat: ThreatModel | None) -> Attack:
+    """The attack of this name within a threat model: its own, or else that of the test."""
+    found = attack if threat is None else attack.within(threat)
+    if found.threat is None:
+        raise ValueError(
+            f"the attack {name} names no threat model, and neither does the test: give it as `model.threat`, such as "
+            "{norm: linf, eps: 8/255}"
+        )
+    return found

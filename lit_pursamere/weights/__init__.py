@@ -7,7 +7,7 @@ Whoever wrote a file, it is recognised by its content and must fit exactly. None
 line says so by name. Whatever prefix the names carry (`module.`, `score_model.network.` ...) is found by itself.
 """
 
-from lit_pursamere.weights.loading import WeightFile, inspect_weights, load_weights, read_weights
+from lit_pursamere.weights.loading import WeightFile, inspect_weights, load_weights, read_weights, trained
 from lit_pursamere.weights.saving import model_card, save_weights, sha256, state_digest, tensors_digest
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "sha256",
     "state_digest",
     "tensors_digest",
+    "trained",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from lit_pursamere.weights.files import Content, printable, read_content
 from lit_pursamere.weights.layouts import IGNORABLE, Selection, select
 from lit_pursamere.weights.saving import sha256
 
-__all__ = ["WeightFile", "inspect_weights", "load_weights", "read_weights"]
+__all__ = ["WeightFile", "inspect_weights", "load_weights", "read_weights", "trained"]
 
 BUFFERS = (*IGNORABLE, "running_mean", "running_var")
 DTYPES = {
@@ -171,6 +172,22 @@ def load_weights(module: nn.Module, path: str | Path, weights: str = "ema") -> N
     # Of the names that may be missing, those that are there and fit are taken too (BatchNorm's counters).
     fitting = {name: t for name, t in found.items() if name in wanted and t.shape == wanted[name].shape}
     module.load_state_dict({**wanted, **fitting})
+
+
+def trained(network: nn.Module, checkpoint: str, weights: Literal["ema", "raw"] = "ema") -> nn.Module:
+    """A network with its weights: what a configuration names where a module is wanted.
+
+    Args:
+        network: The network; filled in place.
+        checkpoint: Its weight file, see `load_weights`.
+        weights: `ema` or `raw`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it does not fit.
+    """
+    load_weights(network, checkpoint, weights)
+    return network
 
 
 def _looks_like(tensors: Mapping[str, Tensor]) -> str:

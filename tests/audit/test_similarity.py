@@ -44,7 +44,7 @@ def test_the_twin_knows_all_noise_and_changes_nothing_else(defense, images):
     assert defense.purifier.noise == FreshNoise() and twin.purifier.score_model is defense.purifier.score_model
 
 
-@pytest.mark.parametrize("build", [lambda model: Identity(), lambda model: DP_DDIM(model, seed=0)])
+@pytest.mark.parametrize("build", [lambda model: Identity(), lambda model: DP_DDIM(model).under("fixed")])
 def test_a_deterministic_defence_is_refused(mixture, linear_classifier, build):
     with pytest.raises(ValueError, match="draws no fresh noise"):
         known_twin(Defense(build(mixture), linear_classifier), 0)
@@ -86,7 +86,7 @@ def test_another_comparison_is_refused_in_the_same_folder(compare, change):
 
 def test_with_all_but_no_noise_fresh_the_gradients_agree(mixture, linear_classifier, compare):
     """A flow knows no reverse noise: where the forward noise is the table's, fresh gradients are those of the twin."""
-    partly = Defense(DP_DDIM(mixture, seed=PartlySeededNoise(0, ("forward",))), linear_classifier)
+    partly = Defense(DP_DDIM(mixture).drawing_from(PartlySeededNoise(0, ("forward",))), linear_classifier)
     _, summary = compare(defense=partly)
     assert [cell["mean"] for cell in summary["gradient"]] == pytest.approx([1.0] * 4)
 

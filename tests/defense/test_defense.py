@@ -461,7 +461,7 @@ def test_a_view_without_gradient_is_refused_by_attacks_that_need_one(linear_clas
 
 @pytest.fixture
 def noisy(mixture) -> DiffPure:
-    return DiffPure(mixture, t_star=0.2, dt=0.05, seed=3)
+    return DiffPure(mixture, t_star=0.2, dt=0.05, seed=3).under("fixed")
 
 
 @pytest.mark.parametrize("average", ["logits", "softmax", "votes"])
@@ -507,7 +507,7 @@ def test_the_adjoint_gradient_comes_close_to_the_exact_one_as_steps_get_smaller(
     y, errors = torch.arange(8) % 3, []
     for dt in (0.004, 0.002, 0.001):
         guide = {"classifier": curved.eval()} if build is COUP else {}
-        defense = Defense(build(mixture, t_star=0.1, dt=dt, seed=0, **guide), curved)
+        defense = Defense(build(mixture, t_star=0.1, dt=dt, **guide).under("fixed"), curved)
         view = defense.view("adjoint")
         assert torch.equal(view(images), defense(images))
         exact, adjoint = (loss_gradient(defense.view(name), images, y).flatten(1) for name in ("exact", "adjoint"))
@@ -517,7 +517,7 @@ def test_the_adjoint_gradient_comes_close_to_the_exact_one_as_steps_get_smaller(
 
 
 def test_the_adjoint_view_stores_no_steps(mixture, linear_classifier, images):
-    view = Defense(DiffPure(mixture, seed=1), linear_classifier).view("adjoint")
+    view = Defense(DiffPure(mixture, seed=1).under("fixed"), linear_classifier).view("adjoint")
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         view(images.clone().requires_grad_())
@@ -525,7 +525,7 @@ def test_the_adjoint_view_stores_no_steps(mixture, linear_classifier, images):
 
 
 def test_the_surrogate_is_attacked_instead(mixture, linear_classifier, images):
-    full, short = DiffPure(mixture, seed=1), DiffPure(mixture, dt=0.02, seed=1)
+    full, short = DiffPure(mixture, seed=1).under("fixed"), DiffPure(mixture, dt=0.02, seed=1).under("fixed")
     defense = Defense(full, linear_classifier, surrogate=short)
     assert torch.equal(defense.view("surrogate")(images), linear_classifier(short(images)))
     assert torch.equal(defense(images), linear_classifier(full(images)))

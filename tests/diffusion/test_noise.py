@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lit_pursamere.diffusion import FreshNoise, NoiseSource, NoiseTables, PartlySeededNoise, SeededNoise, noise_source
+from lit_pursamere.diffusion import FreshNoise, NoiseSource, NoiseTables, PartlySeededNoise, SeededNoise
 from lit_pursamere.purifiers import PurSAMERE
 
 STREAMS = ("level", "forward", "reverse", "guide")
@@ -150,18 +150,10 @@ def test_one_table_is_seeded_noise_and_a_set_must_be_opened():
 
 def test_a_purifier_takes_any_source(mixture, images):
     tables = NoiseTables(2, seed=1)
-    build = lambda seed: PurSAMERE(mixture, 0.4, 0.2, draws=2, sigmas=[0.4, 0.2], seed=seed)  # noqa: E731
+    build = PurSAMERE(mixture, 0.4, 0.2, draws=2, sigmas=[0.4, 0.2]).drawing_from
     known = [build(tables.table(j))(images) for j in range(2)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         purified = build(tables)(images)
     matches = torch.stack([torch.isclose(purified, k, rtol=0, atol=1e-12).flatten(1).all(1) for k in known])
     assert (matches.sum(0) == 1).all() and matches.any(1).all()
-
-
-def test_what_a_seed_means():
-    assert noise_source(4) == SeededNoise(4) and noise_source("fresh") == FreshNoise()
-    assert noise_source(PartlySeededNoise(3)) == PartlySeededNoise(3)
-    for bad in ("frozen", None, 1.5):
-        with pytest.raises(ValueError, match=repr(bad)):
-            noise_source(bad)

@@ -32,8 +32,10 @@ from lit_pursamere.store.costs import read_cost, write_cost
 class Twice(Purifier):
     """A purifier in a purifier."""
 
+    knowledge = "fixed"
+
     def __init__(self, inner: Purifier) -> None:
-        super().__init__(seed=0)
+        super().__init__()
         self.inner = inner
 
     def purify(self, x, noise):
@@ -66,12 +68,12 @@ def behind(purifier: Purifier, copies: int = 1) -> Defense:
         (lambda model: Identity(), 0, 0),
         (lambda model: PurSAMERE(model, 0.5, 0.2, draws=3, sigmas=[0.4, 0.2]), 12, 12),
         (lambda model: PurSAMERE(model, 0.5, 0.0, draws=3, sigmas=[0.4, 0.2]), 6, 6),
-        (lambda model: ADP(model, sigma=0.1, steps=4, tau=0.0, seed=0), 8, 0),
-        (lambda model: DiffPure(model, dt=0.02, seed=0), 5, 0),
-        (lambda model: DP_EDM(model, steps=8, seed=0), 15, 0),
-        (lambda model: GDMP(model, "mse", rounds=2, t_star=4, seed=0), 8, 0),
+        (lambda model: ADP(model, sigma=0.1, steps=4, tau=0.0).under("fixed"), 8, 0),
+        (lambda model: DiffPure(model, dt=0.02).under("fixed"), 5, 0),
+        (lambda model: DP_EDM(model, steps=8).under("fixed"), 15, 0),
+        (lambda model: GDMP(model, "mse", rounds=2, t_star=4).under("fixed"), 8, 0),
         (lambda model: LikelihoodMaximisation(model, steps=3), 3, 3),
-        (lambda model: Twice(MALADE(model, steps=5, seed=0)), 10, 0),
+        (lambda model: Twice(MALADE(model, steps=5).under("fixed")), 10, 0),
     ],
     ids=["Identity", "PurSAMERE", "SAM off", "ADP", "DiffPure", "DP_EDM", "GDMP", "Likelihood", "nested"],
 )
@@ -85,7 +87,7 @@ def test_calls_and_gradients_per_image(build, calls, gradients, mixture, images)
 
 
 def test_a_classifier_inside_a_purifier_is_counted_apart(mixture, images, linear_classifier):
-    cost = measure_cost(behind(COUP(mixture, linear_classifier, dt=0.02, seed=0)), images)
+    cost = measure_cost(behind(COUP(mixture, linear_classifier, dt=0.02).under("fixed")), images)
     assert cost.asked(True) == (5, 0) and cost.asked(False) == (5, 5)
     assert {name: asked.network for name, asked in cost.networks.items()} == {
         "score_model": "GaussianMixtureScore",
@@ -97,9 +99,9 @@ def test_a_classifier_inside_a_purifier_is_counted_apart(mixture, images, linear
 @pytest.mark.parametrize(
     ("build", "deterministic"),
     [
-        (lambda model: MALADE(model, steps=2, seed="fresh"), False),
-        (lambda model: MALADE(model, steps=2, seed=0), True),
-        (lambda model: MALADE(model, steps=2, seed="fresh", delta=0.0), True),
+        (lambda model: MALADE(model, steps=2), False),
+        (lambda model: MALADE(model, steps=2).under("fixed"), True),
+        (lambda model: MALADE(model, steps=2, delta=0.0), True),
         (lambda model: Idle(), True),
         (lambda model: Tossing(), False),
     ],
@@ -110,14 +112,14 @@ def test_determinism(build, deterministic, mixture, images):
 
 
 def test_an_answer_costs_as_many_purifications_as_it_has_copies(mixture, images):
-    one, three = (measure_cost(behind(MALADE(mixture, steps=2, seed=0), copies), images) for copies in (1, 3))
+    one, three = (measure_cost(behind(MALADE(mixture, steps=2).under("fixed"), copies), images) for copies in (1, 3))
     assert one.asked(True) == (2, 0) and three.asked(True) == (6, 0)
     assert three.deterministic and three.purifier == f"{one.purifier}, logits of 3 copies"
 
 
 def test_a_score_model_is_counted_by_its_network(tiny_score):
     x, network = torch.rand(3, 1, 8, 8), DenoisingAutoencoder(channels=1, width=2)
-    cost = measure_cost(behind(MALADE(AutoencoderScore(network), steps=2, seed=0)), x)
+    cost = measure_cost(behind(MALADE(AutoencoderScore(network), steps=2).under("fixed")), x)
     assert cost.asked(True) == (2, 0), "although `denoise` asks for no noise"
     assert measure_cost(behind(LikelihoodMaximisation(tiny_score, steps=2)), x).asked(True) == (2, 2)
 
@@ -146,12 +148,12 @@ def test_a_failing_purifier_leaves_no_trace_either(mixture, images):
 
 
 def test_costs_are_kept_for_one_purifier_with_one_set_of_weights(mixture, images, tmp_path):
-    purifier = MALADE(mixture, steps=2, seed=0)
+    purifier = MALADE(mixture, steps=2).under("fixed")
     assert known_cost(behind(purifier), tmp_path / "run") is None
     cost = measure_cost(behind(purifier), images)
     write_cost(tmp_path / "run", cost)
     assert known_cost(behind(purifier), tmp_path / "run") == cost
-    assert known_cost(behind(MALADE(mixture, steps=3, seed=0)), tmp_path / "run") is None
+    assert known_cost(behind(MALADE(mixture, steps=3).under("fixed")), tmp_path / "run") is None
     mixture.means += 0.1
     assert known_cost(behind(purifier), tmp_path / "run") is None
 

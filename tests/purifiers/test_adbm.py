@@ -41,25 +41,27 @@ def test_a_plain_transcription_with_the_network_itself(tiny_scores, clip):
         xi_hat = model.eval().network(u, torch.full((2,), float(i), dtype=torch.float64))
         clean = (u - (1 - powers[i]).sqrt() * xi_hat) / powers[i].sqrt()
         u = lower.sqrt() * (clean.clamp(-1, 1) if clip else clean) + (1 - lower).sqrt() * xi_hat
-    assert torch.allclose(ADBM(model, clip=clip, seed=4)(x), ((u + 1) / 2).clamp(0, 1), rtol=0, atol=1e-10)
+    assert torch.allclose(
+        ADBM(model, clip=clip, seed=4).under("fixed")(x), ((u + 1) / 2).clamp(0, 1), rtol=0, atol=1e-10
+    )
 
 
 def test_with_one_schedule_and_no_clipping_it_is_ddim_from_level_to_level(mixture, images):
-    purifier = ADBM(mixture, schedule="consistent", clip=False, seed=5)
+    purifier = ADBM(mixture, schedule="consistent", clip=False, seed=5).under("fixed")
     sigmas = [(1 / power - 1) ** 0.5 / 2 for power in purifier.alpha_bars]
     noisy = images + sigmas[0] * SeededNoise(5).draw("forward", 0, 1, images)[0]
     assert torch.allclose(purifier(images), ddim(mixture, noisy, [*sigmas, 0.0]).clamp(0, 1), rtol=0, atol=1e-12)
 
 
 def test_a_known_forward_draw_makes_it_deterministic(mixture, images):
-    purifier = ADBM(mixture, seed=PartlySeededNoise(3))
+    purifier = ADBM(mixture).drawing_from(PartlySeededNoise(3))
     assert torch.equal(purifier(images), purifier(images, SeededNoise(3)))
     with torch.random.fork_rng(devices=[]):
         assert (ADBM(mixture)(images) - purifier(images)).abs().max() > 1e-3
 
 
 def test_the_exact_gradient_agrees_with_finite_differences_and_without_recomputation(mixture, images):
-    purifier, x = ADBM(mixture, rounds=2, seed=0), images[:2].clone().requires_grad_()
+    purifier, x = ADBM(mixture, rounds=2).under("fixed"), images[:2].clone().requires_grad_()
     assert torch.autograd.gradcheck(purifier, (x,), eps=1e-6, atol=1e-6, rtol=1e-5)
     (expected,) = torch.autograd.grad(purifier(x).square().sum(), x)
     purifier.recompute = False

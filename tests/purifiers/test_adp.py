@@ -80,12 +80,14 @@ def test_a_gaussian_is_approached_by_the_fraction_lambda_at_every_step():
     model = GaussianMixtureScore(torch.full((1, 1, 3, 3), 0.4, dtype=torch.float64), std=0.1)
     x = torch.linspace(0.3, 0.5, 9, dtype=torch.float64).reshape(1, 1, 3, 3)
     start = x + 0.05 * SeededNoise(1).draw("forward", 0, 1, x)[0]
-    purified = ADP(model, sigma=0.05, lam=0.1, steps=7, seed=1)(x)
+    purified = ADP(model, sigma=0.05, lam=0.1, steps=7, seed=1).under("fixed")(x)
     assert torch.allclose(purified, 0.4 + 0.9**7 * (start - 0.4), rtol=0, atol=1e-12)
 
 
 def test_an_image_that_stops_is_frozen_while_others_move(mixture, images):
-    path = torch.stack([ADP(mixture, sigma=0.1, tau=0.0165, steps=steps, seed=0)(images) for steps in range(1, 9)])
+    path = torch.stack(
+        [ADP(mixture, sigma=0.1, tau=0.0165, steps=steps).under("fixed")(images) for steps in range(1, 9)]
+    )
     moves = path.diff(dim=0).abs().flatten(2).amax(2) > 0
     resting = ~moves
     assert (resting[1:] >= resting[:-1]).all()  # once it rests, it rests
@@ -93,7 +95,7 @@ def test_an_image_that_stops_is_frozen_while_others_move(mixture, images):
 
 
 def test_the_exact_gradient_agrees_with_finite_differences_and_without_recomputation(mixture, images):
-    purifier = ADP(mixture, sigma=0.1, steps=4, tau=0, seed=2)
+    purifier = ADP(mixture, sigma=0.1, steps=4, tau=0, seed=2).under("fixed")
     x = images[:2].clone().requires_grad_()
     assert torch.autograd.gradcheck(purifier, (x,), eps=1e-6, atol=1e-6, rtol=1e-5)
     (expected,) = torch.autograd.grad(purifier(x).square().sum(), x)
@@ -108,7 +110,7 @@ def test_the_gradient_is_finite_where_the_score_is_flat(images):
             return 0 * y
 
     x = images.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(ADP(Flat(), sigma=0.01, seed=0)(x).sum(), x)
+    (gradient,) = torch.autograd.grad(ADP(Flat(), sigma=0.01).under("fixed")(x).sum(), x)
     assert gradient.isfinite().all()
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import SeededNoise, VariancePreserving, reverse_sde_step, vp_noise, vp_score
 from lit_pursamere.purifiers import COUP
 
@@ -54,7 +55,7 @@ def test_without_guidance_it_is_the_reverse_sde_without_forward_noise(mixture, i
     for k, (_, dt, beta, alpha_bar) in enumerate(VP.reverse_steps(0.1, 0, 1e-3), start=1):
         z = SeededNoise(6).draw("reverse", k, 1, images)[0]
         u = reverse_sde_step(u, vp_score(mixture, u, alpha_bar), beta, dt, z)
-    purified = COUP(mixture, classifier, lam=0, seed=6)(images)
+    purified = COUP(mixture, classifier, lam=0, seed=6).under("fixed")(images)
     assert torch.allclose(purified, ((u + 1) / 2).clamp(0, 1), rtol=0, atol=1e-12)
     assert classifier.count == 0
 
@@ -69,7 +70,7 @@ def test_a_plain_transcription_with_a_linear_classifier(mixture, images, linear_
         z = SeededNoise(0).draw("reverse", k, 1, images)[0]
         s = -vp_noise(mixture, u, alpha_bar) / (1 - alpha_bar) ** 0.5 + lam * analytic_guidance(linear_classifier, u)
         u = u + (0.5 * beta * u + beta * s) * 0.01 + (beta * 0.01) ** 0.5 * z
-    purified = COUP(mixture, linear_classifier, lam=lam, dt=1e-2, seed=0)(images)
+    purified = COUP(mixture, linear_classifier, lam=lam, dt=1e-2).under("fixed")(images)
     assert torch.allclose(purified, ((u + 1) / 2).clamp(0, 1), rtol=0, atol=1e-12)
 
 
@@ -83,7 +84,7 @@ def test_a_plain_transcription_of_the_ddpm_sampler(mixture, images, linear_class
         mean = lower**0.5 * beta * clean + (1 - beta) ** 0.5 * (1 - lower) * u
         mean = mean / (1 - powers[i]) + beta * analytic_guidance(linear_classifier, u)
         u = mean + (beta**0.5 * SeededNoise(0).draw("reverse", k, 1, images)[0] if i else 0)
-    purified = COUP(mixture, linear_classifier, sampler="ddpm", dt=0.02, seed=0)(images)
+    purified = COUP(mixture, linear_classifier, sampler="ddpm", dt=0.02).under("fixed")(images)
     assert torch.allclose(purified, ((u + 1) / 2).clamp(0, 1), rtol=0, atol=1e-12)
 
 
@@ -99,7 +100,7 @@ def test_guidance_raises_the_confidence(mixture, images, linear_classifier):
 def test_the_exact_gradient_agrees_with_finite_differences_and_without_recomputation(
     mixture, images, smooth_classifier, arguments
 ):
-    purifier = COUP(mixture, smooth_classifier, lam=5.0, seed=0, **arguments)
+    purifier = COUP(mixture, smooth_classifier, lam=5.0, **arguments).under("fixed")
     x = images[:2].clone().requires_grad_()
     assert torch.autograd.gradcheck(purifier, (x,), eps=1e-6, atol=1e-6, rtol=1e-5)
     (exact,) = torch.autograd.grad(purifier(x).square().sum(), x)
@@ -112,29 +113,44 @@ def test_the_exact_gradient_agrees_with_finite_differences_and_without_recomputa
 
 
 def test_without_the_classifiers_curvature_the_gradient_counts_its_push_as_constant(mixture, images, smooth_classifier):
-    purifier = COUP(mixture, smooth_classifier, lam=5.0, t_star=0.05, dt=0.05, seed=0)
+    purifier = COUP(mixture, smooth_classifier, lam=5.0, t_star=0.05, dt=0.05).under("fixed")
     purifier.first_order = True
     x = images[:2].clone().requires_grad_()
     (first_order,) = torch.autograd.grad(purifier(x).sum(), x)
-    (unguided,) = torch.autograd.grad(COUP(mixture, smooth_classifier, lam=0, t_star=0.05, dt=0.05, seed=0)(x).sum(), x)
+    (unguided,) = torch.autograd.grad(
+        COUP(mixture, smooth_classifier, lam=0, t_star=0.05, dt=0.05).under("fixed")(x).sum(), x
+    )
     assert torch.allclose(first_order, unguided, rtol=0, atol=1e-12)
 
 
 def test_values_are_the_same_with_and_without_gradients(mixture, images, smooth_classifier):
-    purifier = COUP(mixture, smooth_classifier, dt=0.02, seed=0)
+    purifier = COUP(mixture, smooth_classifier, dt=0.02).under("fixed")
     plain, followed = purifier(images), purifier(images.clone().requires_grad_())
     with torch.no_grad():
         assert torch.equal(purifier(images), plain)
     assert torch.equal(followed, plain) and followed.requires_grad and not plain.requires_grad
 
 
-def test_both_networks_are_frozen_and_the_classifier_can_be_loaded(mixture, linear_classifier, tmp_path):
-    torch.save(linear_classifier.state_dict(), tmp_path / "net.pth")
-    fresh = nn.Sequential(nn.Flatten(), nn.Linear(8, 3, dtype=torch.float64))
-    purifier = COUP(mixture, fresh, checkpoint=str(tmp_path / "net.pth")).train()
-    assert torch.equal(weight_of(purifier.classifier), weight_of(linear_classifier))
+def test_both_networks_are_frozen(mixture, linear_classifier):
+    purifier = COUP(mixture, linear_classifier.train()).train()
     assert not any(p.requires_grad for p in purifier.parameters())
     assert not any(module.training for module in purifier.modules())
+
+
+def test_the_classifier_of_the_defence_guides_unless_another_is_named(mixture, linear_classifier, images):
+    other = nn.Sequential(nn.Flatten(), nn.Linear(8, 3, dtype=torch.float64))
+    unguided = COUP(mixture, lam=2.0, dt=0.05).under("fixed")
+    expected = COUP(mixture, linear_classifier, lam=2.0, dt=0.05).under("fixed")
+    defense = Defense(unguided, linear_classifier, surrogate=unguided)
+    assert torch.equal(defense.purify(images), expected(images))
+    assert defense.settings == Defense(expected, linear_classifier, surrogate=expected).settings
+    assert defense.surrogate.classifier is defense.purifier.classifier is linear_classifier
+    assert unguided.classifier is None and unguided.settings["classifier"] is None, "the purifier itself stays"
+    own = Defense(COUP(mixture, other, lam=2.0, dt=0.05).under("fixed"), linear_classifier)
+    assert own.purifier.classifier is other and not torch.allclose(own.purify(images), expected(images))
+    with pytest.raises(ValueError, match="COUP is guided by a classifier"):
+        unguided(images)
+    assert COUP(mixture, lam=0, dt=0.05)(images).shape == images.shape
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_number_of_network_evaluations_and_gaussians(gaussian, images, watched, 
 
 
 def test_with_a_known_forward_draw_the_flow_is_deterministic_and_the_sde_is_not(mixture, images):
-    flow, sde = (DiffPure(mixture, sampler=s, dt=0.02, seed=PartlySeededNoise(3)) for s in ("ode", "sde"))
+    flow, sde = (DiffPure(mixture, sampler=s, dt=0.02).drawing_from(PartlySeededNoise(3)) for s in ("ode", "sde"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         assert torch.equal(flow(images), flow(images))
@@ -104,7 +104,7 @@ def test_the_flow_converges_to_the_map_between_gaussians(gaussian):
     exact = MU + TAU / state_variance(power) ** 0.5 * (u - power**0.5 * MU)
     errors = []
     for dt in (4e-3, 1e-3, 2.5e-4):
-        purified = DiffPure(gaussian, sampler="ode", dt=dt, t_end=0, start="continuous", seed=0)(x)
+        purified = DiffPure(gaussian, sampler="ode", dt=dt, t_end=0, start="continuous").under("fixed")(x)
         errors.append((2 * purified - 1 - exact).abs().max().item())
     assert errors[2] < 1e-3
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.2) and errors[1] / errors[2] == pytest.approx(4, rel=0.1)
@@ -114,8 +114,8 @@ def test_the_flow_converges_to_the_map_between_gaussians(gaussian):
 
 
 @pytest.mark.parametrize("build", [
-    lambda model: DiffPure(model, dt=0.03, seed=0),
-    lambda model: DiffPure(model, dt=0.03, sampler="ode", seed=0),
+    lambda model: DiffPure(model, dt=0.03).under("fixed"),
+    lambda model: DiffPure(model, dt=0.03, sampler="ode").under("fixed"),
 ], ids=["sde", "ode"])  # fmt: skip
 def test_the_exact_gradient_agrees_with_finite_differences_and_without_recomputation(mixture, images, build):
     purifier, x = build(mixture), images[:2].clone().requires_grad_()
@@ -127,7 +127,7 @@ def test_the_exact_gradient_agrees_with_finite_differences_and_without_recomputa
 
 
 def test_the_gradient_through_a_network_agrees_with_finite_differences(tiny_scores):
-    purifier = DiffPure(tiny_scores("DDPM++").double(), dt=0.05, seed=0)
+    purifier = DiffPure(tiny_scores("DDPM++").double(), dt=0.05).under("fixed")
     generator = torch.Generator().manual_seed(3)
     x, direction, weight = (torch.randn((1, 1, 8, 8), generator=generator, dtype=torch.float64) for _ in range(3))
     x = (0.5 + 0.1 * x).requires_grad_()
@@ -158,4 +158,4 @@ def test_bad_arguments_are_named(mixture, arguments, value):
 
 def test_an_image_is_given_back_in_its_box(mixture, images: Tensor):
     far = torch.cat([torch.zeros_like(images), torch.ones_like(images)])
-    assert ((DiffPure(mixture, dt=0.02, seed=0)(far) - 0.5).abs() <= 0.5).all()
+    assert ((DiffPure(mixture, dt=0.02).under("fixed")(far) - 0.5).abs() <= 0.5).all()

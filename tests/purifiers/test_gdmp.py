@@ -16,7 +16,7 @@ POWERS = VariancePreserving().alpha_bar_table.tolist()
 
 def test_unguided_and_once_it_is_ddpms_stepping_from_36_with_the_first_call_at_35(mixture, images, watched):
     model, noise = watched(mixture), SeededNoise(2)
-    purified = GDMP(model, "none", rounds=1, seed=2)(images)
+    purified = GDMP(model, "none", rounds=1, seed=2).under("fixed")(images)
     u = diffuse(2 * images - 1, POWERS[36], noise.draw("forward", 0, 1, images)[0])
     for k, i in enumerate(range(35, -1, -1), start=1):
         z = noise.draw("reverse", k, 1, images)[0] if i else 0.0
@@ -73,7 +73,7 @@ def test_a_guided_step_adds_the_push_to_the_mean(mixture, images):
 def test_a_guide_keeps_the_result_nearer_to_the_input(tiny_score, guide, likeness):
     x = torch.rand((4, 1, 8, 8), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     model = tiny_score.double()
-    free, guided = (GDMP(model, g, scale=40.0, rounds=1, t_star=12, seed=1)(x) for g in ("none", guide))
+    free, guided = (GDMP(model, g, scale=40.0, rounds=1, t_star=12, seed=1).under("fixed")(x) for g in ("none", guide))
     assert (likeness(guided, x) > likeness(free, x)).all()
 
 
@@ -104,14 +104,14 @@ def local_ssim(a, b):
 
 @pytest.mark.parametrize("guide", ["none", "mse", "ssim"])
 def test_the_exact_gradient_agrees_with_finite_differences(mixture, images, guide):
-    purifier = GDMP(mixture, guide, scale=30.0, rounds=2, t_star=3, seed=0)
+    purifier = GDMP(mixture, guide, scale=30.0, rounds=2, t_star=3).under("fixed")
     x = images[:2].clone().requires_grad_()
     assert torch.autograd.gradcheck(purifier, (x,), eps=1e-6, atol=1e-6, rtol=1e-5)
 
 
 def test_first_order_leaves_the_guide_out_of_the_derivative(mixture, images):
     x = images[:2].clone().requires_grad_()
-    guided, free = (GDMP(mixture, guide, rounds=1, t_star=3, seed=0) for guide in ("ssim", "none"))
+    guided, free = (GDMP(mixture, guide, rounds=1, t_star=3).under("fixed") for guide in ("ssim", "none"))
     (exact,) = torch.autograd.grad(guided(x).sum(), x)
     guided.first_order = True
     (first,) = torch.autograd.grad(guided(x).sum(), x)

@@ -17,9 +17,9 @@ def score() -> GaussianMixtureScore:
     return GaussianMixtureScore(torch.full((1, 1, 4, 4), 0.5), 0.2)
 
 
-@pytest.mark.parametrize("own", ["fresh", 5])
-def test_every_kind_by_name(own):
-    purifier, seed = DP_DDPM(score(), steps=100, seed=own), 0 if own == "fresh" else own
+@pytest.mark.parametrize("seed", [0, 5])
+def test_every_kind_by_name(seed):
+    purifier = DP_DDPM(score(), steps=100, seed=seed)
     expected = {
         "fresh": FreshNoise(),
         "fixed": SeededNoise(seed),
@@ -29,14 +29,14 @@ def test_every_kind_by_name(own):
     for kind, source in expected.items():
         told = purifier.under(kind)
         assert told.noise == source and told.score_model is purifier.score_model
-        assert told.settings == DP_DDPM(purifier.score_model, steps=100, seed=source if kind == 7 else {
-            "fresh": "fresh", "fixed": seed, "forward": source}[kind]).settings  # fmt: skip
-    assert purifier.settings["seed"] == own, "the purifier itself stays as it is"
+        assert told.settings == purifier.settings | {"noise": kind} and told.settings["seed"] == seed
+        assert told.under("fresh").noise == FreshNoise() and told.under("fixed").noise == SeededNoise(seed)
+    assert purifier.settings["noise"] == "fresh", "the purifier itself stays as it is"
 
 
 def test_the_draws_are_those():
-    purifier = DP_DDIM(score(), steps=100, seed="fresh")
-    assert torch.equal(purifier.under("fixed")(X), DP_DDIM(score(), steps=100, seed=0)(X))
+    purifier = DP_DDIM(score(), steps=100)
+    assert torch.equal(purifier.under("fixed")(X), DP_DDIM(score(), steps=100).under("fixed")(X))
     assert torch.equal(purifier.under("forward")(X), purifier.under("fixed")(X)), "it draws on the way forward only"
     assert not torch.equal(purifier.under("fresh")(X), purifier.under("fresh")(X))
 
@@ -60,8 +60,8 @@ def test_what_cannot_be_known_is_refused(purifier, kind, message):
         purifier.under(kind)
 
 
-@pytest.mark.parametrize("own", ["fresh", 0, 3])
-def test_a_test_that_states_it_is_not_undone_by_the_purifier(own):
-    task = LitRobustness(DiffPure(score(), seed=own), nn.Flatten(), {}, noise="fresh")
+@pytest.mark.parametrize("given", [DiffPure, DiffPure(score()), DiffPure(score()).under("fixed")])
+def test_a_test_that_states_it_is_not_undone_by_the_purifier(given):
+    task = LitRobustness(given, nn.Flatten(), {}, score_model=score(), noise="fresh")
     assert task.systems["DiffPure"].purifier.noise == FreshNoise()
-    assert task.systems["DiffPure"].settings["purifier"]["seed"] == "fresh"
+    assert task.systems["DiffPure"].settings["purifier"]["noise"] == "fresh"

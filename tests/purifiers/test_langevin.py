@@ -12,7 +12,7 @@ from lit_pursamere.purifiers import Langevin
 def test_it_is_the_sampler_with_named_noise(mixture, images, monkeypatch):
     sigmas = [0.2, 0.1, 0.05]
     draws = [SeededNoise(4).draw("reverse", k, 1, images)[0] for k in range(1, 10)]
-    purified = Langevin(mixture, sigmas, 1e-4, 3, seed=4)(images)
+    purified = Langevin(mixture, sigmas, 1e-4, 3, seed=4).under("fixed")(images)
     monkeypatch.setattr(torch, "randn", lambda *_, **__: draws.pop(0))
     expected = annealed_langevin(mixture, images, sigmas, 1e-4, 3)
     assert not draws and torch.equal(purified, expected.clamp(0, 1))
@@ -30,12 +30,14 @@ def test_network_calls_gaussians_and_levels(mixture, images, watched, watched_no
 
 
 def test_without_the_last_denoising_the_last_state_is_returned(mixture, images):
-    state = Langevin(mixture, [0.1], 1e-4, 3, denoise=False, seed=1)(images)
-    assert torch.equal(Langevin(mixture, [0.1], 1e-4, 3, seed=1)(images), mixture.denoise(state, 0.1).clamp(0, 1))
+    state = Langevin(mixture, [0.1], 1e-4, 3, denoise=False, seed=1).under("fixed")(images)
+    assert torch.equal(
+        Langevin(mixture, [0.1], 1e-4, 3, seed=1).under("fixed")(images), mixture.denoise(state, 0.1).clamp(0, 1)
+    )
 
 
 def test_the_exact_gradient_agrees_with_finite_differences(mixture, images):
-    purifier = Langevin(mixture, [0.2, 0.1], 1e-3, 3, seed=0)
+    purifier = Langevin(mixture, [0.2, 0.1], 1e-3, 3).under("fixed")
     x = images[:2].clone().requires_grad_()
     assert torch.autograd.gradcheck(purifier, (x,), eps=1e-6, atol=1e-6, rtol=1e-5)
 

@@ -52,53 +52,55 @@ WORLDS = {
         ("PurSAMERE", f"{family} network"): lambda model: PurSAMERE(model, 0.8, 0.3, draws=2, sigmas=[0.5, 0.1, 0.02])
         for family in ("NCSNv2", "DDPM", "DDPM++", "EDM", "EDM-VP", "EDM-VE")
     },
-    ("DP_DDPM", "mixture"): lambda model: DP_DDPM(model, steps=50, seed=0),
-    ("DP_DDPM", "mixture, small variance"): lambda model: DP_DDPM(model, steps=50, variance="fixed_small", seed=0),
-    ("DP_DDIM", "mixture"): lambda model: DP_DDIM(model, seed=0),
-    ("DP_EDM", "mixture"): lambda model: DP_EDM(model, steps=8, seed=0),
-    ("DP_EDM", "mixture, ODE"): lambda model: DP_EDM(model, steps=8, s_churn=0, seed=0),
+    ("DP_DDPM", "mixture"): lambda model: DP_DDPM(model, steps=50).under("fixed"),
+    ("DP_DDPM", "mixture, small variance"): lambda model: DP_DDPM(model, steps=50, variance="fixed_small").under(
+        "fixed"
+    ),
+    ("DP_DDIM", "mixture"): lambda model: DP_DDIM(model).under("fixed"),
+    ("DP_EDM", "mixture"): lambda model: DP_EDM(model, steps=8).under("fixed"),
+    ("DP_EDM", "mixture, ODE"): lambda model: DP_EDM(model, steps=8, s_churn=0).under("fixed"),
     **{
-        ("GDMP", f"mixture, {guide}"): lambda model, guide=guide: GDMP(model, guide, rounds=2, t_star=4, seed=0)
+        ("GDMP", f"mixture, {guide}"): lambda model, guide=guide: GDMP(model, guide, rounds=2, t_star=4).under("fixed")
         for guide in ("none", "mse", "ssim")
     },
-    ("Langevin", "mixture"): lambda model: Langevin(model, [0.2, 0.1], 1e-3, seed=0),
-    ("MALADE", "mixture"): lambda model: MALADE(model, steps=5, seed=0),
-    ("MALADE", "mixture, MagNet"): lambda model: MALADE(model, 0.01, 0.01, 0, 1, seed=0),
-    ("MALADE", "DAE network"): lambda model: MALADE(model, steps=3, seed=0),
+    ("Langevin", "mixture"): lambda model: Langevin(model, [0.2, 0.1], 1e-3).under("fixed"),
+    ("MALADE", "mixture"): lambda model: MALADE(model, steps=5).under("fixed"),
+    ("MALADE", "mixture, MagNet"): lambda model: MALADE(model, 0.01, 0.01, 0, 1).under("fixed"),
+    ("MALADE", "DAE network"): lambda model: MALADE(model, steps=3).under("fixed"),
     ("LikelihoodMaximisation", "mixture"): lambda model: LikelihoodMaximisation(model),
     **{
         (name, f"{family} network"): build
         for family in ("NCSNv2", "DDPM", "DDPM++", "EDM")
         for name, build in {
-            "DP_DDPM": lambda model: DP_DDPM(model, steps=20, seed=0),
-            "DP_EDM": lambda model: DP_EDM(model, steps=3, seed=0),
-            "GDMP": lambda model: GDMP(model, rounds=1, t_star=3, seed=0),
-            "MALADE": lambda model: MALADE(model, steps=3, seed=0),
+            "DP_DDPM": lambda model: DP_DDPM(model, steps=20).under("fixed"),
+            "DP_EDM": lambda model: DP_EDM(model, steps=3).under("fixed"),
+            "GDMP": lambda model: GDMP(model, rounds=1, t_star=3).under("fixed"),
+            "MALADE": lambda model: MALADE(model, steps=3).under("fixed"),
             "LikelihoodMaximisation": lambda model: LikelihoodMaximisation(model, steps=2),
         }.items()
     },
-    ("ADP", "mixture"): lambda model: ADP(model, sigma=0.1, seed=0),
+    ("ADP", "mixture"): lambda model: ADP(model, sigma=0.1).under("fixed"),
     ("ADP", "mixture, rescaled, frozen image by image"): lambda model: ADP(
-        model, sigma=0.1, tau=0.0165, rescale=True, seed=0
-    ),
-    ("DiffPure", "mixture"): lambda model: DiffPure(model, dt=0.02, seed=0),
-    ("DiffPure", "mixture, ODE"): lambda model: DiffPure(model, sampler="ode", dt=0.02, seed=0),
-    ("DiffPureLD", "mixture"): lambda model: DiffPureLD(model, horizon=0.05, seed=0),
-    ("ADBM", "mixture"): lambda model: ADBM(model, seed=0),
-    ("ADBM", "mixture, twice, one schedule"): lambda model: ADBM(model, rounds=2, schedule="consistent", seed=0),
-    ("COUP", "mixture"): lambda model: COUP(model, classifier(8), dt=0.02, seed=0),
-    ("COUP", "mixture, DDPM"): lambda model: COUP(model, classifier(8), sampler="ddpm", dt=0.02, seed=0),
-    ("ExtraCorrector", "mixture"): lambda model: ExtraCorrector(model, t_star=0.1, dt=0.02, seed=0),
+        model, sigma=0.1, tau=0.0165, rescale=True
+    ).under("fixed"),
+    ("DiffPure", "mixture"): lambda model: DiffPure(model, dt=0.02).under("fixed"),
+    ("DiffPure", "mixture, ODE"): lambda model: DiffPure(model, sampler="ode", dt=0.02).under("fixed"),
+    ("DiffPureLD", "mixture"): lambda model: DiffPureLD(model, horizon=0.05).under("fixed"),
+    ("ADBM", "mixture"): lambda model: ADBM(model).under("fixed"),
+    ("ADBM", "mixture, twice, one schedule"): lambda model: ADBM(model, rounds=2, schedule="consistent").under("fixed"),
+    ("COUP", "mixture"): lambda model: COUP(model, classifier(8), dt=0.02).under("fixed"),
+    ("COUP", "mixture, DDPM"): lambda model: COUP(model, classifier(8), sampler="ddpm", dt=0.02).under("fixed"),
+    ("ExtraCorrector", "mixture"): lambda model: ExtraCorrector(model, t_star=0.1, dt=0.02).under("fixed"),
     **{
         (name, f"{family} network"): build
         for family in ("NCSNv2", "DDPM", "DDPM++", "EDM")
         for name, build in {
-            "ADP": lambda model: ADP(model, steps=3, seed=0),
-            "DiffPure": lambda model: DiffPure(model, dt=0.03, seed=0),
-            "DiffPureLD": lambda model: DiffPureLD(model, horizon=0.03, seed=0),
-            "ADBM": lambda model: ADBM(model, steps=4, seed=0),
-            "COUP": lambda model: COUP(model, classifier(64), dt=0.03, seed=0),
-            "ExtraCorrector": lambda model: ExtraCorrector(model, t_star=0.1, dt=0.05, seed=0),
+            "ADP": lambda model: ADP(model, steps=3).under("fixed"),
+            "DiffPure": lambda model: DiffPure(model, dt=0.03).under("fixed"),
+            "DiffPureLD": lambda model: DiffPureLD(model, horizon=0.03).under("fixed"),
+            "ADBM": lambda model: ADBM(model, steps=4).under("fixed"),
+            "COUP": lambda model: COUP(model, classifier(64), dt=0.03).under("fixed"),
+            "ExtraCorrector": lambda model: ExtraCorrector(model, t_star=0.1, dt=0.05).under("fixed"),
         }.items()
     },
 }

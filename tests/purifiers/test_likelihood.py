@@ -59,7 +59,7 @@ def test_levels_are_uniform_shared_when_seeded_and_each_images_own_when_fresh(mi
     assert torch.equal(seeded, seeded[:, :1].expand_as(seeded)) and len(seeded[:, 0].unique()) == 20
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        fresh = levels(LikelihoodMaximisation(mixture, steps=100, seed="fresh"), images.repeat(10, 1, 1, 1)).flatten()
+        fresh = levels(LikelihoodMaximisation(mixture, steps=100).under("fresh"), images.repeat(10, 1, 1, 1)).flatten()
     assert fresh.min() >= 0.2 and fresh.max() <= 0.3
     assert fresh.mean().item() == pytest.approx(0.25, abs=5 * 0.1 / math.sqrt(12 * len(fresh)))
     assert fresh.var().item() == pytest.approx(0.01 / 12, rel=0.05)
@@ -68,7 +68,7 @@ def test_levels_are_uniform_shared_when_seeded_and_each_images_own_when_fresh(mi
 def test_it_is_deterministic_as_the_authors_reseeding_makes_it(mixture, images):
     purifier = LikelihoodMaximisation(mixture)
     assert purifier.noise == SeededNoise(1) and torch.equal(purifier(images), purifier(images))
-    assert isinstance(LikelihoodMaximisation(mixture, seed="fresh").noise, FreshNoise)
+    assert isinstance(LikelihoodMaximisation(mixture).under("fresh").noise, FreshNoise)
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.05, 0.1])

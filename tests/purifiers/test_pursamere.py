@@ -210,7 +210,7 @@ def test_an_independent_loop_with_torchs_adam_gives_the_same(mixture, images, rh
         with torch.no_grad():
             delta = x - images
             x.copy_((images + delta * (0.4 / length(delta)).clamp_max(1)[:, None, None, None]).clamp(0, 1))
-    purifier = PurSAMERE(mixture, rho_pur=0.4, rho_sam=rho_sam, draws=3, sigmas=SIGMAS, seed=0)
+    purifier = PurSAMERE(mixture, rho_pur=0.4, rho_sam=rho_sam, draws=3, sigmas=SIGMAS)
     assert torch.allclose(purifier(images), x.detach(), rtol=0, atol=1e-10)
 
 
@@ -248,7 +248,7 @@ def test_an_image_between_two_modes_moves_to_the_nearer_one(rho_sam):
 
 
 def test_stochastic_mode_differs_between_calls_and_images(mixture, images):
-    purifier = PurSAMERE(mixture, sigmas=SIGMAS, seed="fresh")
+    purifier = PurSAMERE(mixture, sigmas=SIGMAS).under("fresh")
     assert isinstance(purifier.noise, FreshNoise)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -259,10 +259,11 @@ def test_stochastic_mode_differs_between_calls_and_images(mixture, images):
 
 
 def test_noise_given_to_a_call_overrides_the_purifiers_own(mixture, images):
-    stochastic, seeded = (PurSAMERE(mixture, sigmas=SIGMAS, seed=seed) for seed in ("fresh", 4))
+    seeded = PurSAMERE(mixture, sigmas=SIGMAS, seed=4)
+    stochastic = seeded.under("fresh")
     expected = seeded(images)
     assert torch.equal(stochastic(images, SeededNoise(4)), expected)
-    assert torch.equal(PurSAMERE(mixture, sigmas=SIGMAS, seed=0)(images, SeededNoise(4)), expected)
+    assert torch.equal(PurSAMERE(mixture, sigmas=SIGMAS)(images, SeededNoise(4)), expected)
     assert not torch.allclose(seeded(images, SeededNoise(9)), expected, atol=1e-4)
 
 

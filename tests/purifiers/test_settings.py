@@ -6,7 +6,6 @@ import copy
 import inspect
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from torch import nn
@@ -15,7 +14,6 @@ import lit_pursamere.purifiers as purifiers
 from lit_pursamere.diffusion import NCSNv2Score, NoiseLevels, PartlySeededNoise
 from lit_pursamere.purifiers import COUP, DP_DDPM, MALADE, Identity, Langevin, Purifier, PurSAMERE
 from lit_pursamere.store.manifest import digest_of, settings_of
-from lit_pursamere.weights import save_weights
 
 
 def score(width: int = 4) -> NCSNv2Score:
@@ -27,7 +25,7 @@ OTHERS: dict[str, dict[str, object]] = {
     "ADBM": {"noise_level": 50, "steps": 10, "rounds": 2, "schedule": "consistent", "clip": False},
     "ADP": {"sigma": 0.1, "lam": 0.5, "delta": 1e-4, "steps": 9, "tau": 0.0, "rescale": True},
     "COUP": {
-        "classifier": nn.Linear(64, 3), "checkpoint": "linear.safetensors", "lam": 0.5, "t_star": 0.2,
+        "classifier": nn.Linear(64, 3), "lam": 0.5, "t_star": 0.2,
         "sampler": "ddpm", "dt": 0.01, "stochastic": False,
     },
     "DP_DDIM": {"t_star": 50, "steps": 1000, "clip": False},
@@ -71,18 +69,11 @@ def build(kind: type[Purifier], **changed: object) -> Purifier:
 every_purifier = pytest.mark.parametrize("kind", list(concrete()), ids=lambda kind: kind.__name__)
 
 
-@pytest.fixture(autouse=True)
-def weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checkpoint that OTHERS names."""
-    monkeypatch.chdir(tmp_path)
-    save_weights(nn.Linear(64, 2), tmp_path / "linear.safetensors")
-
-
 @every_purifier
 def test_every_argument_is_told_by_its_name(kind):
     arguments = list(inspect.signature(kind).parameters)
     assert arguments[0] == "score_model" and set(arguments) == others(kind).keys()
-    assert list(build(kind).settings) == ["class", *arguments]
+    assert list(build(kind).settings) == ["class", *arguments, "noise"]
 
 
 @every_purifier
@@ -96,11 +87,11 @@ def test_settings_differ_as_soon_as_one_argument_does(kind):
 
 @every_purifier
 def test_settings_are_json_and_last(kind):
-    purifier = build(kind, seed=PartlySeededNoise(3))
+    purifier = build(kind).drawing_from(PartlySeededNoise(3))
     settings = purifier.settings
     assert settings["class"] == kind.__name__ and settings == json.loads(json.dumps(settings)) == settings_of(purifier)
-    assert settings["seed"]["class"] == "PartlySeededNoise" and settings["seed"]["streams"] == ["forward"]
-    assert copy.deepcopy(purifier).settings == build(kind, seed=PartlySeededNoise(3)).settings == settings
+    assert settings["noise"]["class"] == "PartlySeededNoise" and settings["noise"]["streams"] == ["forward"]
+    assert copy.deepcopy(purifier).settings == settings != build(kind).settings
 
 
 @every_purifier
@@ -111,13 +102,15 @@ def test_whatever_it_is_built_with_is_frozen_and_in_evaluation_mode(kind):
 
 
 def test_the_text_is_made_of_settings():
-    assert str(MALADE(score(), 0.1, seed=3)) == (
-        "MALADE(sigma2=0.1, alpha=0.015, delta=0.0055, steps=25, clip_steps=False, seed=3)"
+    assert str(MALADE(score(), 0.1, seed=3).under("fixed")) == (
+        "MALADE(sigma2=0.1, alpha=0.015, delta=0.0055, steps=25, clip_steps=False, seed=3, noise=fixed)"
     )
-    text = str(Langevin(score(), NoiseLevels(first=0.1), 1e-5, denoise=False, seed=PartlySeededNoise(3)))
+    text = str(Langevin(score(), NoiseLevels(first=0.1), 1e-5, denoise=False).drawing_from(PartlySeededNoise(3)))
     assert text.startswith("Langevin(sigmas=NoiseLevels(sigma_max=50, sigma_min=0.01, count=232, first=0.1, stride=1)")
-    assert "step_size=1e-05" in text and "denoise=False, seed=PartlySeededNoise(seed=3, streams=[forward]" in text
-    assert str(Identity(score(), "fresh")) == "Identity(seed=fresh)"
+    assert (
+        "step_size=1e-05" in text and "denoise=False, seed=0, noise=PartlySeededNoise(seed=3, streams=[forward]" in text
+    )
+    assert str(Identity(score())) == "Identity(seed=0, noise=fixed)"
 
 
 def test_long_lists_are_told_apart_by_each_entry():
@@ -141,11 +134,12 @@ def test_a_new_purifier_has_nothing_to_do_for_it():
     purifier = Twofold(Identity(), 10, nn.ReLU, shape=Shape(), clip=False)
     assert purifier.settings == {
         "class": "Twofold",
-        "inner": {"class": "Identity", "score_model": None, "seed": 0},
+        "inner": {"class": "Identity", "score_model": None, "seed": 0, "noise": "fixed"},
         "speed": 10,
         "classes": ["ReLU"],
         "shape": "Shape",
         "rest": {"clip": False},
+        "noise": "fresh",
     }
 
 
