@@ -30,7 +30,7 @@ FREE = ("seconds", "stored")  # what depends on when and by whom a row was made
 SET = ("manifest.json", "indices.npy", "part-*")  # what leftovers would be seen among
 WHAT = "rows or files"
 SMALL = [
-    "--config=configs/digits/robustness.yaml", "--model.checkpoint=checkpoints/digits/classifier.safetensors",
+    "--config=configs/digits/robustness.yaml",
     "--model.purifier.sigmas.stride=6", "--model.attacks.gPGD20.steps=4", "--model.attacks.BPDA20-det.steps=3",
     "--model.attacks.BPDA20-det.stop_on_success=true", "--data.test_size=60", "--data.eval_batch_size=4",
     "--model.pool=24", "--model.pictures=0", "--trainer.accelerator=cpu", "--trainer.logger=false",

@@ -36,9 +36,10 @@ def test_from_pictures_to_table(images, repository_root, tmp_path, monkeypatch, 
         "--data.val_size=4", "--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.devices=1",
         "--trainer.enable_progress_bar=false", "--trainer.default_root_dir=.",
     ]  # fmt: skip
-    score = ["--model.purifier.score_model.ngf=4", "--model.purifier.score_model.checkpoint=score.safetensors",
+    score = ["--model.score_model.ngf=4", "--model.score_model.checkpoint=score.safetensors",
              "--model.purifier.sigmas.stride=60", "--model.purifier.draws=2"]  # fmt: skip
-    network = ["--model.classifier.depth=10", "--model.classifier.width=1"]
+    network = [f"--model.classifier.{name}" for name in ("depth=10", "width=1")]
+    judge = [f"--model.classifier.network.{name}" for name in ("depth=10", "width=1")]
 
     def run(*args):
         assert main([*args[:2], *common, *args[2:]]) == 0, capsys.readouterr().err
@@ -52,7 +53,7 @@ def test_from_pictures_to_table(images, repository_root, tmp_path, monkeypatch, 
     run("fit", f"--config={configs}/classifier.yaml", *network, "--data.purified=purified", "--trainer.max_epochs=2",
         "--model.export=net.safetensors", "--trainer.logger.save_dir=logs", "--data.crop=4",
         "--data.flip=true")  # fmt: skip
-    run("test", f"--config={configs}/tables_1_2.yaml", *score, *network, "--model.checkpoint=net.safetensors",
+    run("test", f"--config={configs}/tables_1_2.yaml", *score, *judge, "--model.classifier.checkpoint=net.safetensors",
         "--model.output=out", "--model.attacks.gPGD20.steps=2", "--model.attacks.BPDA20-det.steps=2",
         "--trainer.logger.save_dir=logs")  # fmt: skip
     rows = read_rows("out")

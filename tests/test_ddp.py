@@ -36,7 +36,7 @@ def rows(repository_root, tmp_path_factory):
         folder = tmp_path_factory.mktemp(f"processes{processes}")
         run(
             repository_root, "test", "--config=configs/digits/robustness.yaml", "--data.test_size=11",
-            "--data.eval_batch_size=3", "--model.checkpoint=checkpoints/digits/classifier.safetensors",
+            "--data.eval_batch_size=3", "--model.pictures=0",
             "--model.purifier.sigmas.stride=6", "--model.attacks.gPGD20.steps=4", "--model.attacks.BPDA20-det.steps=2",
             f"--model.output={folder}/out", f"--trainer.default_root_dir={folder}", "--model.pictures=0",
             processes=processes,
@@ -65,7 +65,7 @@ def test_fit_trains_with_two_processes(repository_root, tmp_path):
         "--trainer.callbacks=null", processes=2,
     )  # fmt: skip
     run(
-        repository_root, "test", "--config=configs/digits/robustness.yaml", f"--model.checkpoint={file}",
+        repository_root, "test", "--config=configs/digits/robustness.yaml", f"--model.classifier.checkpoint={file}",
         "--model.purifier=Identity", "--model.attacks={}", "--model.pictures=0", f"--model.output={tmp_path}/out",
         f"--trainer.default_root_dir={tmp_path}",
     )  # fmt: skip

@@ -39,8 +39,8 @@ from torch import Tensor
 from lit_pursamere.cli.compare import build, only_defense, prospect, quiet, release
 from lit_pursamere.cli.experiment import remaining
 from lit_pursamere.cli.lightning import command_line
+from lit_pursamere.cli.plan import Plan, read_plan
 from lit_pursamere.cli.weights import run as weights_command
-from lit_pursamere.compare import Plan, read_plan
 from lit_pursamere.data import PurifiedSet
 from lit_pursamere.diffusion import EDMScore, ScoreModel
 from lit_pursamere.networks import WideResNet
@@ -206,8 +206,7 @@ class Setting:
     def purification(self) -> dict:
         """The pairs: SAM off, as the paper does it."""
         purifier = self.pursamere(max(self.options.rho), rho_sam=0.0)
-        purifier["init_args"]["score_model"] = self.network
-        task = {"purifier": purifier, "output": str(self.pairs), "dtype": "uint8"}
+        task = {"score_model": self.network, "purifier": purifier, "output": str(self.pairs), "dtype": "uint8"}
         data = {"evaluate": "train", "eval_batch_size": self.options.purify_batch}
         return self.configuration("LitPurification", task, data, self.pairs, precision=self.options.precision)
 
@@ -252,25 +251,25 @@ class Setting:
     def plan(self, stage: str) -> Plan:
         """All systems under the attacks of a stage, in a file as `lit-pursamere compare` reads it."""
         o, attacks, folder = self.options, self.stages()[stage], self.records / stage
-        classifier = {"classifier": wide_resnet(o), "checkpoint": str(self.classifier)}
-        task = {**classifier, "attacks": attacks, "pictures": 0}
+        weights = {"network": wide_resnet(o), "checkpoint": str(self.classifier)}
+        classifier = {"class_path": "lit_pursamere.weights.trained", "init_args": weights}
+        task = {"score_model": self.network, "classifier": classifier, "attacks": attacks, "pictures": 0}
         data = {"eval_batch_size": o.batch}
         content = {
             "output": str(folder),
             "test": self.configuration("LitRobustness", task, data, folder, precision=o.precision),
-            "score_model": self.network,
             "purifiers": {
-                "undefended": {"class_path": "Identity"},
+                "undefended": "Identity",
                 **{pursamere_at(rho): self.pursamere(rho, o.rho_sam) for rho in o.rho},
-                **{name: self.rival(name, attacks, classifier) for name in RIVALS},
+                **{name: self.rival(name, attacks) for name in RIVALS},
             },
         }
         return read_plan(self.write(stage, content))
 
-    def rival(self, name: str, attacks: dict[str, dict], classifier: dict) -> dict:
+    def rival(self, name: str, attacks: dict[str, dict]) -> dict:
         """The entry of a rival: its official file, shortened, under as many draws as its noise asks for."""
         o, rival = self.options, RIVALS[name]
-        own = {**rival.arguments, **({} if o.official else rival.short), **(classifier if name == "COUP" else {})}
+        own = {**rival.arguments, **({} if o.official else rival.short)}
         # Draws multiply the batch, and a smaller one is more often done when the time is up.
         options = {"data.eval_batch_size": max(1, o.batch // 2), **rival.options}
         if rival.fresh:
@@ -280,7 +279,8 @@ class Setting:
                     options[f"model.attacks.{attack}.eot"] = o.eot
                 if "evaluations" in told["init_args"]:
                     options[f"model.attacks.{attack}.evaluations"] = o.evaluations
-        return {"purifier": str(ROOT / f"configs/purifier/{rival.file}.yaml"), "init_args": own, "with": options}
+        purifier = {"model.purifier": str(ROOT / f"configs/purifier/{rival.file}.yaml")}
+        return purifier | {f"model.purifier.{key}": value for key, value in own.items()} | options
 
     def configuration(self, task: str, own: dict, data: dict, folder: Path, **trainer: object) -> dict:
         """Configuration of a command of Lightning's."""

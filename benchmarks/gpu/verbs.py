@@ -36,7 +36,6 @@ __all__ = ["RUNS", "VERDICTS", "Place", "Run", "table_on_cpu", "verb_checks", "v
 
 VERDICTS = "verdicts of CPU and device"
 FREE = ("seconds", "stored")  # of a row: what depends on when and where it was made
-SHIPPED = "--model.checkpoint=checkpoints/digits/classifier.safetensors"
 VALIDATION = ("--data.val_size=40", "--data.eval_batch_size=40")
 QUIET = ("--trainer.devices=1", "--trainer.deterministic=true", "--trainer.enable_progress_bar=false",
          "--trainer.enable_model_summary=false")  # fmt: skip
@@ -137,7 +136,8 @@ def fit_edm(place: Place) -> list[str]:
 
 def fit_classifier(place: Place) -> list[str]:
     """On the pairs of the purified set, attacked in validation, with an average of the weights."""
-    attack = ("--model.attack=configs/attack/gpgd20_digits.yaml", "--model.attack.steps=2")
+    attack = ("--model.attack=configs/attack/pgd20_gray.yaml", "--model.attack.steps=2",
+              "--model.attack.threat={norm: linf, eps: 0.15}")  # fmt: skip
     pairs = f"--data.purified={place.earlier / 'predict'}"
     return fit(place, "classifier", pairs, "--model.classifier.width=1", "--model.ema_decay=0.9", *attack)
 
@@ -158,7 +158,7 @@ def robustness(place: Place, *options: str) -> list[str]:
     """The shipped networks on two images, at one level, under `ATTACKS`."""
     small = ("--model.purifier.sigmas.stride=60", "--data.test_size=2", "--data.eval_batch_size=2",
              "--model.pictures=0")  # fmt: skip
-    return place.trainer(config("robustness"), SHIPPED, *small, f"--model.attacks={json.dumps(ATTACKS)}", *options)
+    return place.trainer(config("robustness"), *small, f"--model.attacks={json.dumps(ATTACKS)}", *options)
 
 
 def test(place: Place) -> list[str]:
@@ -173,7 +173,7 @@ def audit(place: Place) -> list[str]:
 
 
 def eot_similarity(place: Place) -> list[str]:
-    options = ("--model.purifier=configs/purifier/dp_ddim_digits.yaml", "--model.purifier.steps=20", SHIPPED,
+    options = ("--model.purifier=configs/purifier/dp_ddim.yaml", "--model.purifier.steps=20",
                "--model.attacks.exact20.steps=1", "--similarity.images=2", "--similarity.draws=2")  # fmt: skip
     return place.trainer(config("views"), *options, f"--similarity.output={place.folder}")
 
@@ -184,16 +184,16 @@ def estimate(place: Place) -> list[str]:
 
 def compare(place: Place) -> list[str]:
     """The classifier alone, and DP_DDIM with fresh noise."""
-    network = {"class_path": "lit_pursamere.networks.WideResNet", "init_args": {"depth": 10, "width": 2, "channels": 1}}
     attacks = {"BPDA": attack("PGD", steps=2, eot=2)}
-    task = {"classifier": network, "checkpoint": SHIPPED.partition("=")[2], "attacks": attacks, "pictures": 0}
+    shipped = {part: str(ROOT / f"configs/{part}/digits.yaml") for part in ("classifier", "score_model")}
+    task = {**shipped, "attacks": attacks, "pictures": 0}
     data = {"class_path": "lit_pursamere.data.Digits", "init_args": {"test_size": 4, "eval_batch_size": 4}}
     content = {
         "output": str(place.folder),
         "test": {"model": {"class_path": "lit_pursamere.tasks.LitRobustness", "init_args": task}, "data": data},
         "purifiers": {
-            "undefended": {"class_path": "Identity"},
-            "DP_DDIM": str(ROOT / "configs/purifier/dp_ddim_digits.yaml"),
+            "undefended": "Identity",
+            "DP_DDIM": str(ROOT / "configs/purifier/dp_ddim.yaml"),
         },
     }
     return [written(place, "comparison.yaml", json.dumps(content)), *place.trainer()]  # JSON is YAML
@@ -203,8 +203,9 @@ def purify(place: Place) -> list[str]:
     """One picture."""
     picture = torch.randint(256, (1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     written(place, "in/x.png", encode(picture))
-    return [f"{place.folder}/in", f"{place.folder}/out", "--config=configs/purifier/pursamere_digits.yaml",
-            "--purifier.sigmas.stride=12", f"--device={place.device.type}"]  # fmt: skip
+    return [f"{place.folder}/in", f"{place.folder}/out", "--purifier=configs/purifier/pursamere_digits.yaml",
+            "--score_model=configs/score_model/digits.yaml", "--purifier.sigmas.stride=12",
+            f"--device={place.device.type}"]  # fmt: skip
 
 
 def experiment(place: Place) -> list[str]:
@@ -238,7 +239,7 @@ RUNS: dict[str, Run] = {
     "report": Run("report", lambda place: [f"{place.earlier}/test", "--figures"]),
     "purified": Run("purified", lambda place: ["inspect", f"{place.earlier}/predict"]),
     "weights": Run("weights", lambda place: ["inspect", "checkpoints/digits/score.safetensors"]),
-    "sigmas": Run("sigmas", lambda place: ["--config=configs/data/digits.yaml", "--images=50"]),
+    "sigmas": Run("sigmas", lambda place: ["--data=configs/data/digits.yaml", "--images=50"]),
     "figure": Run("figure", lambda place: ["reconstruction-error", f"{place.folder}/figure.png"]),
     "experiment": Run("experiment", experiment),
 }
@@ -316,7 +317,7 @@ def table(device: torch.device, folder: Path, toy: bool) -> list[str]:
     size = (f"--data.test_size={count}", f"--data.eval_batch_size={count}", f"--model.pictures={pictures}")
     short = ("--model.purifier.sigmas.stride=8", "--model.attacks.gPGD20.steps=2", "--model.attacks.BPDA20-det.steps=2")
     options = (*size, *(short if toy else ()), f"--model.output={folder}")
-    return ["test", *place.trainer(config("robustness"), SHIPPED, *options)]
+    return ["test", *place.trainer(config("robustness"), *options)]
 
 
 @contextmanager

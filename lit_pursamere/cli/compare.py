@@ -26,8 +26,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from lit_pursamere.cli.lightning import command_line, examined, readable
-from lit_pursamere.compare.entry import refuse_own
-from lit_pursamere.compare.plan import Plan, read_plan
+from lit_pursamere.cli.plan import OWN, PURIFIER, Plan, read_plan, refuse_own
 from lit_pursamere.evaluation.cost import known_cost, measure_cost
 from lit_pursamere.report.comparison import check_comparison, read_comparison, run_of
 from lit_pursamere.report.comparison_formats import comparison_as_markdown, save_comparison
@@ -61,13 +60,13 @@ def run(args: Sequence[str]) -> None:
         "--data.test_size 64 or --trainer.devices 2, is one of `lit-pursamere test` and holds for all of them.",
         allow_abbrev=False,
     )
-    parser.add_argument("file", type=Path, help="YAML file: output, test, score_model, purifiers")
+    parser.add_argument("file", type=Path, help="YAML file: output, test, purifiers")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="evaluate these purifiers only")
     parser.add_argument("--table", action="store_true", help="evaluate nothing, print the table of what is there")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder in place of the file's")
     parsed, options = parser.parse_known_args(args)
     for option in options:
-        refuse_own(option.lstrip("-").partition("=")[0], "the command line")
+        refuse_own(option.lstrip("-").partition("=")[0], "the command line", (PURIFIER, *OWN))
     plan = read_plan(parsed.file, parsed.output)
     names = plan.choose(parsed.only)
     failed = {} if parsed.table else evaluate(plan, names, [option for option in options if option != "--"])
@@ -87,7 +86,7 @@ def evaluate(plan: Plan, names: Sequence[str], options: Sequence[str]) -> dict[s
             cli = build(plan, name, options)
             runs[name] = prospect(plan.output / name, name, cli)
             unmeasured += [] if known_cost(only_defense(cli), plan.output / name) else [name]
-    others = [run for run in read_comparison(plan.output, plan.entries).runs if run.label not in runs]
+    others = [run for run in read_comparison(plan.output, plan.purifiers).runs if run.label not in runs]
     check_comparison([*runs.values(), *others])
     for name in unmeasured:
         with about(name), quiet():
@@ -191,7 +190,7 @@ def say(text: str) -> None:
 @rank_zero_only
 def show(plan: Plan) -> None:
     """Print the table and write it."""
-    comparison = read_comparison(plan.output, plan.entries)
+    comparison = read_comparison(plan.output, plan.purifiers)
     if not comparison.contestants:
         raise ValueError(f"there are no runs in {plan.output} yet; run the comparison without --table first")
     save_comparison(comparison, plan.output)

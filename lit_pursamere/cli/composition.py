@@ -25,7 +25,16 @@ FILE = re.compile(r"[^\s{}\[\]]+\.ya?ml")
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number."""
+    """YAML in which 1e-3 is a number, and in which no mapping has a key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(
+                    f"two entries {name!r} in one mapping (before line {node.end_mark.line + 1}); rename one"
+                )
+        return super().construct_mapping(node, deep)
 
 
 Loader.add_implicit_resolver(

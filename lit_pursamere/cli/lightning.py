@@ -25,7 +25,7 @@ __all__ = ["MISFIT", "command_line", "examined", "know_names", "readable"]
 MISFIT = "Error(s) in loading state_dict"  # begins torch's message where a checkpoint meets another network
 
 # What jsonargparse says around the one line that names the mistake.
-NOISE = ("Does not validate against", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
+NOISE = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
 
 
 def readable(error: Exception) -> str:
@@ -39,10 +39,10 @@ def readable(error: Exception) -> str:
     unread = re.search(r"(?:path format: |class_path ')(\S+\.ya?ml)\b", str(error))
     if unread:
         return f"there is no file {unread[1]}, and no class of that name"
-    kept = [line.removeprefix("- ") for line in lines if line and not line.startswith(NOISE)]
+    kept = [line for line in (line.removeprefix("- ") for line in lines) if line and not line.startswith(NOISE)]
     if len(kept) == len(lines):
         return str(error)
-    given = re.search(r"Given value: ([^{\n].*)", str(error))  # the innermost comes first
+    given = re.search(r"Given value: (?!Namespace\()([^{\n].*)", str(error))  # the innermost comes first
     kept += [f"got {given[1]}"] if given else []
     return re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", " ".join(kept))
 

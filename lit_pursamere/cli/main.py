@@ -196,13 +196,13 @@ def sigmas(args: list[str]) -> None:
     from lit_pursamere.progress import Progress
 
     parser = ArgumentParser("lit-pursamere sigmas", description=sigmas.__doc__, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="a file of configs/data, or any other with a `data` entry")
+    parser.add_argument("--config", action="config", help="any configuration with a `data` entry")
     parser.add_subclass_arguments(ImageDataModule, "data")
     parser.add_argument("--images", type=int, help="compare only so many of the training images (default: all)")
     parser.add_argument("--sigma_min", type=float, default=0.01, help="smallest level (default: 0.01)")
     parsed = parser.parse_args(args[1:])
     if parsed.get("data") is None:
-        raise ValueError("which data? Give `--config configs/data/cifar10.yaml`, or `--data CIFAR10 --data.root ...`")
+        raise ValueError("which data? Give `--data configs/data/cifar10.yaml`, or `--data CIFAR10 --data.root ...`")
     data = parser.instantiate_classes(parsed).data
     data.prepare_data()
     data.setup("fit")

@@ -1,7 +1,7 @@
 """`lit-pursamere purified inspect`: what a purified set holds, what made it, whether it is whole, and how it looks.
 
 lit-pursamere purified inspect runs/digits/purified
-lit-pursamere purified inspect runs/cifar10/purified --config configs/data/cifar10.yaml --parts
+lit-pursamere purified inspect runs/cifar10/purified --data configs/data/cifar10.yaml --parts
 """
 
 from __future__ import annotations

@@ -323,7 +323,8 @@ def equipped(part: Any, score_model: ScoreModel | None) -> Any:
     if isinstance(part, nn.Module):
         return part
     if score_model is None:
-        name = getattr(part, "__name__", type(part).__name__)
+        inside = (part, getattr(part, "func", None), *getattr(part, "args", ()))  # of a functools.partial
+        name = next((kind.__name__ for kind in inside if isinstance(kind, type)), "this part of the defence")
         raise ValueError(f"{name} needs a score model: name one as `score_model`, in it or for all")
     return part(score_model)
 

@@ -5,9 +5,10 @@ says what speaks against a number: a slip in the table, or a label that hides an
 several for one question is the source's default setting.
 
 `setting` holds what else the source states, `name=value` pairs by the names of our constructors: of the purifier, and
-with `attack.` before them of the attack; dotted names lead into nested settings (`sigmas.count`). `seed=fixed` is any
-seed. `training` and `process` name what none of our purifiers has unless its settings say so: fine-tuned weights of
-ADDT, ADBM's bridge, MALADE's supervised autoencoder. An NFE of n in the tables of Liu et al. is steps = 10 n at t_star
+with `attack.` before them of the attack; dotted names lead into nested settings (`sigmas.count`). `noise` is what
+attackers know of it. `training` and `process` name what none of our purifiers has unless its settings say so: fine-
+tuned weights of ADDT, ADBM's bridge, MALADE's supervised autoencoder. An NFE of n in the tables of Liu et al. is steps
+= 10 n at t_star
 100; where they label a row by steps that its clean accuracy contradicts, the clean accuracy decides.
 
 Sources: Hoang et al. 2026 (PurSAMERE; its Table 3 quotes ADBM's paper for the rivals), Liu et al. 2025 (ADDT; tables as
@@ -146,7 +147,7 @@ def differences(cell: Published, run: Run, system: str, attack: str) -> dict[str
 def agree(theirs: str, ours: object) -> bool:
     """Whether a value of `setting` is the value of a setting of ours; `none` is also what we do not state."""
     if isinstance(ours, int | float) and not isinstance(ours, bool):
-        return theirs == "fixed" or (is_number(theirs) and math.isclose(float(theirs), ours, rel_tol=1e-6))
+        return is_number(theirs) and math.isclose(float(theirs), ours, rel_tol=1e-6)
     return theirs.casefold() == written(ours).casefold() or (theirs == "none" and ours == UNSTATED)
 
 

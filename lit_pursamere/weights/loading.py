@@ -174,19 +174,20 @@ def load_weights(module: nn.Module, path: str | Path, weights: str = "ema") -> N
     module.load_state_dict({**wanted, **fitting})
 
 
-def trained(network: nn.Module, checkpoint: str, weights: Literal["ema", "raw"] = "ema") -> nn.Module:
+def trained(network: nn.Module, checkpoint: str | None, weights: Literal["ema", "raw"] = "ema") -> nn.Module:
     """A network with its weights: what a configuration names where a module is wanted.
 
     Args:
         network: The network; filled in place.
-        checkpoint: Its weight file, see `load_weights`.
+        checkpoint: Its weight file, see `load_weights`. None: its weights as they are.
         weights: `ema` or `raw`.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it does not fit.
     """
-    load_weights(network, checkpoint, weights)
+    if checkpoint is not None:
+        load_weights(network, checkpoint, weights)
     return network
 
 

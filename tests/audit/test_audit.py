@@ -239,7 +239,7 @@ def test_from_the_command_line(repository_root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(repository_root)
     args = [
         "audit", "--config=configs/digits/robustness.yaml", "--trainer.logger=false",
-        "--model.checkpoint=checkpoints/digits/classifier.safetensors", "--model.purifier.sigmas.stride=8",
+        "--model.purifier.sigmas.stride=8",
         "--model.attacks.BPDA20-det.steps=3", "--audit.images=6", "--audit.checks=[gradients,single_step]",
         f"--audit.output={tmp_path}/audit",
     ]  # fmt: skip

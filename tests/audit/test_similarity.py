@@ -101,7 +101,7 @@ def test_from_the_command_line(repository_root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(repository_root)
     args = [
         "eot-similarity", "--config=configs/digits/views.yaml", "--trainer.logger=false",
-        "--model.purifier=configs/purifier/dp_ddim_digits.yaml", "--model.purifier.steps=20",
+        "--model.purifier=configs/purifier/dp_ddim.yaml", "--model.purifier.steps=20",
         "--model.attacks.exact20.steps=1", "--similarity.images=2", "--similarity.draws=2",
         f"--similarity.output={tmp_path}/out",
     ]  # fmt: skip
@@ -109,7 +109,7 @@ def test_from_the_command_line(repository_root, tmp_path, monkeypatch, capsys):
     assert "| 2 | " in capsys.readouterr().out
     summary = json.loads((tmp_path / "out/similarity.json").read_text())
     assert [row["index"] for row in summary["rows"]] == [0, 1] and summary["compared"]["data"] == "digits, test images"
-    assert main([*args, "--model.purifier.seed=0"]) == 1
+    assert main([*args, "--model.noise=fixed"]) == 1
     assert "draws no fresh noise" in capsys.readouterr().err
     assert main(["eot-similarity", "--config=configs/digits/score.yaml"]) == 1
     assert "eot-similarity needs the configuration of a `test`" in capsys.readouterr().err

@@ -41,11 +41,11 @@ def test_usage_and_version(capsys):
 
 
 def test_fractions_parse_and_are_saved_as_written(capsys):
-    config = printed_config(capsys, *ROBUST, "--model.attacks.gPGD20.threat.eps", "8/255")
-    threat = config["model"]["init_args"]["attacks"]["gPGD20"]["init_args"]["threat"]
+    config = printed_config(capsys, *ROBUST, "--model.threat.eps", "8/255")
+    threat = config["model"]["init_args"]["threat"]
     assert threat == {"norm": "linf", "eps": "8/255"}
     config = printed_config(capsys, *ROBUST)
-    assert config["model"]["init_args"]["attacks"]["gPGD20"]["init_args"]["threat"]["eps"] == 0.15
+    assert config["model"]["init_args"]["threat"]["eps"] == 0.15
 
 
 def test_a_value_of_the_wrong_kind_is_named(capsys):
@@ -58,7 +58,7 @@ def test_a_test_prints_its_own_table_and_no_other(capsys, tmp_path):
     assert printed_config(capsys, *ROBUST, "--verbose", "true")["verbose"] is True
     assert printed_config(capsys, "validate", "--config", "configs/digits/score.yaml")["verbose"] is True
     options = {
-        "model.purifier": "Identity", "model.checkpoint": "null", "model.attacks": "{}", "model.pictures": "0",
+        "model.purifier": "Identity", "model.attacks": "{}", "model.pictures": "0",
         "model.output": str(tmp_path / "out"), "data.test_size": "2", "trainer.logger": "false",
         "trainer.default_root_dir": str(tmp_path),
     }  # fmt: skip
@@ -69,12 +69,12 @@ def test_a_test_prints_its_own_table_and_no_other(capsys, tmp_path):
 
 def test_configs_compose(capsys):
     config = printed_config(
-        capsys, *ROBUST, "--config", "configs/data/cifar10.yaml", "--model.purifier", "configs/purifier/pursamere.yaml",
-        "--model.purifier.rho_pur", "2.5", "--model.purifier.seed", "fresh",
+        capsys, *ROBUST, "--data", "configs/data/cifar10.yaml", "--model.purifier", "configs/purifier/pursamere.yaml",
+        "--model.purifier.rho_pur", "2.5", "--model.purifier.seed", "3",
     )  # fmt: skip
     purifier = config["model"]["init_args"]["purifier"]["init_args"]
     assert config["data"]["class_path"] == "lit_pursamere.data.CIFAR10"
-    assert (purifier["rho_pur"], purifier["rho_sam"], purifier["draws"], purifier["seed"]) == (2.5, 1.5, 4, "fresh")
+    assert (purifier["rho_pur"], purifier["rho_sam"], purifier["draws"], purifier["seed"]) == (2.5, 1.5, 4, 3)
     assert purifier["sigmas"]["count"] == 232
     assert config["trainer"]["inference_mode"] is False
     assert config["trainer"]["use_distributed_sampler"] is False
@@ -93,19 +93,19 @@ def test_short_class_names(capsys):
         (["--model.purifier.rho_purr", "1"], "Option 'rho_purr' is not accepted"),
         (["--model.purifier.rho_pur", "wide"], "Got value: wide"),
         (["--model.purifier.rho_pur", "-1"], "rho_pur=-1.0"),
-        (["--model.attacks.gPGD20.threat.eps", "8/0"], "'8/0' is neither a number nor a fraction"),
-        (["--model.attacks.gPGD20.threat.norm", "l3"], "l3"),
-        (["--model.checkpoint", "nope.safetensors"], "no weight file at nope.safetensors"),
-        (["--model.checkpoint", "README.md"], "README.md is not a readable weight file"),
-        (["--model.classifier.width", "3", "--model.checkpoint", "checkpoints/digits/classifier.safetensors"],
-         "shapes differ"),
+        (["--model.threat.eps", "8/0"], "'8/0' is neither a number nor a fraction"),
+        (["--model.threat.norm", "l3"], "l3"),
+        (["--model.classifier.checkpoint", "nope.safetensors"], "no weight file at nope.safetensors"),
+        (["--model.classifier.checkpoint", "README.md"], "README.md is not a readable weight file"),
+        (["--model.classifier.network.width", "3"], "shapes differ"),
+        (["--model.score_model", "null"], "PurSAMERE needs a score model: name one as `score_model`"),
+        (["--model.threat", "null"], "the attack gPGD20 names no threat model"),
         (["--data.test_size", "400"], "test_size=400 exceeds the 397 test images"),
     ],
 )  # fmt: skip
 def test_mistakes_get_one_readable_line(capsys, tmp_path, args, expected):
     defaults = [
         "--model.output", str(tmp_path), "--trainer.logger", "false", "--trainer.default_root_dir", str(tmp_path),
-        "--model.checkpoint", "checkpoints/digits/classifier.safetensors",
     ]  # fmt: skip
     assert expected in error_of(capsys, *ROBUST, *defaults, *args)
 
@@ -161,7 +161,7 @@ def test_a_damaged_or_missing_checkpoint_is_one_line(interrupted_run, tmp_path, 
 def test_sigmas_prints_yaml_that_a_configuration_takes(repository_root, capsys):
     import yaml
 
-    assert main(["sigmas", "--config", str(repository_root / "configs/data/digits.yaml"), "--sigma_min", "0.02"]) == 0
+    assert main(["sigmas", "--data", str(repository_root / "configs/data/digits.yaml"), "--sigma_min", "0.02"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)["sigmas"]
     assert printed["sigma_min"] == 0.02 and 4.5 < printed["sigma_max"] < 5 and printed["count"] > 10
 

@@ -42,7 +42,7 @@ OTHER = {"class_path": CLASS, "init_args": {"depth": 28, "width": 10}}
 def test_a_classifier_on_a_classifier_leaves_nothing_of_it(how, tmp_path):
     """RobustBench's network takes pixels as they are: neither normalisation nor dropout may be inherited."""
     before = settings()["classifier"]
-    assert before["class_path"] == CLASS and before["init_args"].keys() > {"depth", "width"}
+    assert before["init_args"]["network"]["init_args"].keys() > OTHER["init_args"].keys()
     (tmp_path / "net.yaml").write_text(yaml.safe_dump(OTHER))
     (tmp_path / "test.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"classifier": OTHER}}}))
     args = {
@@ -55,14 +55,15 @@ def test_a_classifier_on_a_classifier_leaves_nothing_of_it(how, tmp_path):
 
 
 def test_a_dotted_option_changes_one_setting():
-    before, now = (
-        settings(),
-        settings("--model.purifier.score_model.ngf", "8", "--model.attacks.gPGD20.threat.eps=1/255"),
-    )
-    assert now["purifier"]["init_args"]["score_model"]["init_args"].pop("ngf") == "8"
-    assert now["attacks"]["gPGD20"]["init_args"]["threat"].pop("eps") == "1/255"
-    before["purifier"]["init_args"]["score_model"]["init_args"].pop("ngf", None)
-    before["attacks"]["gPGD20"]["init_args"]["threat"].pop("eps")
+    before = settings()
+    now = settings("--model.score_model.ngf", "8", "--model.threat.eps=1/255", "--model.classifier.network.depth=10")
+    for setting, value in (
+        (lambda task: task["score_model"]["init_args"], {"ngf": "8"}),
+        (lambda task: task["threat"], {"eps": "1/255"}),
+        (lambda task: task["classifier"]["init_args"]["network"]["init_args"], {"depth": "10"}),
+    ):
+        assert setting(now).items() >= value.items()
+        setting(before).update(value)
     assert now == before
 
 
@@ -87,8 +88,9 @@ def test_attacks_of_an_overlay_replace_or_add(key, names, tmp_path):
 
 
 def test_nothing_is_nothing_wherever_it_stands():
-    found = settings("--model.classifier.mean", "null", '--model.classifier.init_args={"std": null}')["classifier"]
-    assert found["init_args"]["mean"] is None and found["init_args"]["std"] is None
+    network = "--model.classifier.network"
+    found = settings(f"{network}.mean", "null", f'{network}.init_args={{"std": null}}')["classifier"]["init_args"]
+    assert found["network"]["init_args"]["mean"] is None and found["network"]["init_args"]["std"] is None
 
 
 def test_a_new_attack_may_be_a_file(capsys):

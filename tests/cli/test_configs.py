@@ -11,24 +11,27 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
+from torch import nn
 
 from lit_pursamere import diffusion
 from lit_pursamere.attacks import Attack
 from lit_pursamere.attacks.survivors import SurvivorAttack
+from lit_pursamere.cli.composition import compose, read_yaml
 from lit_pursamere.cli.main import main
-from lit_pursamere.compare import read_plan
+from lit_pursamere.cli.plan import read_plan
 from lit_pursamere.data import PurifiedSet
 from lit_pursamere.diffusion import NCSNv2Score
 from lit_pursamere.networks import WideResNet
 from lit_pursamere.purifiers import Purifier
+from lit_pursamere.purifiers.base import Recipe, complete
 from lit_pursamere.report import SEMANTICS
-from lit_pursamere.threat import Pixels
+from lit_pursamere.threat import Pixels, ThreatModel
 from lit_pursamere.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml"))
-FOLDERS = ("purifier", "attack", "data", "score_model", "protocol", "compare")
-PURIFIERS, ATTACKS, DATA, SCORE_MODELS, PROTOCOLS, COMPARISONS = (
+FOLDERS = ("purifier", "attack", "data", "score_model", "protocol", "compare", "classifier", "network")
+PURIFIERS, ATTACKS, DATA, SCORE_MODELS, PROTOCOLS, COMPARISONS, CLASSIFIERS, NETWORKS = (
     [p for p in ALL if p.parts[1] == folder] for folder in FOLDERS
 )
 CHAINS = [path for path in ALL if "stages" in yaml.safe_load((ROOT / path).read_text())]  # in test_experiment.py
@@ -41,7 +44,7 @@ SMALL_SCORE = {
     "EDMScore": {"model_channels": 4, "num_blocks": 1},
     "AutoencoderScore": {},  # small as it is
 }
-SMALL_NET = ["--model.classifier.depth=10", "--model.classifier.width=1"]
+SMALL_NET = {"depth": 10, "width": 1}
 
 
 SHAPES = {  # channels and size, by folder
@@ -105,13 +108,15 @@ def tiny_run(config: Path, folder: Path, arrays: Path, overlay: Path | None = No
         args += [f"--model.score_model.{key}={value}" for key, value in SMALL_SCORE[kind].items()]
         return [*args, "--model.compile=false", f"--model.export={folder}/score.safetensors"]
     if task == "LitClassifier":
-        return [*args, *SMALL_NET, "--data.purified=null", f"--model.export={folder}/net.safetensors"]
+        small = [f"--model.classifier.{key}={value}" for key, value in SMALL_NET.items()]
+        return [*args, *small, "--data.purified=null", f"--model.export={folder}/net.safetensors"]
     save_weights(NCSNv2Score(2, *SHAPES[name]), folder / "score.safetensors")
-    args += ["--model.purifier.score_model.ngf=2"]
-    args += [f"--model.purifier.score_model.checkpoint={folder}/score.safetensors"]
+    args += ["--model.score_model.ngf=2"]
+    args += [f"--model.score_model.checkpoint={folder}/score.safetensors"]
     args += ["--model.purifier.sigmas.stride=60", "--model.purifier.draws=1", f"--model.output={folder}/out"]
     if task == "LitRobustness":
-        args += [*SMALL_NET, "--model.checkpoint=null", "--model.pictures=0"]
+        args += [f"--model.classifier.network.{key}={value}" for key, value in SMALL_NET.items()]
+        args += ["--model.classifier.checkpoint=null", "--model.pictures=0"]
     return args
 
 
@@ -162,8 +167,8 @@ def test_protocols_replace_attacks_images_and_verdicts_of_an_experiment(config, 
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert list(manifest["attacks"]) == list(settings["attacks"])
     assert manifest["success"] == settings["success"]
-    tables = {"class": "NoiseTables", "tables": 128, "seed": 0}
-    assert manifest["defenses"]["PurSAMERE"]["purifier"]["seed"] == (tables if config.stem == "liu-semi-128" else 0)
+    known = 128 if config.stem == "liu-semi-128" else "fixed"
+    assert manifest["defenses"]["PurSAMERE"]["purifier"]["noise"] == known
 
 
 def test_a_protocol_keeps_what_it_does_not_name(capsys):
@@ -179,7 +184,10 @@ def test_a_protocol_keeps_what_it_does_not_name(capsys):
     assert (model["evaluations"], model["success"], model["output"]) == (1, "last", "runs/protocol/leekim")
     assert data["class_path"] == "lit_pursamere.data.CIFAR10" and data["init_args"]["root"] == "data"
     assert [data["init_args"][f"test_{key}"] for key in ("size", "seed", "generator")] == [512, 0, "RandomState"]
-    assert model["purifier"]["init_args"]["rho_pur"] == 3.0 and model["classifier"]["init_args"]["depth"] == 28
+    assert (
+        model["purifier"]["init_args"]["rho_pur"] == 3.0
+        and model["classifier"]["init_args"]["network"]["init_args"]["depth"] == 28
+    )
 
 
 def test_every_protocol_is_in_the_table():
@@ -194,7 +202,16 @@ def test_every_protocol_is_in_the_table():
         (["--config", "configs/protocol/nonsense.yaml"], "configs/protocol/nonsense.yaml"),
         (["--model.attacks.PGD", "configs/attack/nonsense.yaml"], "nonsense"),
         (
-            ["--model.success", "sometimes", "--model.purifier", "Identity", "--model.checkpoint", "null"],
+            [
+                "--model.success",
+                "sometimes",
+                "--model.purifier",
+                "Identity",
+                "--model.classifier.checkpoint",
+                "null",
+                "--model.score_model",
+                "null",
+            ],
             "success.*sometimes",
         ),
         (["--data.test_generator", "dice"], "test_generator.*dice"),
@@ -209,7 +226,12 @@ def test_an_unknown_protocol_or_setting_is_one_line(args, expected, monkeypatch,
 
 
 class WithPurifier:
-    def __init__(self, part: Purifier) -> None:
+    def __init__(self, part: Purifier | Recipe) -> None:
+        self.part = part
+
+
+class WithNetwork:
+    def __init__(self, part: nn.Module) -> None:
         self.part = part
 
 
@@ -228,43 +250,54 @@ def instantiate(holder: type, config: Path, changes: Callable[[Namespace], None]
     return parser.instantiate(parsed).holder.part
 
 
-def purify_one(config: Path) -> None:
-    """With tiny networks and few steps, a purifier purifies one random image of the size it is made for."""
-    shape = (3, 32)
+def purify_one(config: Path | str, channels: int, size: int) -> None:
+    """With tiny networks and few steps, a purifier purifies one random image."""
 
     def shrink(settings: Namespace) -> None:
-        nonlocal shape
         if score := settings.get("score_model"):
-            autoencoder = score.class_path.endswith("AutoencoderScore")  # takes any size
-            net = score.init_args.network.init_args if autoencoder else score.init_args
-            shape = (net.channels, 8 if autoencoder else net.image_size)
-            small = SMALL_SCORE[score.class_path.rsplit(".", 1)[1]]
-            score.init_args.update(Namespace(**small, checkpoint=None))
-        if net := settings.get("classifier"):
-            net.init_args.update(Namespace(depth=10, width=1))
-            settings["checkpoint"] = None
+            score.init_args.update(Namespace(checkpoint=None))
         if "stride" in settings.get("sigmas", ()):
             settings["sigmas.stride"] = 60
         few = {"dt": 0.02, "rounds": 1, "steps": min(settings.get("steps", 0), 50)}
         settings.update(Namespace(**{key: value for key, value in few.items() if key in settings}))
 
-    purifier = instantiate(WithPurifier, config, shrink)
-    x = torch.rand(1, shape[0], shape[1], shape[1])
-    assert purifier(x).shape == x.shape
+    purifier = complete(instantiate(WithPurifier, config, shrink), NCSNv2Score(2, channels, size))
+    x = torch.rand(1, channels, size, size)
+    assert purifier.in_front_of(WideResNet(10, 1, channels=channels).eval())(x).shape == x.shape
 
 
 @pytest.mark.parametrize("config", PURIFIERS, ids=str)
 def test_purifiers_are_complete(config):
-    purify_one(ROOT / config)
+    purify_one(ROOT / config, *((1, 8) if config.stem.endswith("_digits") else (3, 32)))
+
+
+@pytest.mark.parametrize("config", CLASSIFIERS, ids=str)
+def test_classifiers_are_complete(config, monkeypatch):
+    """A classifier is a network and its weights; its own, where they are shipped."""
+    monkeypatch.chdir(ROOT)
+
+    def shrink(settings: Namespace) -> None:
+        if not Path(settings.checkpoint).is_file():
+            settings.update(Namespace(checkpoint=None))
+            settings.network.init_args.update(Namespace(**SMALL_NET))
+
+    network = instantiate(WithNetwork, ROOT / config, shrink).eval()
+    channels = 1 if config.stem in ("digits", "fashion_mnist") else 3
+    assert network(torch.rand(1, channels, 16, 16)).shape == (1, 10)
 
 
 @pytest.mark.parametrize(
-    ("config", "name"), [(config, name) for config in COMPARISONS for name in read_plan(ROOT / config).entries], ids=str
+    ("config", "name"),
+    [(config, name) for config in COMPARISONS for name in read_plan(ROOT / config).purifiers],
+    ids=str,
 )
 def test_purifiers_of_comparisons_are_complete(config, name, tmp_path):
-    entry = read_plan(ROOT / config).entries[name]
-    (tmp_path / "purifier.yaml").write_text(json.dumps(entry.purifier))
-    purify_one(tmp_path / "purifier.yaml")
+    (composed,) = compose(read_plan(ROOT / config).arguments(name))
+    purifier = json.loads(composed.removeprefix("--config="))["model"]["init_args"]["purifier"]
+    if isinstance(purifier, dict):
+        (tmp_path / "purifier.yaml").write_text(json.dumps(purifier))
+        purifier = tmp_path / "purifier.yaml"
+    purify_one(purifier, 1, 8)
 
 
 @pytest.mark.slow
@@ -273,7 +306,7 @@ def test_comparisons_run_one_tiny_step(config, tmp_path, monkeypatch, capsys):
     """The first two purifiers of each, with tiny attacks on two images."""
     monkeypatch.chdir(ROOT)
     plan = read_plan(config)
-    names, attacks = [*plan.entries][:2], plan.test["model"]["init_args"]["attacks"]
+    names, attacks = [*plan.purifiers][:2], plan.test["model"]["init_args"]["attacks"]
     options = ["--data.test_size=2", "--data.eval_batch_size=2", "--trainer.enable_progress_bar=false"]
     options += [f"--model.attacks.{name}={json.dumps(shrunk(attack))}" for name, attack in attacks.items()]
     args = ["compare", str(config), "--output", str(tmp_path / "out"), "--only", *names, *options]
@@ -289,9 +322,9 @@ LIBRARY = [path.stem for path in ATTACKS if path.stem.startswith("autoattack")] 
 @pytest.mark.parametrize("config", slow_unless(ATTACKS, *({p.stem for p in ATTACKS} - {*LIBRARY})), ids=str)
 def test_attacks_are_complete(config, tmp_path):
     """Shortened, each attacks one random image within its budget."""
-    (tmp_path / "attack.yaml").write_text(yaml.safe_dump(shrunk(yaml.safe_load((ROOT / config).read_text()))))
-    attack = instantiate(WithAttack, tmp_path / "attack.yaml")
-    channels = 1 if config.stem == "detector_pgd_digits" else 3  # its autoencoder wants the digits' one channel
+    (tmp_path / "attack.yaml").write_text(yaml.safe_dump(shrunk(read_yaml(ROOT / config))))
+    attack = instantiate(WithAttack, tmp_path / "attack.yaml").within(ThreatModel("linf", 8 / 255))
+    channels = 1 if config.stem == "detector_pgd" else 3  # its autoencoder wants the digits' one channel
     x, network = torch.rand(1, channels, 8, 8), WideResNet(10, 1, channels=channels).eval()
     outcome = attack(network, x, network(x).argmax(1))
     distance = attack.threat.distance(outcome.last, x)
@@ -304,14 +337,14 @@ def test_every_score_model_fits_into_pursamere_from_the_command_line(config, tmp
     """The file replaces the purifier's score model; narrowed, with weights of its own, one tiny test runs."""
     monkeypatch.chdir(tmp_path)
     args = tiny_run(Path("configs/cifar10/tables_1_2.yaml"), tmp_path, arrays)
-    args = [arg for arg in args if not arg.startswith("--model.purifier.score_model")]
+    args = [arg for arg in args if not arg.startswith("--model.score_model")]
     kind = yaml.safe_load((ROOT / config).read_text())["class_path"].rsplit(".", 1)[1]
     save_weights(getattr(diffusion, kind)(**SMALL_SCORE[kind]).network, tmp_path / "small.safetensors")
     args += [
-        f"--model.purifier.score_model={ROOT / config}",
-        "--model.purifier.score_model.checkpoint=small.safetensors",
+        f"--model.score_model={ROOT / config}",
+        "--model.score_model.checkpoint=small.safetensors",
     ]
-    args += [f"--model.purifier.score_model.{key}={value}" for key, value in SMALL_SCORE[kind].items()]
+    args += [f"--model.score_model.{key}={value}" for key, value in SMALL_SCORE[kind].items()]
     assert main([*args, "--model.attacks={}"]) == 0, capsys.readouterr().err
     manifest = (tmp_path / "out/manifest.json").read_text()
     assert "PurSAMERE" in manifest and (tmp_path / "out/report.md").read_text().count("| clean ") == 2
@@ -320,7 +353,7 @@ def test_every_score_model_fits_into_pursamere_from_the_command_line(config, tmp
 @pytest.mark.parametrize("config", [p for p in SCORE_MODELS if p.stem.startswith("digits_")], ids=str)
 def test_a_score_model_of_a_single_level_is_refused_where_several_are_needed(config, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    args = ["--model.purifier.score_model", str(config), "--model.checkpoint=null", "--trainer.fast_dev_run=1"]
+    args = ["--model.score_model", str(config), "--model.classifier.checkpoint=null", "--trainer.fast_dev_run=1"]
     args += [f"--model.output={tmp_path}"]
     assert main(["test", "--config", "configs/digits/robustness.yaml", *args]) == 1
     assert "this autoencoder knows the noise of sigma" in capsys.readouterr().err
@@ -330,9 +363,9 @@ def test_a_score_model_of_a_single_level_is_refused_where_several_are_needed(con
 def test_data_configs_parse(config, capsys):
     with pytest.raises(SystemExit) as exit_:
         experiment = str(ROOT / "configs/digits/robustness.yaml")
-        main(["test", "--config", experiment, "--config", str(ROOT / config), "--print_config"])
+        main(["test", "--config", experiment, "--data", str(ROOT / config), "--print_config"])
     assert exit_.value.code == 0
-    written = yaml.safe_load((ROOT / config).read_text())["data"]
+    written = yaml.safe_load((ROOT / config).read_text())
     printed = yaml.safe_load(capsys.readouterr().out)["data"]
     assert printed["class_path"] == written["class_path"]
     assert written.get("init_args", {}).items() <= printed["init_args"].items()

@@ -18,15 +18,19 @@ seed_everything: 0
 model:
   class_path: LitRobustness
   init_args:
+    score_model: {class_path: NCSNv2Score, init_args: {ngf: 2, channels: 1, image_size: 8}}
     purifier:
       class_path: PurSAMERE
       init_args:
-        score_model: {class_path: NCSNv2Score, init_args: {ngf: 2, channels: 1, image_size: 8}}
         rho_pur: 0.5
         rho_sam: 0.1
         draws: 1
         sigmas: [0.5, 0.1]
-    classifier: {class_path: lit_pursamere.networks.WideResNet, init_args: {depth: 10, width: 1, channels: 1}}
+    classifier:
+      class_path: lit_pursamere.weights.trained
+      init_args:
+        network: {class_path: lit_pursamere.networks.WideResNet, init_args: {depth: 10, width: 1, channels: 1}}
+        checkpoint: null
     attacks: {BPDA: {class_path: PGD, init_args: {threat: {norm: linf, eps: 8/255}, steps: 2}}}
     pictures: 0
 data: {class_path: Digits, init_args: {eval_batch_size: 4, test_size: 10}}
@@ -44,8 +48,8 @@ def template(tmp_path_factory):
         save_weights(NCSNv2Score(2, 1, 8), folder / "score.safetensors")
     (folder / "test.yaml").write_text(CONFIG)
     args = [
-        "test", f"--config={folder}/test.yaml", f"--model.checkpoint={folder}/net.safetensors",
-        f"--model.purifier.score_model.checkpoint={folder}/score.safetensors",
+        "test", f"--config={folder}/test.yaml", f"--model.classifier.checkpoint={folder}/net.safetensors",
+        f"--model.score_model.checkpoint={folder}/score.safetensors",
         f"--model.output={folder}/run", "--model.save_images=true", f"--trainer.default_root_dir={folder}",
     ]  # fmt: skip
     assert main(args) == 0
@@ -78,7 +82,7 @@ def test_the_same_judge_agrees_with_itself(run, capsys):
 def test_a_stochastic_defence_meets_the_same_noise_again(template, capsys):
     folder = template / "fresh"
     args = [
-        "test", f"--config={template}/run/config.yaml", "--model.purifier.seed=fresh", "--model.evaluations=2",
+        "test", f"--config={template}/run/config.yaml", "--model.noise=fresh", "--model.evaluations=2",
         "--model.ensemble.copies=2", f"--model.output={folder}",
     ]  # fmt: skip
     assert main(args) == 0

@@ -18,9 +18,9 @@ def repository(repository_root, monkeypatch):
 def small(folder, *more):
     return [
         "test", "--config=configs/digits/robustness.yaml", "--data.test_size=5", "--data.eval_batch_size=2",
-        "--model.checkpoint=checkpoints/digits/classifier.safetensors", "--model.purifier.sigmas.stride=12",
+        "--model.purifier.sigmas.stride=12",
         "--model.attacks.gPGD20.steps=2", "--model.attacks.BPDA20-det.steps=2", "--model.pictures=0",
-        "--model.attacks.BPDA20-det.threat.eps=8/255", f"--model.output={folder}/run", "--trainer.logger=false",
+        "--model.threat.eps=8/255", f"--model.output={folder}/run", "--trainer.logger=false",
         "--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={folder}", *more,
     ]  # fmt: skip
 
@@ -31,7 +31,7 @@ def test_the_configuration_in_the_folder_repeats_the_run(tmp_path):
     rows, again = ([row | {"seconds": 0} for row in read_rows(tmp_path / name)] for name in ("run", "again"))
     assert len(rows) == 30 and rows == again
     saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
-    assert saved["model"]["init_args"]["attacks"]["BPDA20-det"]["init_args"]["threat"]["eps"] == "8/255"
+    assert saved["model"]["init_args"]["threat"]["eps"] == "8/255"
 
 
 @pytest.mark.parametrize("logs_in_the_folder", [pytest.param(False, marks=pytest.mark.slow), True])

@@ -148,10 +148,10 @@ def test_the_end_of_a_training():
 RUNS = {
     "score": (["--model.score_model.ngf=2", "--trainer.max_epochs=30"], ["training", "validation"]),
     "classifier": (["--model.classifier.width=1", "--model.ema_decay=0.9",
-                    "--model.attack={root}/configs/attack/gpgd20_digits.yaml"], ["training", "validation"]),
+                    "--model.attack={root}/configs/attack/pgd20_gray.yaml",
+                    "--model.attack.threat={{norm: linf, eps: 0.15}}"], ["training", "validation"]),
     "purify": (["--model.purifier.sigmas.stride=12"], ["purification"]),
-    "robustness": (["--model.purifier.sigmas.stride=12", "--data.eval_batch_size=5", "--data.test_size=10",
-                    "--model.checkpoint={root}/checkpoints/digits/classifier.safetensors"],
+    "robustness": (["--model.purifier.sigmas.stride=12", "--data.eval_batch_size=5", "--data.test_size=10"],
                    [f"{system}, {attack}" for system in ("PurSAMERE", "undefended")
                     for attack in ("clean", "gPGD20", "BPDA20-det")]),
 }  # fmt: skip
@@ -194,7 +194,7 @@ def test_weights_that_are_not_there_yet_are_named(repository_root, tmp_path, mon
     )
     assert (
         "Not there yet, random weights stood in: checkpoints/digits/score.safetensors, "
-        "runs/digits/classifier/classifier.safetensors"
+        "checkpoints/digits/classifier.safetensors"
     ) in capsys.readouterr().out
 
 

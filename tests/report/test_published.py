@@ -32,7 +32,7 @@ def settings(kind: str, **changes) -> dict:
     asked = inspect.signature(getattr(purifiers, kind).__init__).parameters.values()
     defaults = {p.name: p.default for p in asked if p.default is not p.empty}
     nested = {"score_model": {"class": "SomeScore"}} | ({"sigmas": LEVELS} if "sigmas" in defaults else {})
-    return {"class": kind, **defaults, **nested, **changes}
+    return {"class": kind, **defaults, **nested, "noise": getattr(purifiers, kind).knowledge, **changes}
 
 
 @pytest.mark.parametrize("kind", ["PurSAMERE", "DP_DDPM", "DiffPure", "GDMP"])
@@ -70,8 +70,8 @@ def beside(evaluation: Run) -> list[tuple[float | None, float]]:
         ("DP_DDPM", {"steps": 50}, "PGD20-EoT10", LIU, (49.51, 21.78)),
         ("DP_DDPM", {"steps": 250}, "PGD20-EoT10", LIU, None),
         ("DP_DDPM", {"t_star": 50}, "PGD20-EoT10", LIU, None),
-        ("DP_DDPM", {"seed": 0}, "PGD20-EoT10", LIU, None),
-        ("DP_DDPM", {"seed": {"class": "PartlySeededNoise", "seed": 0}}, "PGD20-EoT10", LIU, None),
+        ("DP_DDPM", {"noise": "fixed"}, "PGD20-EoT10", LIU, None),
+        ("DP_DDPM", {"noise": "forward"}, "PGD20-EoT10", LIU, None),
         ("DP_DDPM", {"training": "addt"}, "PGD20-EoT10", LIU, (85.64, 51.46)),
         ("DP_DDIM", {"steps": 1000}, "PGD20-EoT10", LIU, (88.38, 42.19)),
         ("DP_DDIM", {"steps": 500}, "PGD20-EoT10", LIU, (88.96, 42.48)),
@@ -105,7 +105,7 @@ def beside(evaluation: Run) -> list[tuple[float | None, float]]:
         ("PurSAMERE", {"rho_pur": 2}, "BPDA20-det", BPDA, (91.18, 48.17)),
         ("PurSAMERE", {"rho_pur": 1.5}, "BPDA20-det", BPDA, None),
         ("PurSAMERE", {"seed": 7}, "BPDA20-det", BPDA, (85.68, 69.08)),
-        ("PurSAMERE", {"seed": "fresh"}, "BPDA20-det", BPDA, None),
+        ("PurSAMERE", {"noise": "fresh"}, "BPDA20-det", BPDA, None),
         ("PurSAMERE", {"sigmas": LEVELS | {"count": 22}}, "BPDA20-det", BPDA, None),
         ("PurSAMERE", {"sigmas": LEVELS | {"stride": 25}}, "BPDA20-det", BPDA, None),
         ("PurSAMERE", {}, "BPDA20-det", replace(BPDA, steps=4), None),
@@ -146,8 +146,8 @@ def test_differences_are_told():
         "cifar10 there, digits here", "linf 8/255 there, linf 0.15 here", "attack.eot=10 there, 4 here",
     ]  # fmt: skip
     bridge = next(cell for cell in published("ADBM", "PGD200-EoT20") if cell.norm == "linf")
-    found = differences(bridge, run("ADBM", {"a": ADBM}, seed={"class": "NoiseTables"}), "ADBM", "a")
-    assert found == {"seed": "seed=fresh there, NoiseTables here", "training": "training=bridge there, not stated here"}
+    found = differences(bridge, run("ADBM", {"a": ADBM}, noise=128), "ADBM", "a")
+    assert found == {"noise": "noise=fresh there, 128 here", "training": "training=bridge there, not stated here"}
 
 
 def test_a_run_without_settings_agrees_with_nothing_that_is_stated():

@@ -9,7 +9,7 @@ import json
 import pytest
 
 import lit_pursamere.purifiers as purifiers
-from lit_pursamere.diffusion import GaussianMixtureScore, NCSNv2Score, PartlySeededNoise
+from lit_pursamere.diffusion import GaussianMixtureScore, NCSNv2Score
 from lit_pursamere.purifiers import COUP, Purifier, PurSAMERE
 from lit_pursamere.store.manifest import check_manifest, digest_of, read_manifest, settings_of, write_manifest
 
@@ -23,8 +23,7 @@ def build(kind: type[Purifier]) -> Purifier:
     score = NCSNv2Score(4, 1, 8)
     asked = inspect.signature(kind.__init__).parameters.values()
     needs = [p.name for p in list(asked)[1:] if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    given = {"score_model": score, "classifier": NCSNv2Score(4, 1, 8)}
-    return kind(*(given.get(name, score) for name in needs))
+    return kind(*(score for _ in needs))
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
@@ -43,9 +42,9 @@ def test_every_setting_counts():
     levels = [1 - 0.01 * k for k in range(20)]
     plain = of(sigmas=levels)
     assert plain["sigmas"].startswith("20 values, 1.0 to 0.81, sha256 ")
-    others = [{"lr_max": 0.2}, {"lr_schedule": "as_printed"}, {"seed": 1}, {"seed": PartlySeededNoise(0)}, {"draws": 3}]
+    others = [{"lr_max": 0.2}, {"lr_schedule": "as_printed"}, {"seed": 1}, {"draws": 3}]
     inner = [*levels[:7], 0.9301, *levels[8:]]
-    found = [of(sigmas=levels, **options) for options in others] + [of(sigmas=inner)]
+    found = [of(sigmas=levels, **options) for options in others] + [of(sigmas=inner), plain | {"noise": "fresh"}]
     assert len({digest_of(settings) for settings in [plain, *found]}) == 7
     score = settings_of(PurSAMERE(NCSNv2Score(4, 1, 8)))["score_model"]
     assert score.keys() == {"class", "network"} and score["network"]["class"] == "NCSNv2"
@@ -54,7 +53,8 @@ def test_every_setting_counts():
 
 
 def test_modules_that_a_purifier_needs_are_part_of_it():
-    assert settings_of(build(COUP))["classifier"]["class"] == "NCSNv2Score"
+    score = NCSNv2Score(4, 1, 8)
+    assert settings_of(COUP(score, score))["classifier"]["class"] == "NCSNv2Score"
 
 
 def test_another_format_is_one_clear_line(tmp_path):

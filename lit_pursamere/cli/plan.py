@@ -1,0 +1,173 @@
+"""What a comparison is: one `test` configuration, and purifiers by name.
+
+    output: runs/compare/digits        # every purifier is an ordinary `test` run in OUTPUT/NAME
+    test: ../digits/attacks.yaml       # seed_everything, model, data, trainer; its own purifier does not count
+    purifiers:
+      undefended: Identity             # what --model.purifier takes: a class, a file, or in place
+      DiffPure ODE:                    # or options of `test`, in the order of a command line
+        model.purifier: ../purifier/diffpure.yaml
+        model.purifier.sampler: ode
+        model.evaluations: 4
+
+Here files are only put together; what they say is checked when a purifier is built.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lit_pursamere.cli.composition import read_yaml
+
+__all__ = ["Plan", "read_plan", "refuse_own"]
+
+TOP = ("output", "test", "purifiers")
+TEST = ("seed_everything", "model", "data", "trainer")
+OF_RUNS = ("ckpt_path", "verbose", "weights_only")  # what config.yaml of a run says beside that
+GROUPS = ("model.", "data.", "trainer.")  # of the options of `test`
+PURIFIER = "model.purifier"
+OWN = ("model.output", "model.undefended")  # options that the comparison itself gives to `test`
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison, with every file that it names read into it.
+
+    Args:
+        output: Folder of the runs and of the table.
+        test: Configuration of `test`.
+        purifiers: By name, options of `test`, the purifier first.
+    """
+
+    output: Path
+    test: dict
+    purifiers: dict[str, dict[str, object]]
+
+    def choose(self, names: Iterable[str] | None) -> list[str]:
+        """These names in the order of the comparison (None: all).
+
+        Raises:
+            ValueError: If there is no purifier of such a name.
+        """
+        if names is None:
+            return list(self.purifiers)
+        if unknown := [name for name in names if name not in self.purifiers]:
+            raise ValueError(f"there is no purifier {unknown[0]!r} in this comparison; it has {listed(self.purifiers)}")
+        return [name for name in self.purifiers if name in set(names)]
+
+    def arguments(self, name: str, options: Iterable[str] = ()) -> list[str]:
+        """Arguments of `lit-pursamere test` for a purifier; `options` have the last word."""
+        own = {"model.undefended": False, "model.output": str(self.output / name), **self.purifiers[name]}
+        values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in own.items()}
+        return ["--config", json.dumps(self.test), *(f"--{key}={value}" for key, value in values.items()), *options]
+
+
+def read_plan(file: str | Path, output: str | Path | None = None) -> Plan:
+    """Read a comparison.
+
+    Args:
+        file: Its YAML file.
+        output: Folder in place of the file's.
+
+    Raises:
+        FileNotFoundError: If a file does not exist; the message says who names it.
+        ValueError: If an entry is missing, unknown, or not of its kind; the message names it and the known ones.
+    """
+    file = Path(file)
+    content = mapping(read_yaml(file), str(file))
+    check_keys(content, TOP, required=TOP, where=str(file))
+    test = mapping(content["test"], f"test in {file}")
+    check_keys(test, TEST + OF_RUNS, required=("model", "data"), where=f"test in {file}")
+    model = mapping(test["model"], f"test.model in {file}")
+    if "LitRobustness" not in str(model.get("class_path")) or "attacks" not in (model.get("init_args") or {}):
+        raise ValueError(
+            f"test.model in {file} must be a LitRobustness with attacks, given as class_path and init_args"
+        )
+    attacks = mapping(model["init_args"]["attacks"], f"test.model.init_args.attacks in {file}")
+    purifiers = mapping(content["purifiers"], f"purifiers in {file}")
+    if not purifiers:
+        raise ValueError(f"purifiers in {file} names no purifier")
+    return Plan(
+        output=Path(output or content["output"]),
+        test={key: test[key] for key in TEST if key in test},
+        purifiers={str(name): entry(str(name), value, attacks, file) for name, value in purifiers.items()},
+    )
+
+
+def entry(name: str, value: object, attacks: Collection[str], file: Path) -> dict[str, object]:
+    """The options that an entry of `purifiers` means.
+
+    Raises:
+        ValueError: If it is not understood; the message names the key and the known ones.
+    """
+    where = f"purifiers.{name} in {file}"
+    if not re.fullmatch(r"\w[\w.+=() -]*", name):
+        raise ValueError(f"{where}: a name is a folder's: letters, digits, spaces and _ . + - = ( ); got {name!r}")
+    if isinstance(value, str) or (isinstance(value, dict) and "class_path" in value):
+        return {PURIFIER: value}
+    options = {str(option): given for option, given in mapping(value, where).items()}
+    if PURIFIER not in options:
+        raise ValueError(f"{where} needs {PURIFIER}, beside other options of `test`; it has {listed(options)}")
+    for option in options:
+        refuse_own(option, where)
+        check_option(option, attacks, where)
+    return {PURIFIER: options[PURIFIER], **options}
+
+
+def check_option(option: str, attacks: Collection[str], where: str) -> None:
+    """Refuse what is no option of `test` for one purifier.
+
+    Raises:
+        ValueError: Naming the option and what is known.
+    """
+    if not option.startswith(GROUPS):
+        raise ValueError(f"{where}: options of `test` begin with {listed(GROUPS)} (model.evaluations); got {option!r}")
+    attack = option.removeprefix("model.attacks.")
+    if attack != option and not any(attack == name or attack.startswith(f"{name}.") for name in attacks):
+        raise ValueError(f"{where}: {option} is about no attack of `test`, which has {listed(attacks)}")
+
+
+def refuse_own(option: str, where: str, own: Iterable[str] = OWN) -> None:
+    """Refuse an option of `test` that decides what the comparison decides.
+
+    Raises:
+        ValueError: If it is one of these, or a part of one.
+    """
+    if any(option == name or option.startswith(f"{name}.") for name in own):
+        raise ValueError(
+            f"{where}: {option} is given by the comparison itself; name purifiers with their options under "
+            "`purifiers`, and the folder under `output`"
+        )
+
+
+def mapping(value: object, where: str) -> dict:
+    """The value, if it is a mapping.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} must be a mapping (`key: value` lines); got {value!r}")
+    return value
+
+
+def check_keys(content: dict, known: Iterable[str], where: str, required: Iterable[str] = ()) -> None:
+    """Refuse a mapping with an unknown key, or without a required one.
+
+    Raises:
+        ValueError: Naming the key and the known ones.
+    """
+    for key in content:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key!r}; known: {listed(known)}")
+    for key in required:
+        if key not in content:
+            raise ValueError(f"{where} lacks {key!r}; known: {listed(known)}")
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names in a sentence."""
+    return ", ".join(map(str, names))
