@@ -42,7 +42,7 @@ def readable(error: Exception) -> str:
     kept = [line.removeprefix("- ") for line in lines if line and not line.startswith(NOISE)]
     if len(kept) == len(lines):
         return str(error)
-    given = re.search(r"Given value: ([^{\n].*)", str(error))  # the innermost comes first
+    given = re.search(r"Given value: (?!Namespace\()([^{\n].*)", str(error))  # the innermost comes first
     kept += [f"got {given[1]}"] if given else []
     return re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", " ".join(kept))
 
