@@ -79,7 +79,7 @@ def losses(file):
     return {int(step): loss for step, loss in lines}
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:.*no last checkpoint available")
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_a_training_that_was_killed_ends_with_the_weights_of_one_that_was_not(repository_root, tmp_path, monkeypatch):
     """Ten steps an epoch, average, dropout, milestones, pairs; killed (SIGKILL) in the middle of the second epoch."""
     (tmp_path / "curve.py").write_text(CURVE)
@@ -98,7 +98,6 @@ def test_a_training_that_was_killed_ends_with_the_weights_of_one_that_was_not(re
             "--model.milestones=[1,2]", "--trainer.max_epochs=3", "--trainer.limit_val_batches=1",
             "--trainer.logger=false", "--trainer.enable_progress_bar=false", f"--trainer.callbacks={callbacks}",
             f"--trainer.default_root_dir={tmp_path}", f"--model.export={tmp_path / name}.safetensors",
-            "--ckpt_path=last",
         ]  # fmt: skip
 
     monkeypatch.setenv("CURVE", str(tmp_path / "whole.txt"))

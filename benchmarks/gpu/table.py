@@ -37,10 +37,9 @@ from session import ROOT, Session, arguments
 from torch import Tensor
 
 from lit_pursamere.cli.compare import build, only_defense, prospect, quiet, release
-from lit_pursamere.cli.experiment import remaining
 from lit_pursamere.cli.lightning import command_line
 from lit_pursamere.cli.plan import Plan, read_plan
-from lit_pursamere.cli.weights import run as weights_command
+from lit_pursamere.cli.weights import convert
 from lit_pursamere.data import PurifiedSet
 from lit_pursamere.diffusion import EDMScore, ScoreModel
 from lit_pursamere.networks import WideResNet
@@ -376,10 +375,8 @@ def purify(setting: Setting) -> dict:
 
 def train(setting: Setting) -> dict:
     """Train the classifier; its float16 numbers are the ones that are evaluated, here and by whoever goes on."""
-    todo = remaining(["fit", "--config", str(setting.write("fit", setting.training()))])
-    if todo is not None:
-        command_line(todo)
-    weights_command(["convert", str(setting.trained), str(setting.classifier), "--dtype", "float16", "--force"])
+    command_line(["fit", "--config", str(setting.write("fit", setting.training()))])
+    convert(setting.trained, setting.classifier, dtype="float16", force=True)
     card = inspect_weights(setting.classifier).metadata
     return {name: value for name, value in card.items() if name.startswith(("val/", "train/", "steps"))}
 

@@ -11,7 +11,6 @@ what the same `test` would give alone. Stop it at any moment: the same command c
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import logging
@@ -26,6 +25,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from lit_pursamere.cli.lightning import command_line, examined, readable
+from lit_pursamere.cli.main import MISTAKES
 from lit_pursamere.cli.plan import OWN, PURIFIER, Plan, read_plan, refuse_own
 from lit_pursamere.evaluation.cost import known_cost, measure_cost
 from lit_pursamere.report.comparison import check_comparison, read_comparison, run_of
@@ -39,37 +39,33 @@ if TYPE_CHECKING:
 
     from lit_pursamere.defense import Defense
 
-__all__ = ["run"]
-
-MISTAKES = (ValueError, OSError, RuntimeError, argparse.ArgumentError)
+__all__ = ["compare"]
 
 
-def run(args: Sequence[str]) -> None:
-    """Run the command.
+def compare(
+    file: Path, *options: str, only: list[str] | None = None, table: bool = False, output: Path | None = None
+) -> None:
+    """Evaluate many purifiers under the same attacks, and print one table.
+
+    Every further option, such as --data.test_size 64 or --trainer.devices 2, is one of `lit-pursamere test` and holds
+    for all of them.
 
     Args:
-        args: The command line behind `lit-pursamere compare`; what is not an option of its own goes to every `test`.
+        file: YAML file: output, test, purifiers.
+        options: Options of every `test`.
+        only: Evaluate these purifiers only.
+        table: Evaluate nothing, print the table of what is there.
+        output: Folder in place of the file's.
 
     Raises:
         FileNotFoundError: If a file does not exist.
         ValueError: If the comparison has a mistake, or a purifier failed.
     """
-    parser = argparse.ArgumentParser(
-        "lit-pursamere compare",
-        description="Evaluate many purifiers under the same attacks; every further option, such as "
-        "--data.test_size 64 or --trainer.devices 2, is one of `lit-pursamere test` and holds for all of them.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("file", type=Path, help="YAML file: output, test, purifiers")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="evaluate these purifiers only")
-    parser.add_argument("--table", action="store_true", help="evaluate nothing, print the table of what is there")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder in place of the file's")
-    parsed, options = parser.parse_known_args(args)
     for option in options:
         refuse_own(option.lstrip("-").partition("=")[0], "the command line", (PURIFIER, *OWN))
-    plan = read_plan(parsed.file, parsed.output)
-    names = plan.choose(parsed.only)
-    failed = {} if parsed.table else evaluate(plan, names, [option for option in options if option != "--"])
+    plan = read_plan(file, output)
+    names = plan.choose(only)
+    failed = {} if table else evaluate(plan, names, options)
     show(plan)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())

@@ -1,11 +1,9 @@
 """An experiment: command lines that build on one another, run in order; started again, it goes on where it stopped.
 
     for each stage:  its own process;  the first that fails ends the experiment
-    predict, test:   know by their folders what is done, and refuse those of another configuration
-    fit:             is done if the exported weights say that this configuration made them; else it continues from its
-                     last checkpoint, if there is one
 
-A file of an experiment has one entry, `stages`: a list of what would stand after `lit-pursamere` on the command line.
+Every stage knows by itself what is done, and refuses what another configuration made. A file of an experiment has one
+entry, `stages`: a list of what would stand after `lit-pursamere` on the command line.
 """
 
 from __future__ import annotations
@@ -16,23 +14,12 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-import yaml
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import LightningCLI
-from safetensors import safe_open
+from lit_pursamere.cli.composition import compose, read_yaml
+from lit_pursamere.cli.main import LIGHTNING_VERBS, VERBS
 
-from lit_pursamere.cli.lightning import command_line
-from lit_pursamere.store.manifest import differences
-from lit_pursamere.tasks.training import Training, deciding
-
-__all__ = ["read_stages", "remaining", "run_experiment"]
-
-TRAINER_VERBS = ("fit", "validate", "predict", "test")
-VERBS = (*TRAINER_VERBS, "report", "reverify", "figure", "audit", "estimate")
+__all__ = ["experiment", "read_stages"]
 
 
 def read_stages(path: Path) -> list[list[str]]:
@@ -44,30 +31,29 @@ def read_stages(path: Path) -> list[list[str]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no experiment at {path} (looked from {Path.cwd()})")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     stages = content.get("stages") if isinstance(content, dict) else None
     if not isinstance(stages, list) or not stages or not all(isinstance(stage, str) for stage in stages):
         raise ValueError(f"{path} needs an entry `stages`, a list of commands such as `fit --config FILE`")
     commands = [shlex.split(stage) for stage in stages]
+    known = [verb for verb in VERBS if verb != "experiment"]
     for words in commands:
-        if not words or words[0] not in VERBS:
-            raise ValueError(f"a stage of {path} must begin with one of {', '.join(VERBS)}; got {shlex.join(words)!r}")
+        if not words or words[0] not in known:
+            raise ValueError(f"a stage of {path} must begin with one of {', '.join(known)}; got {shlex.join(words)!r}")
     return commands
 
 
-def run_experiment(path: Path, options: Sequence[str] = ()) -> None:
-    """Run all stages of a file.
+def experiment(file: Path, *options: str) -> None:
+    """Run the stages that a file lists, in order; started again, go on where it stopped.
+
+    Further options go to every stage that has a trainer: --trainer.devices 8 --trainer.strategy ddp
 
     Args:
-        path: The file.
-        options: Appended to every stage that has a trainer, such as `--trainer.devices 8`.
+        file: YAML with a list `stages` of command lines.
+        options: Options of every stage that has a trainer.
 
     Raises:
-        ValueError: If a stage cannot be continued because something else made what is there, or several processes were
-            started at once.
+        ValueError: If a `fit` could not be continued, or several processes were started at once.
         SystemExit: If a stage fails, with its status.
     """
     if any(int(os.environ.get(name, 1)) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS")):
@@ -75,16 +61,27 @@ def run_experiment(path: Path, options: Sequence[str] = ()) -> None:
             "an experiment starts its processes itself, on one machine (--trainer.devices 8 --trainer.strategy ddp); "
             "under torchrun or srun start its stages one by one"
         )
-    stages = read_stages(path)
+    stages = [[*words, *(options if words[0] in LIGHTNING_VERBS else ())] for words in read_stages(file)]
     for number, words in enumerate(stages, start=1):
-        words = [*words, *(options if words[0] in TRAINER_VERBS else ())]
         print(f"\nStage {number} of {len(stages)}: lit-pursamere {shlex.join(words)}", flush=True)
-        todo = remaining(words)
-        if todo is None:
-            print("complete", flush=True)
-        elif status := run(todo):
+        require_export(words)
+        if status := run(words):
             print(f"stage {number} ended with status {status}; the same command continues", file=sys.stderr)
             raise SystemExit(status)
+
+
+def require_export(words: list[str]) -> None:
+    """Refuse a `fit` that would begin again every time.
+
+    Raises:
+        ValueError: If it has neither `model.export` nor a checkpoint to start from.
+    """
+    if words[0] != "fit" or "--ckpt_path" in " ".join(words):
+        return
+    given = [word.removeprefix("--config=") for word in compose(words) if word.startswith("--config=")]
+    model = json.loads(given[0]).get("model") if given else None
+    if not isinstance(model, dict) or (model.get("init_args") or {}).get("export") is None:
+        raise ValueError("a `fit` in an experiment needs `model.export`: the file by which it is known to be complete")
 
 
 def run(words: list[str]) -> int:
@@ -98,46 +95,3 @@ def run(words: list[str]) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     return status if status >= 0 else 128 - status
-
-
-def remaining(words: list[str]) -> list[str] | None:
-    """The command that is left to be run of a stage; None if nothing is.
-
-    Raises:
-        ValueError: If a `fit` finds weights or a checkpoint that another configuration made.
-    """
-    if words[0] != "fit" or "--ckpt_path" in " ".join(words):
-        return words
-    cli = command_line(words[1:], run=False)
-    if not isinstance(cli.model, Training) or cli.model.export is None:
-        raise ValueError("a `fit` in an experiment needs `model.export`: the file by which it is known to be complete")
-    wanted = deciding(yaml.safe_load(cli.parser.dump(cli.config, skip_none=False)))
-    export, last = Path(cli.model.export), last_checkpoint(cli)
-    if export.is_file():
-        with safe_open(export, "pt") as file:
-            require_same(export, json.loads((file.metadata() or {}).get("configuration", "null")), wanted)
-        return None
-    if last is None:
-        return words
-    require_same(last, torch.load(last, map_location="cpu", weights_only=True, mmap=True).get("configuration"), wanted)
-    return [*words, f"--ckpt_path={last}"]
-
-
-def last_checkpoint(cli: LightningCLI) -> Path | None:
-    """The newest checkpoint called `last` of a training."""
-    logs = Path(cli.trainer.log_dir or cli.trainer.default_root_dir) / "checkpoints"
-    callbacks = [callback for callback in cli.trainer.callbacks if isinstance(callback, ModelCheckpoint)]
-    folders = {Path(callback.dirpath or logs) for callback in callbacks}
-    found = [file for folder in folders for file in folder.glob("last*.ckpt")]
-    return max(found, key=lambda file: file.stat().st_mtime, default=None)
-
-
-def require_same(file: Path, there: dict | None, now: dict) -> None:
-    """Raise ValueError unless a file was made with this configuration; the message names what differs."""
-    if there is None:
-        raise ValueError(f"{file} does not say what configuration made it; remove it, or run the `fit` by itself")
-    if found := differences(there, json.loads(json.dumps(now))):
-        raise ValueError(
-            f"{file} was made with another configuration ({found}); remove it, or choose another `model.export` and "
-            "another folder for the logs"
-        )

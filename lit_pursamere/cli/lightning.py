@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lit_pursamere.defense import Defense
 
-__all__ = ["MISFIT", "command_line", "examined", "know_names", "readable"]
+__all__ = ["MISFIT", "command_line", "examined", "fit", "know_names", "predict", "readable", "test", "validate"]
 
 MISFIT = "Error(s) in loading state_dict"  # begins torch's message where a checkpoint meets another network
 
@@ -68,8 +68,10 @@ def command_line(
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     import pytorch_lightning as pl
     from pytorch_lightning.cli import LightningCLI
+    from pytorch_lightning.utilities import rank_zero_only
 
     from lit_pursamere.cli.composition import compose
+    from lit_pursamere.cli.continuing import COMPLETE, stopped_at
     from lit_pursamere.cli.saved_config import SaveConfig
     from lit_pursamere.data import ImageDataModule
 
@@ -94,6 +96,13 @@ def command_line(
             path = (self.config.get(self.config.get("subcommand")) or {}).get("ckpt_path")
             if path not in (None, "last", "best", "hpc"):
                 check_run(Path(path))
+
+        def fit(self, ckpt_path: str | None = None, **arguments: object) -> None:
+            last = None if ckpt_path else stopped_at(self.trainer, self.model)
+            if last == COMPLETE:
+                rank_zero_only(print)(f"{self.model.export} is complete")
+            else:
+                self.trainer.fit(ckpt_path=ckpt_path or last, **arguments)
 
     return CLI(
         pl.LightningModule,
@@ -156,3 +165,26 @@ def examined(cli: LightningCLI, count: int, verb: str) -> tuple[Defense, tuple[T
     batches = islice(data.test_dataloader(), -(-count // data.eval_batch_size))
     x, y, index = (torch.cat(column)[:count].to(device) for column in zip(*batches, strict=True))
     return next(iter(cli.model.systems.values())).to(device), (x, y, index)
+
+
+def fit(*options: str) -> None:
+    """Train a score model or a classifier.
+
+    Started again with a `model.export`, it says that this is complete, or continues from the last checkpoint.
+    """
+    command_line(["fit", *options])
+
+
+def validate(*options: str) -> None:
+    """Run the validation of a training."""
+    command_line(["validate", *options])
+
+
+def predict(*options: str) -> None:
+    """Purify a data set and keep the result."""
+    command_line(["predict", *options])
+
+
+def test(*options: str) -> None:
+    """Attack a defence, judge the images, and print the table."""
+    command_line(["test", *options])

@@ -23,11 +23,15 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if isinstance(pl_module, Training):
-            pl_module.configuration = deciding(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+            pl_module.configuration = self.deciding()
         logs, output = trainer.log_dir, getattr(pl_module, "output", None)
         if logs is not None and output is not None and Path(logs).resolve() == Path(output).resolve():
             self.save_to_log_dir = False
         super().setup(trainer, pl_module, stage)
+
+    def deciding(self) -> dict:
+        """What of the configuration decides the weights of a training."""
+        return deciding(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save_to_output(trainer, pl_module)

@@ -6,109 +6,65 @@ lit-pursamere weights convert edm-cifar10-32x32-uncond-vp.pkl edm.safetensors
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-import torch
-from torch import Tensor
+from lit_pursamere.cli.parsing import aligned
+from lit_pursamere.weights import inspect_weights
+from lit_pursamere.weights.conversion import described, write_safetensors
 
-from lit_pursamere.store.provenance import package_versions
-from lit_pursamere.weights.files import printable
-from lit_pursamere.weights.layouts import clean_names
-from lit_pursamere.weights.loading import WeightFile, inspect_weights
-from lit_pursamere.weights.saving import write_tensors
+__all__ = ["convert", "inspect", "weights"]
 
-__all__ = ["run"]
+Which = Literal["ema", "raw"]
 
 
-def run(args: Sequence[str]) -> None:
-    """Run `inspect` or `convert`.
+def inspect(file: Path, weights: Which = "ema") -> None:
+    """Say what a weight file holds.
 
     Args:
-        args: The command line behind `lit-pursamere weights`.
+        file: Weight file of any layout, or a diffusers folder.
+        weights: Which set, where there are two.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read.
+    """
+    print(aligned(described(inspect_weights(file, weights))))
+
+
+def convert(
+    file: Path,
+    output: Path,
+    weights: Which = "ema",
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    force: bool = False,
+    execute_code_in_file: bool = False,
+) -> None:
+    """Write a weight file as safetensors.
+
+    Args:
+        file: Weight file of any layout, or a diffusers folder.
+        output: File to write, OUT.safetensors.
+        weights: Which set, where there are two.
+        dtype: Type of the numbers (default: as they are).
+        force: Overwrite an existing file.
+        execute_code_in_file: DANGEROUS: unpickle with full power, which runs any program that the file holds.
 
     Raises:
         FileNotFoundError: If there is no such file.
         FileExistsError: If the output exists and `--force` was not given.
         ValueError: If the file cannot be read, or not written in the wanted type.
     """
-    parsed = _parser().parse_args(args)
-    (_inspect if parsed.verb == "inspect" else _convert)(parsed)
+    if output.suffix != ".safetensors":
+        raise ValueError(f"the output must be named OUT.safetensors; got {output}")
+    if output.exists() and not force:
+        raise FileExistsError(f"{output} exists already; give another name, or --force to overwrite it")
+    if execute_code_in_file:
+        print(f"warning: --execute-code-in-file runs whatever {file} says, with your rights", file=sys.stderr)
+    found = inspect_weights(file, weights, execute=execute_code_in_file)
+    count, digest = write_safetensors(found, output, dtype)
+    print(f"wrote {output} ({count} tensors, {found.layout}, {found.architecture})\nsha256 {digest}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("lit-pursamere weights", description="Look into weight files, or convert them.")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    inspect = verbs.add_parser("inspect", help="say what a weight file holds")
-    convert = verbs.add_parser("convert", help="write a weight file as safetensors")
-    for verb in (inspect, convert):
-        verb.add_argument("file", type=Path, help="weight file of any layout, or a diffusers folder")
-        verb.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which set, where there are two")
-    convert.add_argument("output", type=Path, help="file to write, OUT.safetensors")
-    convert.add_argument(
-        "--dtype", choices=("float32", "float16", "bfloat16"), help="type of the numbers (as they are)"
-    )
-    convert.add_argument("--force", action="store_true", help="overwrite an existing file")
-    convert.add_argument(
-        "--execute-code-in-file",
-        action="store_true",
-        help="DANGEROUS: unpickle with full power, which runs any program that the file holds",
-    )
-    return parser
-
-
-def _inspect(parsed: argparse.Namespace) -> None:
-    found = inspect_weights(parsed.file, parsed.weights)
-    rows = {
-        "file": str(found.path),
-        "size": f"{found.path.stat().st_size:,} bytes",
-        "sha256": found.sha256,
-        "layout": found.layout,
-        "architecture": found.architecture,
-        "weights": found.weights,
-        "parameters": f"{found.parameters:,}",
-        "tensors": str(len(found.tensors)),
-        "dtype": ", ".join(found.dtypes),
-    }
-    rows |= {f"  {printable(name)}": printable(value, 1000) for name, value in sorted(found.metadata.items())}
-    width = max(map(len, rows))
-    print("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()))
-
-
-def _convert(parsed: argparse.Namespace) -> None:
-    if parsed.output.suffix != ".safetensors":
-        raise ValueError(f"the output must be named OUT.safetensors; got {parsed.output}")
-    if parsed.output.exists() and not parsed.force:
-        raise FileExistsError(f"{parsed.output} exists already; give another name, or --force to overwrite it")
-    if parsed.execute_code_in_file:
-        print(f"warning: --execute-code-in-file runs whatever {parsed.file} says, with your rights", file=sys.stderr)
-    found = inspect_weights(parsed.file, parsed.weights, execute=parsed.execute_code_in_file)
-    tensors = _cast(clean_names(found.tensors), parsed.dtype)
-    digest = write_tensors(tensors, parsed.output, _card(found))
-    print(f"wrote {parsed.output} ({len(tensors)} tensors, {found.layout}, {found.architecture})\nsha256 {digest}")
-
-
-def _cast(tensors: dict[str, Tensor], dtype: str | None) -> dict[str, Tensor]:
-    if dtype is None:
-        return tensors
-    cast = {n: t.to(getattr(torch, dtype)) if t.is_floating_point() else t for n, t in tensors.items()}
-    beyond = [n for n, t in cast.items() if t.is_floating_point() and not torch.isfinite(t).all()]
-    if beyond:
-        raise ValueError(f"{printable(beyond[0])} holds numbers too large for {dtype}; use --dtype bfloat16 or float32")
-    return cast
-
-
-def _card(found: WeightFile) -> dict[str, str]:
-    """What the file said about itself, and where its numbers come from: the first file of a chain of conversions."""
-    origin = {
-        "source": found.path.name,
-        "source sha256": found.sha256,
-        "layout": found.layout,
-        "weights": found.weights,
-    }
-    if "source sha256" in found.metadata:
-        origin = {"intermediate sha256": found.sha256}
-    facts = {"architecture": found.architecture, "parameters": str(found.parameters)}
-    return {**found.metadata, **origin, **facts, **package_versions()}
+weights = {"inspect": inspect, "convert": convert}

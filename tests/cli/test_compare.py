@@ -10,9 +10,9 @@ from functools import wraps
 import pytest
 import pytorch_lightning as pl
 import yaml
+from lit_pursamere.compare import read_plan
 
 from lit_pursamere.cli.main import main
-from lit_pursamere.compare import read_plan
 from lit_pursamere.store import read_rows
 
 PARTS = """

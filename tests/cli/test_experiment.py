@@ -1,19 +1,22 @@
-"""An experiment runs its stages in order, skips a training that is done, continues one that is not, and says what
-differs where something else made what is there."""
+"""An experiment runs its stages in order, each in a process of its own; started again, it goes on where it stopped."""
 
-import json
+import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from safetensors import safe_open
+from safetensors.torch import load_file
 
 from lit_pursamere.cli import experiment
-from lit_pursamere.cli.experiment import read_stages, remaining, run_experiment
+from lit_pursamere.cli.experiment import read_stages
 from lit_pursamere.cli.main import main
-from lit_pursamere.store.manifest import write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [file for file in sorted((ROOT / "configs").rglob("*.yaml")) if "stages" in yaml.safe_load(file.read_text())]
@@ -47,7 +50,7 @@ def test_the_short_quickstart_is_the_quickstart():
         ("stages: []", "a list of commands"),
         ("- fit", "a list of commands"),
         ("stages: [train --config x]", "must begin with one of .*got 'train --config x'"),
-        ("stages: [", "is not YAML"),
+        ("stages: [", "is no YAML"),
         (None, "no experiment at .*experiment.yaml"),
     ],
     ids=["word", "empty", "list", "verb", "yaml", "missing"],
@@ -80,7 +83,7 @@ def test_stages_run_in_order_until_one_fails(tmp_path, monkeypatch, capsys):
 def test_it_is_started_once(name, tmp_path, monkeypatch):
     monkeypatch.setenv(name, "2")
     with pytest.raises(ValueError, match="stages one by one"):
-        run_experiment(written(tmp_path, "report a"))
+        experiment.experiment(written(tmp_path, "report a"))
 
 
 def test_a_stage_has_a_process_and_a_status_of_its_own(tmp_path):
@@ -88,49 +91,41 @@ def test_a_stage_has_a_process_and_a_status_of_its_own(tmp_path):
     assert experiment.run(["report", str(tmp_path)]) == 1
 
 
-@pytest.fixture
-def fit(tmp_path, monkeypatch):
-    """Arguments of a training of one epoch below tmp_path."""
+def test_a_fit_that_would_begin_again_every_time_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    return [
-        "fit", "--config=configs/digits/classifier.yaml", "--data.purified=null", "--data.val_size=1300",
-        "--model.classifier.width=1", "--trainer.max_epochs=1", f"--model.export={tmp_path}/net.safetensors",
-        f"--trainer.logger.save_dir={tmp_path}", "--trainer.enable_progress_bar=false",
-        "--trainer.limit_val_batches=0",
-    ]  # fmt: skip
+    monkeypatch.setattr(experiment, "run", lambda words: 0)
+    fit = "fit --config configs/digits/classifier.yaml"
+    assert main(["experiment", str(written(tmp_path, fit, f"{fit} --model.export null --ckpt_path=last"))]) == 0
+    assert main(["experiment", str(written(tmp_path, f"{fit} --model.export null"))]) == 1
+    assert re.search(r"needs `model\.export`", capsys.readouterr().err)
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint directory")
-def test_a_training_is_run_then_continued_then_complete(fit, tmp_path):
-    assert remaining(fit) == fit
-    assert main(fit) == 0
-    with safe_open(tmp_path / "net.safetensors", "pt") as file:
-        configuration = json.loads(file.metadata()["configuration"])
-    assert configuration["model"]["lr"] == 0.1 and configuration["trainer"]["max_epochs"] == 1
-    assert remaining(fit) is None
-    assert remaining([*fit, "--data.num_workers=1"]) is None
-    with pytest.raises(ValueError, match=r"net\.safetensors .*model\.lr: there 0\.1, now 0\.2\)"):
-        remaining([*fit, "--model.lr=0.2"])
-    (tmp_path / "net.safetensors").unlink()
-    last = tmp_path / "classifier/logs/checkpoints/last.ckpt"
-    assert remaining(fit) == [*fit, f"--ckpt_path={last}"]
-    with pytest.raises(ValueError, match=r"last\.ckpt .*trainer\.max_epochs: there 1, now 2"):
-        remaining([*fit, "--trainer.max_epochs=2"])
-    assert main(remaining(fit)) == 0 and remaining(fit) is None
+@pytest.mark.slow
+def test_killed_in_the_middle_of_a_training_it_goes_on(tmp_path, monkeypatch):
+    """SIGKILL for the experiment and its stage; the same command makes what would have been made in one go."""
+    monkeypatch.chdir(ROOT)
 
+    def command(name):
+        folder = tmp_path / name
+        folder.mkdir()
+        fit = (
+            "fit --config=configs/digits/classifier.yaml --data.purified=null --data.val_size=1300 "
+            "--model.classifier.width=1 --trainer.max_epochs=12 --trainer.limit_val_batches=0 "
+            f"--trainer.enable_progress_bar=false --trainer.logger.save_dir={folder} "
+            f"--model.export={folder}/net.safetensors"
+        )
+        return [sys.executable, "-m", "lit_pursamere", "experiment", str(written(folder, fit))]
 
-def test_a_training_on_other_purified_images_is_not_complete(fit, tmp_path):
-    """The set was made again with another purifier after the training."""
-    (tmp_path / "purified").mkdir()
-    assert main(fit) == 0
-    write_manifest(tmp_path / "purified", {"purifier": "another"})
-    with pytest.raises(ValueError, match=r"purified: there None, now \{'purifier': 'another'\}"):
-        remaining([*fit, f"--data.purified={tmp_path}/purified"])
-
-
-def test_weights_that_do_not_say_where_they_come_from_are_not_taken_for_complete(fit, tmp_path):
-    (tmp_path / "net.safetensors").write_bytes((ROOT / "checkpoints/digits/classifier.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="does not say what configuration made it"):
-        remaining(fit)
-    with pytest.raises(ValueError, match=r"needs `model\.export`"):
-        remaining([*fit, "--model.export=null"])
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    killed, checkpoints = command("killed"), tmp_path / "killed/classifier/logs/checkpoints"
+    process = subprocess.Popen(killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not [*checkpoints.glob("last.ckpt")] and process.poll() is None:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed/net.safetensors").exists(), "it was killed before its end"
+    said = subprocess.run(killed, check=True, capture_output=True, text=True)
+    assert "Restor" in said.stdout + said.stderr and "is complete" not in said.stdout
+    for name, value in load_file(tmp_path / "whole/net.safetensors").items():
+        assert torch.equal(value, load_file(tmp_path / "killed/net.safetensors")[name]), name
+    assert "net.safetensors is complete" in subprocess.run(killed, check=True, capture_output=True, text=True).stdout

@@ -249,10 +249,11 @@ def test_the_command_and_its_line_in_python(digit, capsys):
         (["--config", "nope.yaml"], "there is no file nope.yaml"),
         (["--config=configs/digits/purify.yaml"], "configs/digits/purify.yaml is not the file of a purifier"),
         (["--config", FILE, "--batch_size", "0"], "batch_size must be at least 1; got 0"),
+        (["--config", FILE, "--purifier.rho_pur=-1"], "got rho_pur=-1.0, rho_sam=0.25\n"),
         (["--config", FILE, "--device", "cuda:77"], "--device cuda:77 cannot be used here"),
         (["--config", FILE, "--device", "abacus"], "--device abacus cannot be used here"),
     ],
-    ids=["purifier", "file", "experiment", "batch", "cuda", "device"],
+    ids=["purifier", "file", "experiment", "batch", "value", "cuda", "device"],
 )
 def test_mistakes_of_the_command_are_one_line(digit, args, message, capsys):
     assert main(["purify", str(digit / "in"), str(digit / "out"), *args]) == 1

@@ -1,0 +1,78 @@
+"""A `fit` that is started again goes on where it stopped, if `model.export` says which file it is to make.
+
+    the file is there                    this configuration made it: the training is complete
+    a checkpoint `last` is there         this configuration made it: the training continues from it
+    another configuration made either    an error says what differs
+
+`--ckpt_path` says otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from safetensors import safe_open
+
+from lit_pursamere.cli.lightning import check_run
+from lit_pursamere.cli.saved_config import SaveConfig
+from lit_pursamere.store.manifest import differences
+from lit_pursamere.tasks.training import Training
+
+__all__ = ["COMPLETE", "stopped_at"]
+
+COMPLETE = "complete"
+
+
+def stopped_at(trainer: Trainer, task: LightningModule) -> str | None:
+    """Where the training stopped that a command line is about.
+
+    Args:
+        trainer: Its trainer, which knows where checkpoints are.
+        task: What is trained.
+
+    Returns:
+        The last checkpoint, COMPLETE, or None: it has not begun, or makes no file by which that would be known.
+
+    Raises:
+        ValueError: If another configuration made what is there, or a file is damaged.
+    """
+    saved = next((callback for callback in trainer.callbacks if isinstance(callback, SaveConfig)), None)
+    if saved is None or not isinstance(task, Training) or task.export is None:
+        return None
+    export, last, wanted = Path(task.export), last_checkpoint(trainer), saved.deciding()
+    if export.is_file():
+        with safe_open(export, "pt") as file:
+            require_same(export, json.loads((file.metadata() or {}).get("configuration", "null")), wanted)
+        return COMPLETE
+    if last is None:
+        return None
+    check_run(last)
+    require_same(last, torch.load(last, map_location="cpu", weights_only=True, mmap=True).get("configuration"), wanted)
+    return str(last)
+
+
+def last_checkpoint(trainer: Trainer) -> Path | None:
+    """The newest checkpoint called `last` of a training."""
+    logs = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+    callbacks = [callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint)]
+    folders = {Path(callback.dirpath or logs) for callback in callbacks}
+    found = [file for folder in folders for file in folder.glob("last*.ckpt")]
+    return max(found, key=lambda file: file.stat().st_mtime, default=None)
+
+
+def require_same(file: Path, there: dict | None, now: dict) -> None:
+    """Raise ValueError unless a file was made with this configuration; the message names what differs."""
+    if there is None:
+        raise ValueError(
+            f"{file} does not say what configuration made it; remove it, or choose another `model.export` and another "
+            "folder for the logs (--ckpt_path continues from any checkpoint)"
+        )
+    if found := differences(there, json.loads(json.dumps(now))):
+        raise ValueError(
+            f"{file} was made with another configuration ({found}); remove it, or choose another `model.export` and "
+            "another folder for the logs"
+        )

@@ -1,0 +1,22 @@
+"""`lit-pursamere figure`: figures of the theory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from lit_pursamere.worlds.figures import FIGURES
+
+__all__ = ["figure"]
+
+
+def figure(name: Literal[tuple(sorted(FIGURES))], output: Path) -> None:
+    """Draw a figure of the theory as PNG, PDF or SVG.
+
+    Args:
+        name: Which.
+        output: File to write; its suffix decides the format.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    FIGURES[name]().savefig(output, bbox_inches="tight")
+    print(f"wrote {output}")

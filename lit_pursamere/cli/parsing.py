@@ -1,0 +1,182 @@
+"""A verb is a typed function: its signature is the parser of its command line, its docstring the help.
+
+    parameter without default   a word in its place;  list[T]: one or more of them
+    parameter with default      an option of that name;  bool: a switch;  list[T]: several words;  Literal: choices
+    ... of one of our classes   a class by its name or file, and its arguments `--NAME.ARGUMENT`;  `--config`: its file
+    *options                    whatever else is given, for the verbs that this one runs
+
+A command line that does not parse ends with the usage, one line that says what is wrong, and status 2.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Sequence
+from inspect import Parameter, Signature
+from pathlib import Path
+from types import NoneType
+from typing import Any, NoReturn, get_args, get_origin
+
+from docstring_parser import parse
+from jsonargparse import ArgumentParser
+
+from lit_pursamere.cli.composition import read_yaml
+from lit_pursamere.cli.lightning import know_names, readable
+from lit_pursamere.cli.main import tell
+
+__all__ = ["Verb", "aligned", "build", "read_part", "run_verb"]
+
+Verb = Callable[..., None]
+PLAIN = (str, int, float, Path)  # kinds of arguments that are no classes to be built
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's parser, which takes no abbreviations here, and whose errors are one line below the usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(2, f"lit-pursamere: error: {' '.join(readable(ValueError(message)).split())}\n")
+
+
+def run_verb(name: str, verb: Verb | dict[str, Verb], args: Sequence[str]) -> None:
+    """Parse a command line and run its verb.
+
+    Args:
+        name: The verb's word.
+        verb: Its function; or several, by the word that follows.
+        args: What stands behind the word.
+
+    Raises:
+        FileNotFoundError: If the file of a `--config` is not there.
+        SystemExit: After `--help`, and with status 2 if the command line does not parse.
+        ValueError: If the file of a `--config` is about something else.
+    """
+    if isinstance(verb, dict):
+        word, *args = args or [""]
+        if word not in verb:
+            helps = {known: str(parse(one.__doc__).short_description) for known, one in verb.items()}
+            raise SystemExit(tell(f"{name} VERB", helps, word))
+        name, verb = f"{name} {word}", verb[word]
+    signature = inspect.signature(verb, eval_str=True)
+    parameters, passed = signature.parameters, []
+    if list(parameters) == ["options"]:
+        return verb(*args)
+    if "options" in parameters:
+        args, passed = apart(args, signature)
+    parser = parser_of(name, verb, signature)
+    values = vars(parser.instantiate(parser.parse_args(with_config(args, signature))))
+    bound = inspect.BoundArguments(signature, {})
+    bound.arguments.update({name: values.get(name, passed) for name in parameters})
+    return verb(*bound.args, **bound.kwargs)
+
+
+def parser_of(name: str, verb: Verb, signature: Signature) -> Parser:
+    """The parser of a function's signature."""
+    told = parse(verb.__doc__)
+    helps = {entry.arg_name: entry.description for entry in told.params}
+    text = "\n\n".join(filter(None, (told.short_description, told.long_description)))
+    parser = Parser(f"lit-pursamere {name}", description=text, allow_abbrev=False)
+    for parameter in signature.parameters.values():
+        if parameter.name != "options":
+            add(parser, parameter, helps.get(parameter.name))
+    return parser
+
+
+def add(parser: Parser, parameter: Parameter, text: str | None) -> None:
+    """Add an argument for a parameter of a verb."""
+    name, kind = parameter.name, parameter.annotation
+    if parameter.default is Parameter.empty:
+        many = {"nargs": "+", "type": get_args(kind)[0]} if get_origin(kind) is list else {"type": kind}
+        parser.add_argument(name, help=text, **many)
+    elif kind is bool:
+        parser.add_argument(option(parameter), action="store_true", help=text)
+    elif get_origin(bare(kind)) is list:
+        parser.add_argument(option(parameter), nargs="+", type=get_args(bare(kind))[0], help=text)
+    elif is_class(kind):
+        know_names()
+        parser.add_subclass_arguments(bare(kind), name, help=f"{text} (also as --config FILE)")
+    else:
+        parser.add_argument(option(parameter), type=kind, default=parameter.default, help=text)
+
+
+def option(parameter: Parameter) -> str:
+    """How a parameter with a default is written; switches with hyphens."""
+    return f"--{parameter.name.replace('_', '-') if parameter.annotation is bool else parameter.name}"
+
+
+def bare(kind: Any) -> Any:
+    """A type without `| None`."""
+    others = [one for one in get_args(kind) if one is not NoneType]
+    return others[0] if NoneType in get_args(kind) and len(others) == 1 else kind
+
+
+def is_class(kind: Any) -> bool:
+    """Whether an argument of this type is an object that its configuration builds."""
+    return inspect.isclass(bare(kind)) and not issubclass(bare(kind), PLAIN)
+
+
+def apart(args: Sequence[str], signature: Signature) -> tuple[list[str], list[str]]:
+    """A verb's own words, and the options that it passes on."""
+    known, rest = {"--help", *map(option, signature.parameters.values())}, list(args)
+    own, passed = [], []
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word.partition("=")[0] in known:
+            own.append(word)
+        elif word != "--":
+            passed.append(word)
+            passed += [rest.pop(0)] if "=" not in word and rest and not rest[0].startswith("--") else []
+    return own, passed
+
+
+def with_config(args: Sequence[str], signature: Signature) -> list[str]:
+    """The words with the content of `--config FILE` as the argument that it is about."""
+    classes = [name for name, parameter in signature.parameters.items() if is_class(parameter.annotation)]
+    if len(classes) != 1:
+        return list(args)
+    words = [piece for word in args for piece in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    for place in reversed([place for place, word in enumerate(words[:-1]) if word == "--config"]):
+        words[place : place + 2] = [f"--{classes[0]}={json.dumps(read_part(Path(words[place + 1]), classes[0]))}"]
+    return words
+
+
+def read_part(file: Path, name: str) -> Any:
+    """What a configuration says of one of its parts; a file of that part alone is all of it.
+
+    Args:
+        file: YAML file; what it names relative to itself is read with it.
+        name: `model`, `data`, `purifier`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it says nothing of that part.
+    """
+    content = read_yaml(file)
+    if isinstance(content, dict) and content.get(name) is not None:
+        return content[name]
+    if isinstance(content, dict) and "class_path" in content:
+        return content
+    raise ValueError(
+        f"{file} is not the file of a {name} (class_path and init_args), and has no `{name}`; give another as --config"
+    )
+
+
+def build(kind: type, part: Any) -> Any:
+    """The object that a part of a configuration describes, of this class or a subclass.
+
+    Raises:
+        ArgumentError: If it describes none.
+        ValueError: If the class refuses its arguments.
+    """
+    know_names()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(kind, "part")
+    return parser.instantiate(parser.parse_object({"part": part})).part
+
+
+def aligned(rows: dict[str, str]) -> str:
+    """Names and values in two columns."""
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
