@@ -87,4 +87,5 @@ class LitPurification(FolderTask):
     def close(self) -> None:
         if self.watch is not None:
             self.watch.close()
+            self.watch = None
         super().close()
