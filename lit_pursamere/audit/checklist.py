@@ -1,31 +1,27 @@
-"""Run the checks on a defence under one of its attacks, and write down what they found."""
+"""Could the attack have broken the defence? Run the checks, and write down what they found."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from torch import Tensor
-
-from lit_pursamere.attacks import Attack
+from lit_pursamere.audit.base import Audit, Trial
 from lit_pursamere.audit.checks import CHECKS
 from lit_pursamere.audit.examination import Examination, Finding, NotApplicable
-from lit_pursamere.defense import Defense
+from lit_pursamere.markdown import markdown_table
 from lit_pursamere.progress import Progress
 from lit_pursamere.report import Accuracy
 from lit_pursamere.seeding import forked_randomness
+from lit_pursamere.store import ResultsFolder
 from lit_pursamere.store.atomic import write_whole
-from lit_pursamere.store.locks import FolderLock
-from lit_pursamere.store.manifest import check_manifest, write_manifest
 from lit_pursamere.weights import state_digest, tensors_digest
 
-__all__ = ["Audit", "choose_attack", "run_audit"]
+__all__ = ["Checklist"]
 
 
 @dataclass(frozen=True)
-class Audit:
-    """What to audit, and how much it may cost.
+class Checklist(Audit):
+    """Which checks to make, and how much they may cost.
 
     Args:
         attack: Name of the attack on trial among the configured ones (None: the last one that sees the purifier).
@@ -39,85 +35,52 @@ class Audit:
         ValueError: If a number is too small or a check unknown.
     """
 
-    attack: str | None = None
-    images: int = 32
     queries: int = 200
     planted: int = 16
     checks: list[str] | None = None
-    output: str = "runs/audit"
+
+    least = {"images": 1, "queries": 2, "planted": 1}
 
     def __post_init__(self) -> None:
-        for name, least in (("images", 1), ("queries", 2), ("planted", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"Audit needs {name} >= {least}; got {getattr(self, name)}")
+        super().__post_init__()
         if unknown := sorted(set(self.checks or ()) - CHECKS.keys()):
             raise ValueError(f"there is no check {', '.join(unknown)}; known: {', '.join(CHECKS)}")
 
+    def run(self, trial: Trial) -> str:
+        """Make the checks, and write audit.md.
 
-def choose_attack(name: str | None, attacks: dict[str, Attack]) -> str:
-    """Name of the attack that is meant: the last one that sees the purifier, if none is named.
+        Raises:
+            ValueError: If the folder holds another audit, or the defence gets no image right.
+            OSError: If another run is writing there.
+        """
+        with ResultsFolder(self.output, self.manifest(trial)) as opened:
+            checks, findings = self.checks or list(CHECKS), {}
+            with Progress("audit", "check", len(checks), trial.hidden) as progress:
+                exam = Examination(
+                    trial.defense, trial.attack, trial.x, trial.y, trial.evaluations, trial.batch, self.queries,
+                    self.planted, trial.seed, store=opened.folder / "verdicts.json", progress=progress,
+                )  # fmt: skip
+                for check in checks:
+                    findings[check] = examine(exam, check)
+                    progress.advance(1)
+            text = as_markdown(exam, trial.name, findings)
+            write_whole(opened.folder / "audit.md", text.encode())
+            return text
 
-    Raises:
-        ValueError: If there is no such attack.
-    """
-    if not attacks:
-        raise ValueError("an attack is needed; the configuration has none")
-    if name is None:
-        seeing = [name for name, attack in attacks.items() if attack.view != "gray"]
-        return (seeing or list(attacks))[-1]
-    if name not in attacks:
-        raise ValueError(f"the configuration has no attack {name!r}; it has {', '.join(attacks)}")
-    return name
-
-
-def run_audit(
-    audit: Audit, defense: Defense, name: str, attack: Attack, x: Tensor, y: Tensor, evaluations: int = 1,
-    batch: int = 64, seed: int = 0, data: str = "", hidden: bool = True,
-) -> str:  # fmt: skip
-    """Run the checks, write `audit.md` into the output folder, and return it.
-
-    Args:
-        audit: What to do.
-        defense: The defence.
-        name: Name of the attack on trial.
-        attack: The attack on trial.
-        x: Images (B, C, H, W) in [0, 1].
-        y: Their classes (B,).
-        evaluations: Verdicts per image.
-        batch: Images that are attacked at once.
-        seed: Seed of random points and of noise that is drawn anew.
-        data: Name of the images.
-        hidden: Whether to keep progress to oneself.
-
-    Raises:
-        ValueError: If the folder holds another audit, or the defence gets no image right.
-        OSError: If another audit is writing there.
-    """
-    folder = Path(audit.output)
-    settings = {key: value for key, value in asdict(audit).items() if key not in ("output", "checks", "attack")}
-    manifest = {
-        "audit": settings, "attack": attack.settings, "defense": defense.settings, "weights": state_digest(defense),
-        "data": data, "images": {"count": len(x), "digest": tensors_digest({"x": x, "y": y})},
-        "evaluations": evaluations, "batch": batch, "seed": seed,
-    }  # fmt: skip
-    lock = FolderLock(folder)
-    try:
-        if not check_manifest(folder, manifest):
-            write_manifest(folder, manifest)
-        checks, findings = audit.checks or list(CHECKS), {}
-        with Progress("audit", "check", len(checks), hidden) as progress:
-            exam = Examination(
-                defense, attack, x, y, evaluations, batch, audit.queries, audit.planted, seed,
-                store=folder / "verdicts.json", progress=progress,
-            )  # fmt: skip
-            for check in checks:
-                findings[check] = examine(exam, check)
-                progress.advance(1)
-        text = as_markdown(exam, name, findings)
-        write_whole(folder / "audit.md", text.encode())
-        return text
-    finally:
-        lock.release()
+    def manifest(self, trial: Trial) -> dict[str, object]:
+        """What decides the findings; a folder of verdicts belongs to exactly one of these."""
+        settings = {key: value for key, value in asdict(self).items() if key not in ("output", "checks", "attack")}
+        return {
+            "audit": settings,
+            "attack": trial.attack.settings,
+            "defense": trial.defense.settings,
+            "weights": state_digest(trial.defense),
+            "data": trial.data,
+            "images": {"count": len(trial.x), "digest": tensors_digest({"x": trial.x, "y": trial.y})},
+            "evaluations": trial.evaluations,
+            "batch": trial.batch,
+            "seed": trial.seed,
+        }
 
 
 def examine(exam: Examination, check: str) -> Finding:
@@ -131,17 +94,12 @@ def examine(exam: Examination, check: str) -> Finding:
 
 def as_markdown(exam: Examination, name: str, findings: dict[str, Finding]) -> str:
     """Table of the findings, and what the attacks of the audit leave together."""
+    rows = [(check, CHECKS[check].__doc__.splitlines()[0], f.verdict, f.detail) for check, f in findings.items()]
     lines = [
         f"Audit of {name} ({type(exam.attack).__name__}, {exam.attack.threat}, view {exam.attack.view}) on "
         f"{len(exam)} images that {type(exam.defense.purifier).__name__} gets right",
         "",
-        "| check | question | verdict | found |",
-        "| --- | --- | --- | --- |",
-        *(
-            f"| {check} | {CHECKS[check].__doc__.splitlines()[0]} | {finding.verdict} | {finding.detail} |"
-            for check, finding in findings.items()
-        ),
-        "",
+        markdown_table(["check", "question", "verdict", "found"], rows),
         _summary(exam, list(findings.values())),
     ]
     if exam.defense.detector is not None:

@@ -33,8 +33,7 @@ USAGE = """usage: lit-pursamere VERB [options]
   figure          draw a figure of the theory
   experiment      run the stages of an experiment in order
   estimate        say what a fit, predict or test will cost
-  audit           ask whether an attack could have broken a defence
-  eot-similarity  ask how many draws average to the gradient under known noise
+  audit           ask whether an attack could have broken a defence, or how many draws its EoT needs
   sigmas          choose the noise levels for a data set
   weights         look into weight files, convert them
 
@@ -76,35 +75,19 @@ def lightning(args: list[str]) -> None:
 
 
 def audit(args: list[str]) -> None:
-    """Run the checks of `lit_pursamere.audit` on the defence of a `test` configuration, under one of its attacks."""
-    from lit_pursamere.audit import Audit, choose_attack, run_audit
+    """Audit the defence of a `test` configuration under one of its attacks: `Checklist`, or `--audit Similarity`."""
+    from lit_pursamere.audit import Audit, Checklist, Trial, choose_attack
     from lit_pursamere.seeding import run_seed
 
-    cli = command_line(args[1:], run=False, options={"audit": Audit})
-    settings = cli.config_init.audit
-    defense, (x, y, _) = examined(cli, settings.images, "an audit")
-    task, data = cli.model, cli.datamodule
+    cli = command_line(args[1:], run=False, choices={"audit": (Audit, Checklist)})
+    settings, task, data = cli.config_init.audit, cli.model, cli.datamodule
+    defense, (x, y, index) = examined(cli, settings.images, "an audit")
     name = choose_attack(settings.attack, task.attacks)
-    text = run_audit(
-        settings, defense, name, task.attacks[name], x, y, task.evaluations, data.eval_batch_size, run_seed(),
-        data.images_name, hidden=False,
+    trial = Trial(
+        defense, name, task.attacks[name], x, y, index.tolist(), data.images_name, task.evaluations,
+        data.eval_batch_size, run_seed(), hidden=False,
     )  # fmt: skip
-    print(text, end="")
-
-
-def eot_similarity(args: list[str]) -> None:
-    """Compare averaged gradients of the stochastic defence of a `test` configuration with those of known noise."""
-    from lit_pursamere.audit import Similarity, choose_attack, run_similarity
-
-    cli = command_line(args[1:], run=False, options={"similarity": Similarity})
-    settings, data = cli.config_init.similarity, cli.datamodule
-    defense, (x, y, index) = examined(cli, settings.images, "eot-similarity")
-    name = choose_attack(settings.attack, cli.model.attacks)
-    table = run_similarity(
-        settings, defense, name, cli.model.attacks[name], x, y, index.tolist(), data.images_name,
-        data.eval_batch_size, hidden=False,
-    )  # fmt: skip
-    print(f"{table}\nRows, means and picture: {settings.output}")
+    print(f"{settings.run(trial)}\nWritten to {settings.output}")
 
 
 def compare(args: list[str]) -> None:
@@ -251,7 +234,6 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "purify": purify,
     "purified": purified,
     "audit": audit,
-    "eot-similarity": eot_similarity,
     "compare": compare,
     "estimate": estimate,
     "experiment": experiment,
