@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_pursamere.attacks import Attack
 from lit_pursamere.defense import Defense
+from lit_pursamere.weights import state_digest
 
 __all__ = ["Audit", "Trial", "choose_attack"]
 
@@ -78,6 +79,15 @@ class Audit(ABC):
             ValueError: If it does not apply to the defence, or the folder holds another audit.
             OSError: If another run is writing there.
         """
+
+    def manifest(self, trial: Trial) -> dict[str, object]:
+        """What decides the answer; a folder belongs to exactly one of these."""
+        return {
+            "attack": trial.attack.settings,
+            "defense": trial.defense.settings,
+            "weights": state_digest(trial.defense),
+            "data": trial.data,
+        }
 
 
 def choose_attack(name: str | None, attacks: dict[str, Attack]) -> str:

@@ -14,7 +14,7 @@ from lit_pursamere.report import Accuracy
 from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.store import ResultsFolder
 from lit_pursamere.store.atomic import write_whole
-from lit_pursamere.weights import state_digest, tensors_digest
+from lit_pursamere.weights import tensors_digest
 
 __all__ = ["Checklist"]
 
@@ -56,26 +56,19 @@ class Checklist(Audit):
         with ResultsFolder(self.output, self.manifest(trial)) as opened:
             checks, findings = self.checks or list(CHECKS), {}
             with Progress("audit", "check", len(checks), trial.hidden) as progress:
-                exam = Examination(
-                    trial.defense, trial.attack, trial.x, trial.y, trial.evaluations, trial.batch, self.queries,
-                    self.planted, trial.seed, store=opened.folder / "verdicts.json", progress=progress,
-                )  # fmt: skip
+                exam = Examination(trial, self.queries, self.planted, opened.folder / "verdicts.json", progress)
                 for check in checks:
                     findings[check] = examine(exam, check)
                     progress.advance(1)
-            text = as_markdown(exam, trial.name, findings)
+            text = as_markdown(exam, findings)
             write_whole(opened.folder / "audit.md", text.encode())
             return text
 
     def manifest(self, trial: Trial) -> dict[str, object]:
-        """What decides the findings; a folder of verdicts belongs to exactly one of these."""
         settings = {key: value for key, value in asdict(self).items() if key not in ("output", "checks", "attack")}
         return {
             "audit": settings,
-            "attack": trial.attack.settings,
-            "defense": trial.defense.settings,
-            "weights": state_digest(trial.defense),
-            "data": trial.data,
+            **super().manifest(trial),
             "images": {"count": len(trial.x), "digest": tensors_digest({"x": trial.x, "y": trial.y})},
             "evaluations": trial.evaluations,
             "batch": trial.batch,
@@ -92,11 +85,11 @@ def examine(exam: Examination, check: str) -> Finding:
         return Finding("n/a", str(reason))
 
 
-def as_markdown(exam: Examination, name: str, findings: dict[str, Finding]) -> str:
+def as_markdown(exam: Examination, findings: dict[str, Finding]) -> str:
     """Table of the findings, and what the attacks of the audit leave together."""
     rows = [(check, CHECKS[check].__doc__.splitlines()[0], f.verdict, f.detail) for check, f in findings.items()]
     lines = [
-        f"Audit of {name} ({type(exam.attack).__name__}, {exam.attack.threat}, view {exam.attack.view}) on "
+        f"Audit of {exam.name} ({type(exam.attack).__name__}, {exam.attack.threat}, view {exam.attack.view}) on "
         f"{len(exam)} images that {type(exam.defense.purifier).__name__} gets right",
         "",
         markdown_table(["check", "question", "verdict", "found"], rows),

@@ -15,9 +15,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from torch import Tensor, nn
-
-from lit_pursamere.attacks import Attack
 from lit_pursamere.attacks.similarity import eot_similarity
 from lit_pursamere.audit.base import Audit, Trial
 from lit_pursamere.audit.similarity_table import REFERENCES, mean_interval, similarity_figure, similarity_table
@@ -27,7 +24,7 @@ from lit_pursamere.progress import Progress
 from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.store import ResultsFolder
 from lit_pursamere.store.durable import Row
-from lit_pursamere.weights import state_digest, tensors_digest
+from lit_pursamere.weights import tensors_digest
 
 __all__ = ["Similarity", "known_twin"]
 
@@ -71,12 +68,13 @@ class Similarity(Audit):
             ValueError: If the purifier draws no fresh noise, or the folder holds another comparison.
             OSError: If another run is writing there.
         """
-        attack = replace(trial.attack, eot=1) if hasattr(trial.attack, "eot") else trial.attack
-        views = [d.view(attack.view) for d in (trial.defense, known_twin(trial.defense, self.table))]
-        manifest = self.manifest(trial, attack)
+        if hasattr(trial.attack, "eot"):
+            trial = replace(trial, attack=replace(trial.attack, eot=1))
+        views = [d.view(trial.attack.view) for d in (trial.defense, known_twin(trial.defense, self.table))]
+        manifest = self.manifest(trial)
         with (
             ResultsFolder(self.output, manifest) as opened,
-            Progress("eot-similarity", "image", len(trial.x), trial.hidden) as progress,
+            Progress("similarity", "image", len(trial.x), trial.hidden) as progress,
         ):
             rows = opened.read_rows(ROWS, lambda row: int(row["index"]))
             for image, label, position in zip(trial.x.split(1), trial.y.split(1), trial.index, strict=True):
@@ -87,32 +85,18 @@ class Similarity(Audit):
                         "choose another `audit.output`, or restore the data"
                     )
                 if new:
-                    cosines = self._cosines(views, attack, image, label, position, trial.batch, progress)
-                    rows[position] = {"index": position, "label": int(label), "pixels": pixels, **cosines}
+                    with progress.inside("fresh noise", "draw") as draws, forked_randomness(self.seed, position):
+                        cosines = eot_similarity(*views, trial.attack, image, label, self.counts, trial.batch, draws)
+                    values = {key: value[0].tolist() for key, value in cosines._asdict().items()}
+                    rows[position] = {"index": position, "label": int(label), "pixels": pixels, **values}
                     opened.append_rows(ROWS, [rows[position]])
                 progress.advance(1, skipped=not new)
             wanted, title = [rows[i] for i in trial.index], f"{type(trial.defense.purifier).__name__}, {trial.name}"
             return save(opened.folder, self.counts, wanted, manifest, title)
 
-    def _cosines(
-        self, views: Sequence[nn.Module], attack: Attack, image: Tensor, label: Tensor, position: int, chunk: int,
-        progress: Progress,
-    ) -> dict[str, list[float]]:  # fmt: skip
-        """Cosines of an image (1, C, H, W) by reference, one for each of `counts`."""
-        with progress.inside("fresh noise", "draw") as draws, forked_randomness(self.seed, position):
-            cosines = eot_similarity(*views, attack, image, label, self.counts, chunk, draws)
-        return {key: value[0].tolist() for key, value in cosines._asdict().items()}
-
-    def manifest(self, trial: Trial, attack: Attack) -> dict[str, object]:
-        """What decides the rows, the images apart; a folder of rows belongs to exactly one of these."""
-        return {
-            **{key: value for key, value in asdict(self).items() if key not in ("attack", "images", "output")},
-            "attack": attack.settings,
-            "defense": trial.defense.settings,
-            "weights": state_digest(trial.defense),
-            "data": trial.data,
-            "chunk": trial.batch,
-        }
+    def manifest(self, trial: Trial) -> dict[str, object]:
+        settings = {key: value for key, value in asdict(self).items() if key not in ("attack", "images", "output")}
+        return {**settings, **super().manifest(trial), "chunk": trial.batch}
 
 
 def known_twin(defense: Defense, table: int) -> Defense:

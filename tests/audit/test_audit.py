@@ -48,8 +48,8 @@ def world(purifier=None, classes=4):
     return Defense(purifier or Identity(), network), x, y
 
 
-def findings(defense, attack, x, y, checks=CHECKS, **options):
-    exam = Examination(defense, attack, x, y, planted=8, **options)
+def findings(defense, attack, x, y, checks=CHECKS, queries=200, evaluations=1):
+    exam = Examination(Trial(defense, "it", attack, x, y, evaluations=evaluations), queries, planted=8)
     return {check: examine(exam, check) for check in checks}
 
 
@@ -58,7 +58,7 @@ def test_a_linear_model_passes(norm, eps, falls):
     """Between two classes nothing beats the gradient of a linear model, whether or not its images fall."""
     defense, x, y = world(classes=2)
     attack = PGD(ThreatModel(norm, eps), "exact", 20, loss="margin")
-    assert Examination(defense, attack, x, y).broken(attack).any() == falls
+    assert Examination(Trial(defense, "it", attack, x, y)).broken(attack).any() == falls
     found = findings(defense, attack, x, y)
     assert {check: f for check, f in found.items() if f.verdict not in ("pass", "n/a")} == {}
     assert [check for check, f in found.items() if f.verdict == "n/a"] == ["undefended", "transfer", "views"]
@@ -114,10 +114,10 @@ def test_only_images_that_are_right_are_examined():
     defense, x, y = world()
     y = y.clone()
     y[:3] = (y[:3] + 1) % 4
-    exam = Examination(defense, PGD(ThreatModel("linf", 0.1), "exact", 2), x, y)
+    exam = Examination(Trial(defense, "it", PGD(ThreatModel("linf", 0.1), "exact", 2), x, y))
     assert exam.index.tolist() == list(range(3, 32))
     with pytest.raises(ValueError, match="none of the 3 images right"):
-        Examination(defense, PGD(ThreatModel("linf", 0.1), "exact", 2), x[:3], y[:3])
+        Examination(Trial(defense, "it", PGD(ThreatModel("linf", 0.1), "exact", 2), x[:3], y[:3]))
 
 
 def test_attacks_that_lack_a_setting_are_not_applicable():
@@ -129,7 +129,7 @@ def test_attacks_that_lack_a_setting_are_not_applicable():
 def test_gained_counts_only_what_the_trial_attack_left():
     defense, x, y = world()
     weak, strong = (PGD(ThreatModel("linf", 0.25), "exact", n, step_size=0.02) for n in (6, 40))
-    exam = Examination(defense, weak, x, y)
+    exam = Examination(Trial(defense, "it", weak, x, y))
     expected = exam.broken(strong) & ~exam.broken(weak)
     assert expected.any() and torch.equal(exam.gained(strong), expected)
     assert torch.equal(exam.left & ~exam.fallen, ~exam.broken(strong))
