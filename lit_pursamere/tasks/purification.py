@@ -81,11 +81,14 @@ class LitPurification(FolderTask):
 
     def on_predict_end(self) -> None:
         self.trainer.strategy.barrier("parts written")
-        self.close()
+        self._end_watch()
         self.print(f"{self.set.count()} of {len(self.set)} images purified in {self.output}")
 
     def close(self) -> None:
+        self._end_watch()
+        super().close()
+
+    def _end_watch(self) -> None:
         if self.watch is not None:
             self.watch.close()
             self.watch = None
-        super().close()
