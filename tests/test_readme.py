@@ -25,7 +25,7 @@ def test_commands_parse(readme, repository_root, monkeypatch, tmp_path, capsys):
     for command in commands:
         verb, *args = shlex.split(command, comments=True)[1:]
         verbs.add(verb)
-        if verb in ("fit", "test", "predict", "audit", "estimate", "eot-similarity") and "--help" not in args:
+        if verb in ("fit", "test", "predict", "audit", "estimate") and "--help" not in args:
             with pytest.raises(SystemExit) as exit_:
                 main([verb, *args, *([] if "--print_config" in args else ["--print_config"])])
             assert exit_.value.code == 0, (command, capsys.readouterr().err)

@@ -174,8 +174,9 @@ def audit(place: Place) -> list[str]:
 
 def eot_similarity(place: Place) -> list[str]:
     options = ("--model.purifier=configs/purifier/dp_ddim.yaml", "--model.purifier.steps=20",
-               "--model.attacks.exact20.steps=1", "--similarity.images=2", "--similarity.draws=2")  # fmt: skip
-    return place.trainer(config("views"), *options, f"--similarity.output={place.folder}")
+               "--model.attacks.exact20.steps=1")  # fmt: skip
+    asked = ("--audit=Similarity", "--audit.images=2", "--audit.draws=2", f"--audit.output={place.folder}")
+    return place.trainer(config("views"), *options, *asked)
 
 
 def estimate(place: Place) -> list[str]:
@@ -232,7 +233,7 @@ RUNS: dict[str, Run] = {
     "validate a classifier": Run("validate", lambda place: validate(place, "classifier", "--data.purified=null")),
     "compare": Run("compare", compare),
     "audit": Run("audit", audit),
-    "eot-similarity": Run("eot-similarity", eot_similarity),
+    "eot-similarity": Run("audit", eot_similarity),
     "estimate": Run("estimate", estimate),
     "purify": Run("purify", purify),
     "reverify": Run("reverify", lambda place: [f"{place.earlier}/test", f"--device={place.device.type}"]),

@@ -1,19 +1,20 @@
-"""Audit: could this attack have broken this defence? A verdict for every item of the field's checklists."""
+"""Audit: could this attack have broken this defence, by the field's checklists; and how many draws does EoT need?"""
 
+from lit_pursamere.audit.base import Audit, Trial, choose_attack
 from lit_pursamere.audit.binarization import plant
+from lit_pursamere.audit.checklist import Checklist
 from lit_pursamere.audit.checks import CHECKS
 from lit_pursamere.audit.examination import Examination, Finding
-from lit_pursamere.audit.run import Audit, choose_attack, run_audit
-from lit_pursamere.audit.similarity import Similarity, run_similarity
+from lit_pursamere.audit.similarity import Similarity
 
 __all__ = [
     "CHECKS",
     "Audit",
+    "Checklist",
     "Examination",
     "Finding",
     "Similarity",
+    "Trial",
     "choose_attack",
     "plant",
-    "run_audit",
-    "run_similarity",
 ]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lit_pursamere.attacks import Attack
+from lit_pursamere.audit.base import Trial
 from lit_pursamere.defense import Defense
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity
@@ -58,38 +59,33 @@ class Examination:
     """A defence under an attack on trial.
 
     Args:
-        defense: The defence.
-        attack: The attack on trial.
-        x: Images (B, C, H, W) in [0, 1].
-        y: Their classes (B,).
-        evaluations: Verdicts per image; an image counts as broken if more than half of them are wrong.
-        batch: Images that are attacked at once.
+        trial: Both, and the images.
         queries: Evaluations per image that attacks without gradients may spend.
         planted: Images of the binarization test.
-        seed: Seed of random points, and of the noise of a defence that draws it anew: each question has draws of its
-            own, so an audit that was stopped finds what one that was not finds.
         store: JSON file of verdicts, read first and written after every attack (None: none).
         progress: Shows the steps of the attacks (None: nobody does).
 
-    Only images that every evaluation gets right are kept, as `x` and `y`; `index` says which ones.
+    Only images that every evaluation gets right are kept, as `x` and `y`; `index` says which ones. An image counts as
+    broken if more than half of its evaluations are wrong. Each question has draws of its own, made from the trial's
+    seed, so an audit that was stopped finds what one that was not finds.
 
     Raises:
         ValueError: If no image is left, or the file holds verdicts on other images.
     """
 
     def __init__(
-        self, defense: Defense, attack: Attack, x: Tensor, y: Tensor, evaluations: int = 1, batch: int = 64,
-        queries: int = 200, planted: int = 16, seed: int = 0, store: Path | None = None,
+        self, trial: Trial, queries: int = 200, planted: int = 16, store: Path | None = None,
         progress: Progress | None = None,
     ) -> None:  # fmt: skip
-        self.defense, self.attack, self.evaluations, self.batch = defense, attack, evaluations, batch
-        self.queries, self.planted, self.seed = queries, planted, seed
+        self.name, self.defense, self.attack, x, y = trial.name, trial.defense, trial.attack, trial.x, trial.y
+        self.evaluations, self.batch, self.seed = trial.evaluations, trial.batch, trial.seed
+        self.queries, self.planted = queries, planted
         self.progress = progress or Progress("audit", "check", hidden=True)
-        self.undefended = Defense(Identity(), defense.classifier)
+        self.undefended = Defense(Identity(), self.defense.classifier)
         self.store, self.verdicts = store, {}
         if store is not None and store.is_file():
             self.verdicts = json.loads(store.read_text(encoding="utf-8"))
-        self.index = self.remember("correct", lambda: self._right(defense, x, y, every=True)).nonzero().flatten()
+        self.index = self.remember("correct", lambda: self._right(self.defense, x, y, every=True)).nonzero().flatten()
         if not len(self.index):
             raise ValueError(f"the defence gets none of the {len(x)} images right; there is nothing to attack")
         self.clean_accuracy = len(self.index) / len(x)

@@ -3,6 +3,9 @@
 twin = the same defence with one noise table for everything          (Liu et al., 2025: DW_Both)
 for every image that has no row yet:  row = eot_similarity(defence, twin, attack on the twin)
 rows  ->  similarity.json, similarity.png
+
+FOLDER/images.jsonl         one line per image: index, label, cosines with both references by number of draws
+FOLDER/similarity.json      what was compared, the counts, means and 95 % intervals (Student's t), all rows
 """
 
 from __future__ import annotations
@@ -12,32 +15,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from torch import Tensor
-
-from lit_pursamere.attacks import Attack
 from lit_pursamere.attacks.similarity import eot_similarity
-from lit_pursamere.audit.similarity_table import (
-    REFERENCES,
-    kept_rows,
-    mean_interval,
-    similarity_figure,
-    similarity_table,
-)
+from lit_pursamere.audit.base import Audit, Trial
+from lit_pursamere.audit.similarity_table import REFERENCES, mean_interval, similarity_figure, similarity_table
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import SeededNoise
 from lit_pursamere.progress import Progress
 from lit_pursamere.seeding import forked_randomness
-from lit_pursamere.store.durable import append
-from lit_pursamere.store.locks import FolderLock
-from lit_pursamere.store.manifest import check_manifest, write_manifest
-from lit_pursamere.weights import state_digest, tensors_digest
+from lit_pursamere.store import ResultsFolder
+from lit_pursamere.store.durable import Row
+from lit_pursamere.weights import tensors_digest
 
-__all__ = ["Similarity", "known_twin", "run_similarity"]
+__all__ = ["Similarity", "known_twin"]
+
+ROWS = "images.jsonl"
 
 
 @dataclass(frozen=True)
-class Similarity:
-    """How many draws to compare on how many images; `data.eval_batch_size` draws share a forward pass.
+class Similarity(Audit):
+    """How many draws average to the gradient under known noise; `data.eval_batch_size` draws share a forward pass.
 
     Args:
         attack: Name of the attack among the configured ones (None: the last one that sees the purifier); known noise
@@ -52,22 +48,55 @@ class Similarity:
         ValueError: If a number is too small.
     """
 
-    attack: str | None = None
     images: int = 16
+    output: str = "runs/eot_similarity"
     draws: int = 128
     table: int = 0
     seed: int = 0
-    output: str = "runs/eot_similarity"
 
-    def __post_init__(self) -> None:
-        for name, least in (("images", 2), ("draws", 1), ("table", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"Similarity needs {name} >= {least}; got {getattr(self, name)}")
+    least = {"images": 2, "draws": 1, "table": 0, "seed": 0}
 
     @property
     def counts(self) -> tuple[int, ...]:
         """1, 2, 4, ... and the largest number of draws."""
         return tuple(sorted({*(2**i for i in range(self.draws.bit_length())), self.draws}))
+
+    def run(self, trial: Trial) -> str:
+        """Complete the rows of the images, write similarity.json and similarity.png, and return the table.
+
+        Raises:
+            ValueError: If the purifier draws no fresh noise, or the folder holds another comparison.
+            OSError: If another run is writing there.
+        """
+        if hasattr(trial.attack, "eot"):
+            trial = replace(trial, attack=replace(trial.attack, eot=1))
+        views = [d.view(trial.attack.view) for d in (trial.defense, known_twin(trial.defense, self.table))]
+        manifest = self.manifest(trial)
+        with (
+            ResultsFolder(self.output, manifest) as opened,
+            Progress("similarity", "image", len(trial.x), trial.hidden) as progress,
+        ):
+            rows = opened.read_rows(ROWS, lambda row: int(row["index"]))
+            for image, label, position in zip(trial.x.split(1), trial.y.split(1), trial.index, strict=True):
+                new, pixels = position not in rows, tensors_digest({"x": image})
+                if not new and rows[position]["pixels"] != pixels:
+                    raise ValueError(
+                        f"image {position} of {trial.data} is not the one that {opened.folder / ROWS} has a row of; "
+                        "choose another `audit.output`, or restore the data"
+                    )
+                if new:
+                    with progress.inside("fresh noise", "draw") as draws, forked_randomness(self.seed, position):
+                        cosines = eot_similarity(*views, trial.attack, image, label, self.counts, trial.batch, draws)
+                    values = {key: value[0].tolist() for key, value in cosines._asdict().items()}
+                    rows[position] = {"index": position, "label": int(label), "pixels": pixels, **values}
+                    opened.append_rows(ROWS, [rows[position]])
+                progress.advance(1, skipped=not new)
+            wanted, title = [rows[i] for i in trial.index], f"{type(trial.defense.purifier).__name__}, {trial.name}"
+            return save(opened.folder, self.counts, wanted, manifest, title)
+
+    def manifest(self, trial: Trial) -> dict[str, object]:
+        settings = {key: value for key, value in asdict(self).items() if key not in ("attack", "images", "output")}
+        return {**settings, **super().manifest(trial), "chunk": trial.batch}
 
 
 def known_twin(defense: Defense, table: int) -> Defense:
@@ -85,63 +114,7 @@ def known_twin(defense: Defense, table: int) -> Defense:
     return Defense(defense.purifier.drawing_from(SeededNoise(table)), defense.classifier)
 
 
-def run_similarity(
-    settings: Similarity, defense: Defense, name: str, attack: Attack, x: Tensor, y: Tensor, index: Sequence[int],
-    data: str, chunk: int = 64, hidden: bool = True,
-) -> str:  # fmt: skip
-    """Complete the rows of these images, write similarity.json and similarity.png, and return the table.
-
-    Args:
-        settings: What to do.
-        defense: The defence; its purifier draws fresh noise.
-        name: Name of the attack.
-        attack: The attack; its view is differentiated.
-        x: Images (B, C, H, W) in [0, 1].
-        y: Their classes (B,).
-        index: Their positions in the data set.
-        data: Name of the data set and split.
-        chunk: Draws per forward pass.
-        hidden: Whether to keep progress to oneself.
-
-    Raises:
-        ValueError: If the purifier draws no fresh noise, or the folder holds another comparison.
-        OSError: If another run writes there.
-    """
-    attack = replace(attack, eot=1) if hasattr(attack, "eot") else attack
-    view, known = (d.view(attack.view) for d in (defense, known_twin(defense, settings.table)))
-    manifest = {
-        **{key: value for key, value in asdict(settings).items() if key not in ("attack", "images", "output")},
-        "attack": attack.settings, "defense": defense.settings, "weights": state_digest(defense), "data": data,
-        "chunk": chunk,
-    }  # fmt: skip
-    folder = Path(settings.output)
-    lock = FolderLock(folder)
-    try:
-        if not check_manifest(folder, manifest):
-            write_manifest(folder, manifest)
-        rows, file = kept_rows(folder / "images.jsonl"), folder / "images.jsonl"
-        with Progress("eot-similarity", "image", len(x), hidden) as progress:
-            for image, label, position in zip(x.split(1), y.split(1), index, strict=True):
-                new, pixels = position not in rows, tensors_digest({"x": image})
-                if not new and rows[position]["pixels"] != pixels:
-                    raise ValueError(
-                        f"image {position} of {data} is not the one that {file} has a row of; choose another "
-                        "`similarity.output`, or restore the data"
-                    )
-                if new:
-                    with progress.inside("fresh noise", "draw") as draws, forked_randomness(settings.seed, position):
-                        cosines = eot_similarity(view, known, attack, image, label, settings.counts, chunk, draws)
-                    values = {key: value[0].tolist() for key, value in cosines._asdict().items()}
-                    rows[position] = {"index": position, "label": int(label), "pixels": pixels, **values}
-                    append(file, (json.dumps(rows[position]) + "\n").encode())
-                progress.advance(1, skipped=not new)
-        wanted = [rows[position] for position in index]
-        return save(folder, settings.counts, wanted, manifest, f"{type(defense.purifier).__name__}, {name}")
-    finally:
-        lock.release()
-
-
-def save(folder: Path, counts: Sequence[int], rows: list[dict], manifest: dict, title: str) -> str:
+def save(folder: Path, counts: Sequence[int], rows: list[Row], manifest: dict, title: str) -> str:
     """Write similarity.json and similarity.png; returns the table."""
     means = {name: [mean_interval(column) for column in zip(*(row[name] for row in rows), strict=True)]
              for name in REFERENCES}  # fmt: skip

@@ -31,8 +31,8 @@ from lit_pursamere.evaluation.cost import known_cost, measure_cost
 from lit_pursamere.report.comparison import check_comparison, read_comparison, run_of
 from lit_pursamere.report.comparison_formats import comparison_as_markdown, save_comparison
 from lit_pursamere.report.runs import Run, missing_rows
+from lit_pursamere.store import Records
 from lit_pursamere.store.costs import write_cost
-from lit_pursamere.store.records import check_evaluation
 
 if TYPE_CHECKING:
     from pytorch_lightning.cli import LightningCLI
@@ -130,7 +130,7 @@ def prospect(folder: Path, name: str, cli: LightningCLI) -> Run:
     cli.trainer.precision_plugin.convert_module(cli.model)  # as the run does before it writes its manifest
     cli.model.calibrate()
     manifest = cli.model.manifest()
-    check_evaluation(folder, manifest)
+    Records.holds(folder, manifest)
     return run_of(folder, name, json.loads(json.dumps(manifest)))
 
 

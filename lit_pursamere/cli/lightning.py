@@ -52,6 +52,7 @@ def command_line(
     run: bool = True,
     options: dict[str, type] | None = None,
     prepare: Callable[[Namespace], object] = lambda config: None,
+    choices: dict[str, tuple[type, type]] | None = None,
 ) -> LightningCLI:
     """Lightning's command line: run a verb, or only build what the configuration describes.
 
@@ -60,6 +61,7 @@ def command_line(
         run: Whether to run the verb.
         options: Further groups of options, by name: dataclasses.
         prepare: May change the configuration before anything is built from it.
+        choices: Further choices of a class, by name: the base, and the class that is meant if none is named.
     """
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -81,6 +83,9 @@ def command_line(
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             for name, group in (options or {}).items():
                 parser.add_class_arguments(group, name)
+            for name, (base, default) in (choices or {}).items():
+                class_path = f"{default.__module__}.{default.__qualname__}"
+                parser.add_subclass_arguments(base, name, default={"class_path": class_path})
 
         def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: object) -> LightningArgumentParser:
             parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)

@@ -42,8 +42,7 @@ VERBS = {
     "figure": Entry("figure", "draw a figure of the theory"),
     "experiment": Entry("experiment", "run the stages of an experiment in order"),
     "estimate": Entry("estimate", "say what a fit, predict or test will cost"),
-    "audit": Entry("audit", "ask whether an attack could have broken a defence"),
-    "eot-similarity": Entry("audit", "ask how many draws average to the gradient under known noise"),
+    "audit": Entry("audit", "ask whether an attack could have broken a defence, or how many draws its EoT needs"),
     "sigmas": Entry("sigmas", "choose the noise levels for a data set"),
     "weights": Entry("weights", "look into weight files, convert them"),
 }

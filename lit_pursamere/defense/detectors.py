@@ -79,15 +79,20 @@ class Detector(nn.Module, ABC):
         self.threshold = float(values.quantile(1 - self.fpr, interpolation="higher"))
         return self.threshold
 
-    def rejects(self, x: Tensor) -> Tensor:
-        """Which images (B, C, H, W) in [0, 1] are rejected, (B,) bool.
+    def verdict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The statistic of images (B, C, H, W) in [0, 1], (B,), and which of them are rejected, (B,) bool.
 
         Raises:
-            RuntimeError: If there is no threshold yet.
+            ValueError: If there is no threshold yet.
         """
         if self.threshold is None:
-            raise RuntimeError(f"{self} has no threshold: call calibrate(clean images) first, or give it one")
-        return ~(self.statistic(x) <= self.threshold)  # NaN is rejected too
+            raise ValueError(f"{self} has no threshold: call calibrate(clean images) first, or give it one")
+        statistic = self.statistic(x)
+        return statistic, ~(statistic <= self.threshold)  # NaN is rejected too
+
+    def rejects(self, x: Tensor) -> Tensor:
+        """Which images are rejected, see `verdict`."""
+        return self.verdict(x)[1]
 
     def train(self, mode: bool = True) -> Detector:
         return super().train(False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lit_pursamere.markdown import markdown_table
+
 __all__ = ["Stage", "duration", "table"]
 
 
@@ -61,8 +63,7 @@ def table(stages: list[Stage], devices: int) -> str:
         *(duration(sum(stage.total_seconds(n) for stage in known)) for n in counts),
         f"without {missing} that could not be estimated" if missing else "",
     ])  # fmt: skip
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines) + "\n"
+    return markdown_table(heads, rows)
 
 
 def duration(seconds: float | None) -> str:

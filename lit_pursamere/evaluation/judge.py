@@ -90,14 +90,10 @@ def judge(
 
 
 def statistics_of(defense: Defense, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Statistic of the detector on images, (B,), and whether it rejects them, (B,) bool; NaN is rejected."""
-    detector = defense.detector
-    if detector is None:
+    """Statistic of the detector on images, (B,), and whether it rejects them, (B,) bool."""
+    if defense.detector is None:
         return x.new_zeros(len(x)), torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    if not detector.calibrated:
-        raise ValueError(f"{detector} has no threshold yet: call calibrate(clean images), or give it one")
-    statistic = detector.statistic(x)
-    return statistic, ~(statistic <= detector.threshold)
+    return defense.detector.verdict(x)
 
 
 @torch.no_grad()

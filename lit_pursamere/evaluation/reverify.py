@@ -6,7 +6,7 @@ hangs on rounding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ import torch
 from lit_pursamere.defense import Defense
 from lit_pursamere.evaluation.evaluation import verdict_keys
 from lit_pursamere.evaluation.judge import judge
+from lit_pursamere.markdown import markdown_table
 from lit_pursamere.progress import Progress
 from lit_pursamere.store import read_rows
 from lit_pursamere.store.images import read_images
@@ -116,9 +117,4 @@ def summary(found: list[Disagreement], count: int, how: str) -> str:
     )
     if not found:
         return text
-    lines = [
-        f"| {one.index} | {one.system} | {one.attack} | {one.iterate} | {one.label} | {one.then} | {one.now} |"
-        for one in found
-    ]
-    head = "| index | system | attack | iterate | label | then | now |\n| --- | --- | --- | --- | --- | --- | --- |"
-    return "\n".join([text, head, *lines]) + "\n"
+    return f"{text}\n{markdown_table([field.name for field in fields(Disagreement)], map(astuple, found))}"

@@ -41,8 +41,8 @@ def purify_arrays(
         raise ValueError(f"{source} has no images (N, H, W), (N, H, W, C) or (N, C, H, W); it holds {shapes}")
     for key, array in images.items():
         check(source, key, array, purifier)
-    outputs, digest = Outputs(folder, manifest), sha256(source)
-    try:
+    with Outputs(folder, manifest) as outputs:
+        digest = sha256(source)
         if not outputs.done(source.name, digest):
             stores = [folder / f".{source.name}-{key}-{batch_size}" for key in images]
             with Progress("purify", "image", total, hidden) as progress:
@@ -53,8 +53,6 @@ def purify_arrays(
             outputs.write(source.name, as_file(arrays, source.suffix), digest, images=total)
             for begun in folder.glob(f".{escape(source.name)}-*"):  # with other sizes of batches, too
                 shutil.rmtree(begun)
-    finally:
-        outputs.release()
     return total
 
 

@@ -86,11 +86,8 @@ def purify_images(
     found, refused = _examine(find_pictures(source), purifier, convert, hidden)
     if not found:
         raise ValueError(_told(f"none of the {len(refused)} pictures in {images} can be purified", refused))
-    outputs = Outputs(folder, manifest)
-    try:
+    with Outputs(folder, manifest) as outputs:
         _purify(found, outputs, purifier, batch_size, seed, hidden)
-    finally:
-        outputs.release()
     done = sum(map(len, found.values()))
     if refused:
         raise ValueError(_told(f"{done} pictures are purified in {output}; these {len(refused)} are not", refused))

@@ -6,10 +6,11 @@ import csv
 import io
 from pathlib import Path
 
+from lit_pursamere.markdown import markdown_table
 from lit_pursamere.report.comparison import Comparison, Contestant
 from lit_pursamere.report.comparison_figure import comparison_figure
 from lit_pursamere.report.comparison_notes import comparison_notes, paper_note
-from lit_pursamere.report.formats import CSV_HEAD, as_csv, latex_table, markdown_table
+from lit_pursamere.report.formats import CSV_HEAD, as_csv, latex_table
 from lit_pursamere.report.report import WORST, Report
 from lit_pursamere.report.verdicts import CLEAN
 

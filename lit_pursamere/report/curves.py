@@ -129,4 +129,4 @@ def survivals(run: Run, system: str, lines: Sequence[Line] = ()) -> list[Surviva
 
 def _first_successes(rows: Sequence[Row], system: str, attack: str) -> list[int]:
     found = (row.get("first_success") for row in rows if (row["system"], row["attack"]) == (system, attack))
-    return [int(step) for step in found if step is not None]  # type: ignore[call-overload]
+    return [int(step) for step in found if step is not None]

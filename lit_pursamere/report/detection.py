@@ -49,7 +49,7 @@ def _detection(attacked: Sequence[Row], clean: Sequence[Row]) -> Detection:
     rejected = Accuracy(float(sum(bool(row["rejected_last"]) for row in attacked)), len(attacked))
     if not clean:
         return Detection(rejected)
-    values = [float(row["statistic_last"]) for row in (*clean, *attacked)]  # type: ignore[arg-type]
+    values = [float(row["statistic_last"]) for row in (*clean, *attacked)]
     truth = [0] * len(clean) + [1] * len(attacked)
     fpr, tpr, _ = roc_curve(truth, values)
     points = tuple(zip(fpr.tolist(), tpr.tolist(), strict=True))

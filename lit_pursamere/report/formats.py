@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from lit_pursamere.markdown import markdown_table
 from lit_pursamere.report.notes import notes
 from lit_pursamere.report.report import Line, Report, make_report
 from lit_pursamere.report.statistics import INTERVALS
@@ -79,15 +80,6 @@ def as_markdown(report: Report) -> str:
     footnotes = [f"[{number}] Doubtful: {doubt}." for number, doubt in enumerate(doubts, start=1)]
     # A blank line between notes keeps them apart once they are rendered.
     return markdown_table(head, body) + "\n" + "\n\n".join([*notes(report), *footnotes]) + "\n"
-
-
-def markdown_table(head: list[str], body: list[list[str]]) -> str:
-    """Write an aligned Markdown table."""
-    grid = [[cell.replace("|", "\\|") for cell in row] for row in (head, *body)]
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in grid]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines) + "\n"
 
 
 def as_latex(report: Report) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lit_pursamere.report.verdicts import CLEAN, SEMANTICS
-from lit_pursamere.store.manifest import read_manifest
+from lit_pursamere.store.manifest import differing, read_manifest
 from lit_pursamere.store.records import Row, read_rows
 
 __all__ = ["AttackInfo", "Run", "check_comparable", "differences", "flat", "missing_rows", "read_runs"]
@@ -114,7 +114,7 @@ class Run:
     @property
     def evaluations(self) -> int:
         """How many verdicts an image got, at most."""
-        return max((int(row["evaluations"]) for row in self.rows), default=1)  # type: ignore[call-overload]
+        return max((int(row["evaluations"]) for row in self.rows), default=1)
 
     def description(self, system: str) -> str:
         """What the manifest says of a system, "PurSAMERE(rho_pur=3, ...)"; empty if nothing."""
@@ -172,13 +172,11 @@ def missing_rows(run: Run) -> dict[tuple[str, str], int]:
 
 def differences(runs: Sequence[Run]) -> list[str]:
     """What keeps runs from standing in one table: "seed: 0 in a, 1 in b"; systems and attacks may differ."""
-    entries = [flat({k: v for k, v in run.manifest.items() if k not in FREE}) for run in runs]
-    found = []
-    for key in sorted(set().union(*entries)):
-        values = [entry.get(key) for entry in entries]
-        if any(value != values[0] for value in values):
-            found.append(f"{key}: " + ", ".join(f"{v!r} in {run.label}" for v, run in zip(values, runs, strict=True)))
-    return found
+    found = differing(*({key: value for key, value in run.manifest.items() if key not in FREE} for run in runs))
+    return [
+        f"{key}: " + ", ".join(f"{value!r} in {run.label}" for value, run in zip(values, runs, strict=True))
+        for key, values in found.items()
+    ]
 
 
 def flat(settings: dict, prefix: str = "") -> dict[str, object]:

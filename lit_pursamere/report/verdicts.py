@@ -72,7 +72,7 @@ def stand_ins(semantics: str) -> list[str]:
 
 def judged(rows: Sequence[Row]) -> tuple[str, ...]:
     """Those of SEMANTICS that can differ on these rows: verdicts of several evaluations, readings of a detector."""
-    repeated = any(row["evaluations"] > 1 for row in rows)  # type: ignore[operator]
+    repeated = any(row["evaluations"] > 1 for row in rows)
     detected = any("unfooled_last" in row for row in rows)
     return tuple(s for s in SEMANTICS if (repeated or not components(s)[1]) and (detected or not components(s)[2]))
 
@@ -129,7 +129,7 @@ def worst_cases(rows: Sequence[Row], attacks: Iterable[str], success: str) -> di
         if value is None:  # a gray attack or the clean image
             value = share(row, success.replace("any", "last"))
         if value is not None:
-            found.setdefault((str(row["system"]), int(row["index"])), {})[str(row["attack"])] = value  # type: ignore[call-overload]
+            found.setdefault((str(row["system"]), int(row["index"])), {})[str(row["attack"])] = value
     least: dict[str, list[float]] = {}
     for (system, _), values in found.items():
         if len(values) == len(needed):
@@ -142,7 +142,7 @@ def mean_seconds(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
     times: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         if row.get("seconds") is not None:
-            times.setdefault((str(row["system"]), str(row["attack"])), []).append(float(row["seconds"]))  # type: ignore[arg-type]
+            times.setdefault((str(row["system"]), str(row["attack"])), []).append(float(row["seconds"]))
     return {key: sum(values) / len(values) for key, values in times.items()}
 
 

@@ -69,5 +69,5 @@ def sync_folder(folder: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left half written; for whoever holds the folder's lock."""
-    for file in folder.glob(f"*{SUFFIX}"):
+    for file in folder.glob(f"*.*-*[0-9]{SUFFIX}"):  # NAME.HOST-PROCESS.part
         file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What purifications cost, as cost.json beside the records of a run says; `tasks.cost` measures it."""
+"""What purifications cost, as cost.json beside the records of a run says; `evaluation.cost` measures it."""
 
 from __future__ import annotations
 

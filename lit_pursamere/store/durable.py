@@ -1,13 +1,22 @@
-"""Appending to a file so that what was acknowledged is on disk, and what was not can be told apart and cut off."""
+"""Appending to a file so that what was acknowledged is on disk, and what was not can be told apart and cut off.
+
+A line of JSON counts when its newline is there, an entry of fixed size when all of its bytes are.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from lit_pursamere.store.atomic import sync_folder
 
-__all__ = ["append"]
+__all__ = ["Key", "Row", "append", "append_rows", "cut_tail", "read_rows"]
+
+Row = dict[str, Any]  # JSON values by name
+Key = TypeVar("Key", bound=Hashable)
 
 
 def append(path: Path, content: bytes) -> None:
@@ -29,3 +38,51 @@ def append(path: Path, content: bytes) -> None:
         raise OSError(
             f"cannot write {path}: {error.strerror}; mend that and run the same command again, it continues"
         ) from error
+
+
+def append_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Append rows as lines of JSON; errors as `append` raises them."""
+    append(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def read_rows(path: Path, key_of: Callable[[Row], Key]) -> dict[Key, Row]:
+    """The rows of a file of JSON lines by their keys, of each key the last one; a line without its end is left out.
+
+    Args:
+        path: The file; without it there are no rows.
+        key_of: The key of a row; may raise ValueError, KeyError or TypeError if the row is none.
+
+    Raises:
+        ValueError: If a line is damaged; the message names file and line.
+    """
+    rows: dict[Key, Row] = {}
+    content = path.read_bytes() if path.is_file() else b""
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            rows[key_of(row)] = row
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}, line {number} is damaged; remove that line and run again") from None
+    return rows
+
+
+def cut_tail(path: Path, size: int | None = None) -> int:
+    """Remove what a killed process left unfinished at the end of a file.
+
+    Args:
+        path: The file; it need not be there.
+        size: Bytes of an entry. None: entries are lines.
+
+    Returns:
+        How many bytes are left.
+    """
+    if not path.is_file():
+        return 0
+    there = path.stat().st_size
+    whole = path.read_bytes().rfind(b"\n") + 1 if size is None else there // size * size
+    if whole < there:
+        with open(path, "r+b") as file:
+            file.truncate(whole)
+    return whole

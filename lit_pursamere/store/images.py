@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_pursamere.store.durable import append
+from lit_pursamere.store.durable import append, cut_tail
 from lit_pursamere.store.manifest import read_manifest
 from lit_pursamere.store.records import Row
 
@@ -52,19 +52,10 @@ class ImageStore:
         pairs = torch.stack([last, any_], dim=1).to("cpu", dtype).numpy()
         if self.file is None:
             self.file = self.folder / f"images-{self.rank}.{pairs.dtype}"
-            self.count = PER_ROW * self._cut_broken_tail(pairs[0].nbytes)
+            self.count = PER_ROW * cut_tail(self.file, pairs[0].nbytes) // pairs[0].nbytes
         append(self.file, pairs.astype(pairs.dtype.newbyteorder("<"), copy=False).tobytes())
         first, self.count = self.count, self.count + PER_ROW * len(pairs)
         return [[self.rank, first + PER_ROW * i] for i in range(len(pairs))]
-
-    def _cut_broken_tail(self, size: int) -> int:
-        """Remove what a killed process left of a pair of `size` bytes; returns the number of whole pairs."""
-        if not self.file.is_file():
-            return 0
-        whole = self.file.stat().st_size // size
-        with open(self.file, "r+b") as file:
-            file.truncate(whole * size)
-        return whole
 
 
 def read_images(folder: str | Path, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
@@ -83,16 +74,16 @@ def read_images(folder: str | Path, rows: Sequence[Row]) -> tuple[Tensor, Tensor
             f"{folder} holds no images for {len(missing)} of {len(rows)} rows ({named}); run the test with "
             "`--model.save_images true` and another `--model.output`"
         )
-    files = {rank: _open(folder, rank, shape) for rank in {row["stored"][0] for row in rows}}  # type: ignore[index]
+    files = {rank: _open(folder, rank, shape) for rank in {row["stored"][0] for row in rows}}
     places = [row["stored"] for row in rows]
-    for rank, position in places:  # type: ignore[misc]
+    for rank, position in places:
         if position + PER_ROW > len(files[rank]):
             raise ValueError(
                 f"{folder} holds {len(files[rank])} images of process {rank}, but a row names number {position + 1}; "
                 "remove the records of that process and run the same command again"
             )
     last, any_ = (
-        torch.stack([torch.from_numpy(np.array(files[rank][position + offset])) for rank, position in places])  # type: ignore[misc]
+        torch.stack([torch.from_numpy(np.array(files[rank][position + offset])) for rank, position in places])
         for offset in range(PER_ROW)
     )
     return last, any_

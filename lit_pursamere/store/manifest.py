@@ -13,7 +13,16 @@ from typing import Any
 
 from lit_pursamere.store.atomic import write_whole
 
-__all__ = ["check_manifest", "differences", "digest_of", "read_manifest", "setting_of", "settings_of", "write_manifest"]
+__all__ = [
+    "check_manifest",
+    "differences",
+    "differing",
+    "digest_of",
+    "read_manifest",
+    "setting_of",
+    "settings_of",
+    "write_manifest",
+]
 
 NAME = "manifest.json"
 KEY, FORMAT = "manifest_format", 3  # of the manifest and of what lies beside it; counted up when a meaning changes
@@ -60,18 +69,18 @@ def check_manifest(folder: Path, manifest: dict) -> bool:
 
 def differences(there: dict, now: dict) -> str:
     """What differs between two manifests, in words; empty if nothing does."""
-    return "; ".join(f"{key}: there {old!r}, now {new!r}" for key, old, new in _differences(there, now))
+    return "; ".join(f"{key}: there {old!r}, now {new!r}" for key, (old, new) in differing(there, now).items())
 
 
-def _differences(there: dict, now: dict, prefix: str = "") -> list[tuple[str, object, object]]:
-    """Entries that differ, "attacks.PGD.eps", with both values; None where there is no such entry."""
-    found = []
-    for key in sorted(there.keys() | now.keys()):
-        old, new = there.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            found.append((f"{prefix}{key}", old, new))
+def differing(*settings: dict, prefix: str = "") -> dict[str, list[object]]:
+    """Entries that are not the same in all, "attacks.PGD.eps", with the value of each; None where there is no such."""
+    found: dict[str, list[object]] = {}
+    for key in sorted(set().union(*settings)):
+        values = [each.get(key) for each in settings]
+        if all(isinstance(value, dict) for value in values):
+            found |= differing(*values, prefix=f"{prefix}{key}.")
+        elif any(value != values[0] for value in values):
+            found[f"{prefix}{key}"] = values
     return found
 
 

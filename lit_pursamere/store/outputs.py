@@ -9,20 +9,18 @@ A file counts as done if it is there with the checksum that its line tells, and 
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
-from lit_pursamere.store.atomic import remove_leftovers, write_whole
-from lit_pursamere.store.durable import append
-from lit_pursamere.store.locks import FolderLock
-from lit_pursamere.store.manifest import check_manifest, write_manifest
+from lit_pursamere.store.atomic import write_whole
+from lit_pursamere.store.folder import ResultsFolder
+from lit_pursamere.store.manifest import check_manifest
 
 __all__ = ["Outputs"]
 
 JOURNAL = "made.jsonl"
 
 
-class Outputs:
+class Outputs(ResultsFolder):
     """A folder to put files into, kept from other runs until `release`.
 
     Args:
@@ -34,23 +32,19 @@ class Outputs:
         OSError: If another run is writing to it.
     """
 
-    def __init__(self, folder: Path, manifest: dict) -> None:
-        self.folder = folder
-        self.lock = FolderLock(folder)
-        try:
-            if not check_manifest(folder, manifest):
-                others = sorted(file.name for file in folder.iterdir() if not file.name.startswith(".lock"))
-                if others:
-                    raise ValueError(
-                        f"{folder} holds other things ({', '.join(others[:3])}) and no manifest; choose another, or an "
-                        "empty folder"
-                    )
-                write_manifest(folder, manifest)
-            remove_leftovers(folder)
-            self.rows = self._read()
-        except BaseException:
-            self.lock.release()
-            raise
+    @staticmethod
+    def holds(folder: Path, manifest: dict) -> bool:
+        if check_manifest(folder, manifest):
+            return True
+        if others := sorted(file.name for file in folder.iterdir() if not file.name.startswith(".lock")):
+            raise ValueError(
+                f"{folder} holds other things ({', '.join(others[:3])}) and no manifest; choose another, or an empty "
+                "folder"
+            )
+        return False
+
+    def _load(self) -> None:
+        self.rows = self.read_rows(JOURNAL, lambda row: row["name"])
 
     def done(self, name: str, source: str) -> bool:
         """Whether a file is there, undamaged, and made from a source with this checksum."""
@@ -68,23 +62,5 @@ class Outputs:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, content)
         row = {"name": name, "source": source, "sha256": hashlib.sha256(content).hexdigest(), **facts}
-        append(self.folder / JOURNAL, (json.dumps(row) + "\n").encode())
+        self.append_rows(JOURNAL, [row])
         self.rows[name] = row
-
-    def release(self) -> None:
-        self.lock.release()
-
-    def _read(self) -> dict[str, dict]:
-        """The last line of every file; a line that is cut short, by a kill, is cut off."""
-        journal = self.folder / JOURNAL
-        content = journal.read_bytes() if journal.is_file() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            write_whole(journal, whole)
-        try:
-            rows = [json.loads(line) for line in whole.splitlines()]
-            return {row["name"]: row for row in rows}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{journal} is damaged ({error}); remove it, and the pictures are purified anew"
-            ) from error

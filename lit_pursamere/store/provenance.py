@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 
 from lit_pursamere import __version__
-from lit_pursamere.store.durable import append
+from lit_pursamere.store.durable import append_rows
 
 __all__ = ["command", "device_name", "note_start", "package_versions"]
 
@@ -59,7 +58,7 @@ def note_start(folder: str | Path, device: torch.device, processes: int = 1) -> 
         "threads": torch.get_num_threads(),
         "processes": processes,
     }
-    append(Path(folder) / NAME, (json.dumps(line) + "\n").encode())
+    append_rows(Path(folder) / NAME, [line])
 
 
 def device_name(device: torch.device) -> str:

@@ -27,22 +27,22 @@ writes these entries; those that end in `_any` are null where an attack does not
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
-from lit_pursamere.store.durable import append
-from lit_pursamere.store.manifest import check_manifest, write_manifest
+from lit_pursamere.store import durable
+from lit_pursamere.store.durable import Row
+from lit_pursamere.store.folder import ResultsFolder
+from lit_pursamere.store.manifest import check_manifest
 
-__all__ = ["Records", "check_evaluation", "read_rows"]
+__all__ = ["CLEAN", "Records", "Row", "read_rows"]
 
-Row = dict[str, object]
 CLEAN = "clean"  # the name under which records keep the verdict on the untouched image
+FILES = "records-*.jsonl"
 Key = tuple[str, str, int]
 
 
 def key_of(row: Row) -> Key:
-    return str(row["system"]), str(row["attack"]), int(row["index"])  # type: ignore[call-overload]
+    return str(row["system"]), str(row["attack"]), int(row["index"])
 
 
 def read_rows(folder: str | Path) -> list[Row]:
@@ -52,71 +52,37 @@ def read_rows(folder: str | Path) -> list[Row]:
         FileNotFoundError: If the folder holds no records.
         ValueError: If a line other than a file's last one is damaged; the message names file and line.
     """
-    files = sorted(Path(folder).glob("records-*.jsonl"))
+    files = sorted(Path(folder).glob(FILES))
     if not files:
         raise FileNotFoundError(f"no records in {folder}; run `lit-pursamere test` with LitRobustness first")
     rows: dict[Key, Row] = {}
     for file in files:
-        rows.update((key_of(row), row) for row in _read_file(file))
+        rows |= durable.read_rows(file, key_of)
     return [rows[key] for key in sorted(rows)]
 
 
-def _read_file(file: Path) -> Iterable[Row]:
-    lines = file.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            key_of(row)
-            yield row
-        except (ValueError, KeyError, TypeError):
-            if number < len(lines):  # a complete line ends with a newline, so only the last may be cut short
-                raise ValueError(f"{file}, line {number} is damaged; remove that line and run again") from None
-
-
-def check_evaluation(folder: Path, manifest: dict) -> bool:
-    """Whether a folder has rows of this evaluation. A manifest alone, left by a run that failed, binds nothing.
-
-    Raises:
-        ValueError: If its rows are those of another evaluation; the message names the differences.
-    """
-    return any(folder.glob("records-*.jsonl")) and check_manifest(folder, manifest)
-
-
-class Records:
-    """Rows of one evaluation as one process sees them: what is done already, and a file to append to.
+class Records(ResultsFolder):
+    """The folder of an evaluation as one process has it open: what is done already, and a file to append to.
 
     Args:
         folder: Where the evaluation lives.
-        manifest: JSON values that say what is evaluated.
+        manifest: JSON values that say what is evaluated. A manifest without rows, left by a run that failed, binds
+            nothing.
         rank: Number of this process.
 
     Raises:
-        ValueError: If the folder holds an evaluation with another manifest; the message names the differences.
+        OSError: If another run is writing there.
+        ValueError: If the folder holds an evaluation with another manifest, or a damaged row; the message names it.
     """
 
-    def __init__(self, folder: str | Path, manifest: dict, rank: int = 0) -> None:
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if rank:  # the first process has written it
-            check_manifest(self.folder, manifest)
-        elif not check_evaluation(self.folder, manifest):
-            write_manifest(self.folder, manifest)
-        self.file = self.folder / f"records-{rank}.jsonl"
-        self._cut_broken_tail()
-        try:
-            self.rows = {key_of(row): row for row in read_rows(self.folder)}
-        except FileNotFoundError:
-            self.rows = {}
+    @staticmethod
+    def holds(folder: Path, manifest: dict) -> bool:
+        return any(folder.glob(FILES)) and check_manifest(folder, manifest)
 
-    def _cut_broken_tail(self) -> None:
-        if not self.file.is_file():
-            return
-        content = self.file.read_bytes()
-        if content and not content.endswith(b"\n"):
-            with open(self.file, "r+b") as file:
-                file.truncate(content.rfind(b"\n") + 1)
+    def _load(self) -> None:
+        self.file = self.folder / f"records-{self.rank}.jsonl"
+        durable.cut_tail(self.file)
+        self.rows = {key_of(row): row for row in read_rows(self.folder)} if any(self.folder.glob(FILES)) else {}
 
     def get(self, system: str, attack: str, index: int) -> Row | None:
         """The row of an image, if it was evaluated before."""
@@ -128,5 +94,5 @@ class Records:
         Raises:
             OSError: If they cannot be written, with what to do about it.
         """
-        append(self.file, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        self.append_rows(self.file.name, rows)
         self.rows.update((key_of(row), row) for row in rows)

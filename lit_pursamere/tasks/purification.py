@@ -8,10 +8,8 @@ Reference: PurSAMERE, section 4: SAM off and rho_pur 3 for the training set of C
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from lit_pursamere.data import PurifiedSet
@@ -21,16 +19,15 @@ from lit_pursamere.progress import Progress, Watch
 from lit_pursamere.purifiers import Purifier
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete
 from lit_pursamere.seeding import reseed, run_seed
-from lit_pursamere.store.atomic import remove_leftovers
-from lit_pursamere.store.locks import FolderLock
+from lit_pursamere.store import ResultsFolder
 from lit_pursamere.store.manifest import settings_of
-from lit_pursamere.tasks.opening import open_in_turn
+from lit_pursamere.tasks.folder_task import FolderTask
 from lit_pursamere.weights import state_digest
 
 __all__ = ["LitPurification"]
 
 
-class LitPurification(pl.LightningModule):
+class LitPurification(FolderTask):
     """Writes purified images to disk, batch by batch; a second run continues where the first one stopped.
 
     The result does not depend on how many processes make it, nor on how often they are stopped: what a batch holds is
@@ -54,27 +51,20 @@ class LitPurification(pl.LightningModule):
         classifier: nn.Module | None = None,
         noise: Knowledge | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(output)
         purifier = complete(purifier, score_model, noise)
         self.purifier = purifier if classifier is None else purifier.in_front_of(classifier)
-        self.output, self.storage = output, dtype
+        self.storage = dtype
         self.set: PurifiedSet | None = None
-        self.lock: FolderLock | None = None
         self.watch: Watch | None = None
 
-    def setup(self, stage: str) -> None:
-        bar = self.trainer.progress_bar_callback
-        self.visible = bar is not None and self.trainer.is_global_zero
-        if self.visible and stage == "predict":  # Lightning's bar knows the batches of one process only
-            bar.disable()
-
     def on_predict_start(self) -> None:
-        open_in_turn(self, self.output, self._open)
+        self.open_in_turn()
         if self.visible:
             self.watch = Watch(Progress("purify", "image", len(self.set)), self.set.count)
 
-    def _open(self) -> None:
-        """Lock the folder, and create or continue the set."""
+    def open(self) -> None:
+        """Open the folder, and create or continue the set in it."""
         data = self.trainer.datamodule
         split = "test" if data.evaluate == "test" else "train"
         source, indices = data.sources[split], data.indices(data.evaluate)
@@ -88,25 +78,12 @@ class LitPurification(pl.LightningModule):
             "seed": run_seed(),
         }
         shape = (data.channels, data.image_size, data.image_size)
-        self.lock = FolderLock(self.output, self.trainer.global_rank)
-        try:
-            if self.trainer.is_global_zero:
-                remove_leftovers(Path(self.output))
-            self.set = PurifiedSet.create(self.output, indices, shape, manifest, self.storage, data.eval_batch_size)
-        except BaseException:
-            self.lock.release()
-            raise
+        self.folder = ResultsFolder(self.output, rank=self.trainer.global_rank)
+        self.set = PurifiedSet.create(self.output, indices, shape, manifest, self.storage, data.eval_batch_size)
 
     def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        try:
-            self._purify(batch[0], batch[2].tolist())
-        except BaseException:
-            self._release()  # whoever catches this may want to continue in the same process
-            raise
-
-    def _purify(self, x: Tensor, indices: list[int]) -> None:
-        if self.trainer.received_sigterm:  # Lightning only notes the signal, and would run on to the end
-            raise SystemExit("stopped by SIGTERM; the same command continues")
+        self.stop_if_told()
+        x, indices = batch[0], batch[2].tolist()
         number = self.set.number(indices[0])
         if indices != self.set.part(number).tolist():
             raise RuntimeError(
@@ -119,11 +96,14 @@ class LitPurification(pl.LightningModule):
 
     def on_predict_end(self) -> None:
         self.trainer.strategy.barrier("parts written")
-        self._release()
+        self._end_watch()
         self.print(f"{self.set.count()} of {len(self.set)} images purified in {self.output}")
 
-    def _release(self) -> None:
-        if self.visible:
+    def close(self) -> None:
+        self._end_watch()
+        super().close()
+
+    def _end_watch(self) -> None:
+        if self.watch is not None:
             self.watch.close()
-            self.trainer.progress_bar_callback.enable()
-        self.lock.release()
+            self.watch = None

@@ -7,10 +7,8 @@ rows per image  ->  records  ->  report.md, report.csv, figures, TensorBoard
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
@@ -31,8 +29,7 @@ from lit_pursamere.report.pictures import picture_grid, trajectory_figure
 from lit_pursamere.seeding import run_seed
 from lit_pursamere.store import Records
 from lit_pursamere.store.images import ImageStore
-from lit_pursamere.store.locks import FolderLock
-from lit_pursamere.tasks.opening import open_in_turn
+from lit_pursamere.tasks.folder_task import FolderTask
 from lit_pursamere.threat import ThreatModel
 from lit_pursamere.weights import state_digest
 
@@ -41,7 +38,7 @@ __all__ = ["LitRobustness"]
 UNDEFENDED = "undefended"
 
 
-class LitRobustness(pl.LightningModule):
+class LitRobustness(FolderTask):
     """Test steps that attack a defence and record a verdict per image.
 
     Args:
@@ -56,7 +53,7 @@ class LitRobustness(pl.LightningModule):
         undefended: Whether to evaluate the classifier without the purifier as well, for contrast.
         evaluations: How often each verdict is given. More than once for a stochastic defence: then the table shows the
             mean, and beside it the images that are right every time (worst) and most of the time (vote).
-        success: Which verdict is the headline of the protocol that is followed, one of `results.SEMANTICS`: at the last
+        success: Which verdict is the headline of the protocol that is followed, one of `report.SEMANTICS`: at the last
             iterate or at any; the mean over evaluations, or right every time (`worst`) or most of the time (`vote`);
             rejected attacked images wrong, or right (`or rejected`).
         ensemble: How many purified copies of an image make one answer (ADP: 10), and how.
@@ -93,7 +90,7 @@ class LitRobustness(pl.LightningModule):
         pool: int = 1024,
         save_images: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(output)
         if evaluations < 1:
             raise ValueError(f"LitRobustness needs evaluations >= 1; got {evaluations}")
         if pool < 1:
@@ -114,17 +111,11 @@ class LitRobustness(pl.LightningModule):
         self.systems = nn.ModuleDict({type(purifier).__name__: defense})
         if undefended and not isinstance(purifier, Identity):
             self.systems[UNDEFENDED] = Defense(Identity(), classifier, surrogate=surrogate and Identity())
-        self.attacks, self.output, self.pictures, self.calibrate_on = (
-            dict(attacks),
-            Path(output),
-            pictures,
-            calibrate_on,
-        )
+        self.attacks, self.pictures, self.calibrate_on = dict(attacks), pictures, calibrate_on
         self.evaluations, self.success, self.pool, self.save_images = evaluations, success, pool, save_images
         self.columns = [(s, a, k) for s in self.systems for a in ("clean", *attacks) for k in ("last", "any")]
         self.accuracies = nn.ModuleList([MeanMetric(nan_strategy="disable") for _ in self.columns])
         self.records: Records | None = None
-        self.lock: FolderLock | None = None
         self.evaluation: Evaluation | None = None
         self.waiting: list[Batch] = []
         self.pictured: list[int] | None = None  # positions of the images in the grid: the first ones
@@ -165,11 +156,6 @@ class LitRobustness(pl.LightningModule):
             images = torch.stack([source[index][0] for index in data.test_indices()])
         self.detector.calibrate(images.to(self.device), data.eval_batch_size)
 
-    def setup(self, stage: str) -> None:
-        self.visible = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
-        if self.visible and stage == "test":  # Lightning's bar counts batches, which are only gathered
-            self.trainer.progress_bar_callback.disable()
-
     def on_test_start(self) -> None:
         if torch.is_inference_mode_enabled():
             raise RuntimeError("attacks need gradients: use Trainer(inference_mode=False), as the command line does")
@@ -180,7 +166,7 @@ class LitRobustness(pl.LightningModule):
                 "Trainer(use_distributed_sampler=False), as the command line does, and a loader with a ShardSampler"
             )
         self.calibrate()
-        open_in_turn(self, self.output, self._open)
+        self.open_in_turn()
         slots = self.trainer.datamodule.eval_batch_size
         images = min(len(loader.sampler), self.trainer.num_test_batches[0] * slots)
         self.evaluation = Evaluation(
@@ -195,20 +181,14 @@ class LitRobustness(pl.LightningModule):
                 "test", "verdict", images * len(self.systems) * (1 + len(self.attacks)), not self.visible, steady=False
             ),
             attacked=self._show,
-            stop=self._stop_if_told,
+            stop=self.stop_if_told,
         )
 
-    def _open(self) -> None:
-        rank = self.trainer.global_rank
-        self.lock = FolderLock(self.output, rank)
-        try:
-            self.records = Records(self.output, self.manifest(), rank)
-        except BaseException:
-            self.lock.release()
-            raise
+    def open(self) -> None:
+        self.folder = self.records = Records(self.output, self.manifest(), self.trainer.global_rank)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._stop_if_told()
+        self.stop_if_told()
         if self.waiting and sum(len(y) for _, y, _ in self.waiting) + len(batch[1]) > self.pool:
             self._evaluate_pool()
         self.waiting.append(batch)
@@ -228,27 +208,14 @@ class LitRobustness(pl.LightningModule):
             table = write_report(self.output)
             self.print(f"\n{table}\nRecords, tables and pictures: {self.output}")
 
-    def on_test_end(self) -> None:
-        self.lock.release()
-        if self.visible:
-            self.trainer.progress_bar_callback.enable()
-
-    def _stop_if_told(self) -> None:
-        if self.trainer.received_sigterm:  # Lightning only notes the signal, and would run on to the end
-            raise SystemExit("stopped by SIGTERM; the same command continues")
-
     def _evaluate_pool(self) -> None:
         """Complete the rows of all images that wait, for every system and attack."""
         batches, self.waiting = self.waiting, []
         indices = [i for _, _, index in batches for i in index.tolist()]
-        try:
-            for system in self.systems:
-                for attack in ("clean", *self.attacks):
-                    self.evaluation.complete(system, attack, batches)
-                    self._count(system, attack, indices)
-        except BaseException:
-            self.lock.release()  # whoever catches this may want to continue in the same process
-            raise
+        for system in self.systems:
+            for attack in ("clean", *self.attacks):
+                self.evaluation.complete(system, attack, batches)
+                self._count(system, attack, indices)
         # A run that continues has only some of the images at hand, which are better than none.
         whole = len(self.shown) == len(self.pictured) or not (self.output / "pictures.png").exists()
         if self.shown and whole and self.trainer.is_global_zero:

@@ -10,8 +10,10 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.utilities import rank_zero_info
@@ -20,11 +22,20 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lit_pursamere.progress import Progress
 from lit_pursamere.seeding import reseed, run_seed
+from lit_pursamere.store.atomic import replacing
 from lit_pursamere.store.manifest import read_manifest
-from lit_pursamere.tasks.checkpoints import WholeCheckpoints
 from lit_pursamere.weights import model_card, save_weights
 
-__all__ = ["Clock", "ExponentialMovingAverage", "Training", "cosine", "deciding", "inverse_sqrt", "rise"]
+__all__ = [
+    "Clock",
+    "ExponentialMovingAverage",
+    "Training",
+    "WholeCheckpoints",
+    "cosine",
+    "deciding",
+    "inverse_sqrt",
+    "rise",
+]
 
 # Settings that say where and how fast a training runs, not what it comes to.
 FREE = {
@@ -149,6 +160,22 @@ class Clock(pl.Callback):
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.spent = dict(state)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside the file that it replaces, and lets it take its name only when it is on disk.
+
+    Lightning writes to the folder for temporary files and moves the result, which is a copy, and so may be cut short,
+    where that folder is on another file system.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
 
 
 class Training(pl.LightningModule):

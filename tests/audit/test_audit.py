@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from lit_pursamere.attacks import PGD, Square
-from lit_pursamere.audit import CHECKS, Audit, Examination, choose_attack, run_audit
-from lit_pursamere.audit.run import examine
+from lit_pursamere.audit import CHECKS, Checklist, Examination, Trial, choose_attack
+from lit_pursamere.audit.checklist import examine
 from lit_pursamere.cli.main import main
 from lit_pursamere.defense import Defense
 from lit_pursamere.defense.detectors import Detector
@@ -48,8 +48,8 @@ def world(purifier=None, classes=4):
     return Defense(purifier or Identity(), network), x, y
 
 
-def findings(defense, attack, x, y, checks=CHECKS, **options):
-    exam = Examination(defense, attack, x, y, planted=8, **options)
+def findings(defense, attack, x, y, checks=CHECKS, queries=200, evaluations=1):
+    exam = Examination(Trial(defense, "it", attack, x, y, evaluations=evaluations), queries, planted=8)
     return {check: examine(exam, check) for check in checks}
 
 
@@ -58,7 +58,7 @@ def test_a_linear_model_passes(norm, eps, falls):
     """Between two classes nothing beats the gradient of a linear model, whether or not its images fall."""
     defense, x, y = world(classes=2)
     attack = PGD(ThreatModel(norm, eps), "exact", 20, loss="margin")
-    assert Examination(defense, attack, x, y).broken(attack).any() == falls
+    assert Examination(Trial(defense, "it", attack, x, y)).broken(attack).any() == falls
     found = findings(defense, attack, x, y)
     assert {check: f for check, f in found.items() if f.verdict not in ("pass", "n/a")} == {}
     assert [check for check, f in found.items() if f.verdict == "n/a"] == ["undefended", "transfer", "views"]
@@ -114,10 +114,10 @@ def test_only_images_that_are_right_are_examined():
     defense, x, y = world()
     y = y.clone()
     y[:3] = (y[:3] + 1) % 4
-    exam = Examination(defense, PGD(ThreatModel("linf", 0.1), "exact", 2), x, y)
+    exam = Examination(Trial(defense, "it", PGD(ThreatModel("linf", 0.1), "exact", 2), x, y))
     assert exam.index.tolist() == list(range(3, 32))
     with pytest.raises(ValueError, match="none of the 3 images right"):
-        Examination(defense, PGD(ThreatModel("linf", 0.1), "exact", 2), x[:3], y[:3])
+        Examination(Trial(defense, "it", PGD(ThreatModel("linf", 0.1), "exact", 2), x[:3], y[:3]))
 
 
 def test_attacks_that_lack_a_setting_are_not_applicable():
@@ -129,7 +129,7 @@ def test_attacks_that_lack_a_setting_are_not_applicable():
 def test_gained_counts_only_what_the_trial_attack_left():
     defense, x, y = world()
     weak, strong = (PGD(ThreatModel("linf", 0.25), "exact", n, step_size=0.02) for n in (6, 40))
-    exam = Examination(defense, weak, x, y)
+    exam = Examination(Trial(defense, "it", weak, x, y))
     expected = exam.broken(strong) & ~exam.broken(weak)
     assert expected.any() and torch.equal(exam.gained(strong), expected)
     assert torch.equal(exam.left & ~exam.fallen, ~exam.broken(strong))
@@ -145,33 +145,33 @@ class Counted(Identity):
 
 def test_an_audit_that_was_stopped_goes_on(tmp_path):
     defense, x, y = world(Counted())
-    audit = Audit(queries=20, planted=2, checks=["single_step", "planted"], output=str(tmp_path / "out"))
+    audit = Checklist(queries=20, planted=2, checks=["single_step", "planted"], output=str(tmp_path / "out"))
     attack = PGD(ThreatModel("linf", 0.2), "exact", 5)
-    first = run_audit(audit, defense, "PGD5", attack, x, y)
+    first = audit.run(Trial(defense, "PGD5", attack, x, y))
     assert (tmp_path / "out/audit.md").read_text() == first and "| single_step |" in first
     verdicts = json.loads((tmp_path / "out/verdicts.json").read_text())
     (tmp_path / "out/verdicts.json").write_text(json.dumps(dict(list(verdicts.items())[:3])))
     Counted.calls = 0
-    assert run_audit(audit, defense, "PGD5", attack, x, y) == first
+    assert audit.run(Trial(defense, "PGD5", attack, x, y)) == first
     resumed, Counted.calls = Counted.calls, 0
-    assert run_audit(audit, defense, "PGD5", attack, x, y) == first
+    assert audit.run(Trial(defense, "PGD5", attack, x, y)) == first
     assert Counted.calls == 0 < resumed
     with pytest.raises(ValueError, match="another configuration"):
-        run_audit(audit, defense, "PGD6", PGD(ThreatModel("linf", 0.2), "exact", 6), x, y)
+        audit.run(Trial(defense, "PGD6", PGD(ThreatModel("linf", 0.2), "exact", 6), x, y))
 
 
 def test_a_stochastic_defence_that_was_stopped_goes_on_to_the_same_findings(tmp_path):
     """Every question has draws of its own, whichever were answered before."""
     defense, x, y = world(Shiver())
     checks = ["deterministic", "single_step", "restarts", "planted"]
-    audit = Audit(queries=20, planted=3, checks=checks, output=str(tmp_path / "out"))
+    audit = Checklist(queries=20, planted=3, checks=checks, output=str(tmp_path / "out"))
     attack, file = PGD(ThreatModel("linf", 0.2), "exact", 2, eot=2), tmp_path / "out/verdicts.json"
-    first = run_audit(audit, defense, "PGD2", attack, x, y, evaluations=3, seed=1)
+    first = audit.run(Trial(defense, "PGD2", attack, x, y, evaluations=3, seed=1))
     verdicts = json.loads(file.read_text())
     for kept in (1, 2, 4):
         file.write_text(json.dumps(dict(list(verdicts.items())[:kept])))
         torch.manual_seed(kept)
-        assert run_audit(audit, defense, "PGD2", attack, x, y, evaluations=3, seed=1) == first
+        assert audit.run(Trial(defense, "PGD2", attack, x, y, evaluations=3, seed=1)) == first
         assert json.loads(file.read_text()) == verdicts
 
 
@@ -197,7 +197,7 @@ def pursamere(**settings) -> PurSAMERE:
 def test_an_audit_answers_for_nothing_else(other, named, tmp_path):
     """A folder's answers are given again only to the very question that was asked."""
     _, x, y = world()
-    audit = Audit(queries=4, planted=1, checks=["single_step"], output=str(tmp_path / "out"))
+    audit = Checklist(queries=4, planted=1, checks=["single_step"], output=str(tmp_path / "out"))
     attack = PGD(ThreatModel("linf", 0.1), "bpda", 1)
 
     def ask(pixel=None, label=None, seed=0, data="digits", batch=64, classifier=1.0, **settings):
@@ -206,7 +206,7 @@ def test_an_audit_answers_for_nothing_else(other, named, tmp_path):
         images, classes = x.clone(), y.clone()
         images[2, 0, 0, 0] = images[2, 0, 0, 0] if pixel is None else pixel
         classes[2] = classes[2] if label is None else label
-        return run_audit(audit, defense, "PGD1", attack, images, classes, batch=batch, seed=seed, data=data)
+        return audit.run(Trial(defense, "PGD1", attack, images, classes, batch=batch, seed=seed, data=data))
 
     assert ask() == ask()
     with pytest.raises(ValueError, match="another configuration.*" + re.escape(named)):
@@ -217,15 +217,15 @@ def test_an_audit_keeps_others_out_of_its_folder(tmp_path):
     defense, x, y = world()
     lock = FolderLock(tmp_path)
     with pytest.raises(OSError, match="another run"):
-        run_audit(Audit(output=str(tmp_path)), defense, "PGD", PGD(ThreatModel("linf", 0.1)), x, y)
+        Checklist(output=str(tmp_path)).run(Trial(defense, "PGD", PGD(ThreatModel("linf", 0.1)), x, y))
     lock.release()
 
 
 def test_mistakes_name_the_value_and_the_mend():
     with pytest.raises(ValueError, match="no check gradient; known: deterministic, gradients"):
-        Audit(checks=["gradient"])
+        Checklist(checks=["gradient"])
     with pytest.raises(ValueError, match="images >= 1; got 0"):
-        Audit(images=0)
+        Checklist(images=0)
     attacks = {"a": PGD(ThreatModel("linf", 0.1), "gray"), "b": PGD(ThreatModel("linf", 0.1), "bpda")}
     assert choose_attack(None, attacks) == "b"
     with pytest.raises(ValueError, match="no attack 'c'; it has a, b"):
@@ -264,7 +264,7 @@ def test_that_a_detector_is_left_out_is_said(tmp_path):
     guarded = Defense(Identity(), defense.classifier, detector=Everything(threshold=0.5))
     attack, texts = PGD(ThreatModel("linf", 0.2), "exact", 2), []
     for audited in (defense, guarded):
-        audit = Audit(output=str(tmp_path / str(len(texts))), checks=["single_step"])
-        texts.append(run_audit(audit, audited, "PGD", attack, x, y))
+        audit = Checklist(output=str(tmp_path / str(len(texts))), checks=["single_step"])
+        texts.append(audit.run(Trial(audited, "PGD", attack, x, y)))
     said = "The detector Everything(threshold=0.5, fpr=None) is left out: nothing was rejected."
     assert texts[1] == f"{texts[0]}\n{said}\n", "the findings are those of purifier and classifier"

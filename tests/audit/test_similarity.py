@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lit_pursamere.attacks import PGD
-from lit_pursamere.audit import Similarity, run_similarity
+from lit_pursamere.audit import Similarity, Trial
 from lit_pursamere.audit.similarity import known_twin
 from lit_pursamere.cli.main import main
 from lit_pursamere.defense import Defense
@@ -32,7 +32,7 @@ def compare(defense, images, tmp_path):
         settings = Similarity(**{"draws": 6, "output": str(tmp_path / "out"), **changes})
         x, y = images[:count], torch.arange(count) % 3
         index = [10 * i for i in range(count)]
-        table = run_similarity(settings, defense, "PGD2", attack, x, y, index, "a set", chunk=4)
+        table = settings.run(Trial(defense, "PGD2", attack, x, y, index, "a set", batch=4))
         return table, json.loads((tmp_path / "out/similarity.json").read_text())
 
     return run
@@ -60,7 +60,7 @@ def test_everything_is_written(compare, tmp_path):
         means = [sum(row[name][i] for row in summary["rows"]) / 3 for i in range(4)]
         assert [cell["mean"] for cell in summary[name]] == pytest.approx(means)
         assert all(cell["low"] < cell["mean"] < cell["high"] for cell in summary[name])
-    assert f"| 6 | {summary['gradient'][3]['mean']:.3f} [" in table
+    assert f"| 6 | {summary['gradient'][3]['mean']:.3f} [" in " ".join(table.split())
     assert summary["compared"]["attack"]["eot"] == 1 and summary["compared"]["defense"]["purifier"]["seed"] == "fresh"
     assert (tmp_path / "out/similarity.png").stat().st_size > 5_000
 
@@ -100,16 +100,20 @@ def test_mistakes_are_named():
 def test_from_the_command_line(repository_root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(repository_root)
     args = [
-        "eot-similarity", "--config=configs/digits/views.yaml", "--trainer.logger=false",
+        "audit", "--config=configs/digits/views.yaml", "--trainer.logger=false", "--audit=Similarity",
         "--model.purifier=configs/purifier/dp_ddim.yaml", "--model.purifier.steps=20",
-        "--model.attacks.exact20.steps=1", "--similarity.images=2", "--similarity.draws=2",
-        f"--similarity.output={tmp_path}/out",
+        "--model.attacks.exact20.steps=1", "--audit.images=2", "--audit.draws=2",
+        f"--audit.output={tmp_path}/out",
     ]  # fmt: skip
     assert main(args) == 0
-    assert "| 2 | " in capsys.readouterr().out
+    assert "| 2 " in capsys.readouterr().out
     summary = json.loads((tmp_path / "out/similarity.json").read_text())
     assert [row["index"] for row in summary["rows"]] == [0, 1] and summary["compared"]["data"] == "digits, test images"
+    assert main([*args, "--audit.draws=0"]) == 1
+    assert "Similarity needs draws >= 1; got 0" in capsys.readouterr().err
+    assert main([*args, "--audit.queries=3"]) == 1
+    assert "queries" in capsys.readouterr().err, "an option of the checklist"
     assert main([*args, "--model.noise=fixed"]) == 1
     assert "draws no fresh noise" in capsys.readouterr().err
-    assert main(["eot-similarity", "--config=configs/digits/score.yaml"]) == 1
-    assert "eot-similarity needs the configuration of a `test`" in capsys.readouterr().err
+    assert main(["audit", "--config=configs/digits/score.yaml", "--audit=Similarity"]) == 1
+    assert "an audit needs the configuration of a `test`" in capsys.readouterr().err

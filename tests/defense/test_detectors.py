@@ -133,7 +133,7 @@ def test_it_is_frozen_and_tells_what_decides():
 
 
 def test_without_a_threshold_nothing_is_judged(gaussian, build):
-    with pytest.raises(RuntimeError, match=r"fpr=0\.05\) has no threshold: call calibrate"):
+    with pytest.raises(ValueError, match=r"fpr=0\.05\) has no threshold: call calibrate"):
         build(gaussian).rejects(samples(2, 0))
 
 

@@ -130,8 +130,8 @@ def test_batches_are_dealt_whole_and_fixed_steps_are_not_shared():
     assert [shared.total_seconds(n) for n in (1, 4, 8)] == [20, 6, 4]
     assert [fixed.total_seconds(n) for n in (1, 8)] == [20, 20]
     unknown = Stage("unknown", 10, 4, None, None, note="why")
-    lines = table([shared, fixed, unknown], 8).splitlines()
-    assert lines[2] == "| shared | 10 x 4 | 10 GFLOP | 20.0 s | 4.0 s |  |"
+    lines = [" ".join(line.split()) for line in table([shared, fixed, unknown], 8).splitlines()]
+    assert lines[2] == "| shared | 10 x 4 | 10 GFLOP | 20.0 s | 4.0 s | |"
     assert "not estimated | not estimated | why" in lines[4]
     assert "20 GFLOP | 40.0 s | 24.0 s | without 1" in lines[5]
     assert duration(2 * 86400 + 1) == "2.0 d" and duration(7200) == "2.0 h"
@@ -167,7 +167,7 @@ def test_every_kind_of_run_is_estimated_and_nothing_is_written(name, repository_
     assert main(["estimate", f"--config={config}", *options, "--estimate.devices=2", "--estimate.seconds=0.1"]) == 0
     printed = capsys.readouterr().out
     rows = [re.split(r" *\| *", line)[1:-1] for line in printed.splitlines() if line.startswith("|")]
-    assert [row[0] for row in rows] == ["stage", "---", *stages, "**all**"]
+    assert [row[0].strip("-") for row in rows] == ["stage", "", *stages, "**all**"]
     assert re.search(r"gives (0\.9\d\d|1\.000) of the formula", printed) and "ideal scaling" in printed
     assert re.search(r"weights [\d.]+ .?B, peak [\d.]+ .B", printed)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]

@@ -11,7 +11,15 @@ import pytest
 import lit_pursamere.purifiers as purifiers
 from lit_pursamere.diffusion import GaussianMixtureScore, NCSNv2Score
 from lit_pursamere.purifiers import COUP, Purifier, PurSAMERE
-from lit_pursamere.store.manifest import check_manifest, digest_of, read_manifest, settings_of, write_manifest
+from lit_pursamere.store.manifest import (
+    check_manifest,
+    differences,
+    differing,
+    digest_of,
+    read_manifest,
+    settings_of,
+    write_manifest,
+)
 
 CLASSES = [
     kind for name in purifiers.__all__
@@ -69,3 +77,10 @@ def test_another_format_is_one_clear_line(tmp_path):
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(ValueError, match="is damaged"):
         read_manifest(tmp_path)
+
+
+def test_differences_are_named_by_their_path():
+    there, now = {"a": {"b": 1, "c": 2}, "d": 3, "g": 0}, {"a": {"b": 1, "c": 4}, "e": {"f": 5}, "g": 0}
+    assert differences(there, now) == "a.c: there 2, now 4; d: there 3, now None; e: there None, now {'f': 5}"
+    assert differing(there, there, now)["a.c"] == [2, 2, 4]
+    assert differing(there, there) == differing() == {}

@@ -36,6 +36,14 @@ def test_purifies_every_training_image(tmp_path):
     torch.testing.assert_close(torch.stack([made[i] for i in range(7)]), expected, atol=5e-4, rtol=0)
 
 
+def test_what_was_done_is_said_where_there_is_a_bar(tmp_path, capsys):
+    task = LitPurification(world(), str(tmp_path / "set"))
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_model_summary=False, inference_mode=False,
+                         default_root_dir=tmp_path)  # fmt: skip
+    trainer.predict(task, Digits(evaluate="train", eval_batch_size=700), return_predictions=False)
+    assert f"1400 of 1400 images purified in {tmp_path / 'set'}" in capsys.readouterr().out
+
+
 def test_continues_where_it_stopped(tmp_path):
     half = predict(tmp_path, limit=1)
     assert (half.count(), half.missing()) == (500, [1, 2])

@@ -6,7 +6,7 @@ import torch
 
 from lit_pursamere.networks import WideResNet
 from lit_pursamere.tasks import LitClassifier
-from lit_pursamere.tasks.checkpoints import WholeCheckpoints
+from lit_pursamere.tasks.training import WholeCheckpoints
 
 
 def test_an_unfinished_checkpoint_replaces_nothing(tmp_path, monkeypatch):

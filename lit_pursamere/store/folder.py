@@ -1,0 +1,93 @@
+"""A folder of results while a run has it open: kept from other runs, bound to one configuration, its rows whole.
+
+    FOLDER/.lock, .lock-RANK   locks, see `locks`
+    FOLDER/manifest.json       the configuration, see `manifest`
+    FOLDER/*.jsonl             rows, a line each, see `durable`
+
+Every process of a run opens the folder, the first one before all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Self
+
+from lit_pursamere.store.atomic import remove_leftovers
+from lit_pursamere.store.durable import Key, Row, append_rows, cut_tail, read_rows
+from lit_pursamere.store.locks import FolderLock
+from lit_pursamere.store.manifest import check_manifest, write_manifest
+
+__all__ = ["ResultsFolder"]
+
+
+class ResultsFolder:
+    """Opens a folder until `release`, the end of a `with` block, or the end of the process.
+
+    Args:
+        folder: The folder; made if need be.
+        manifest: JSON values: the configuration. None: what lies in the folder states it by itself, as a `PurifiedSet`.
+        rank: Number of this process.
+
+    Raises:
+        OSError: If another run is writing there.
+        ValueError: If the folder holds results of another configuration; the message names the differences.
+    """
+
+    def __init__(self, folder: str | Path, manifest: dict | None = None, rank: int = 0) -> None:
+        self.folder, self.rank = Path(folder), rank
+        self.lock = FolderLock(self.folder, rank)
+        try:
+            if manifest is not None:
+                self._bind(manifest)
+            if rank == 0:
+                remove_leftovers(self.folder)
+            self._load()
+        except BaseException:
+            self.release()
+            raise
+
+    def _bind(self, manifest: dict) -> None:
+        if self.rank:  # the first process has written it
+            check_manifest(self.folder, manifest)
+        elif not self.holds(self.folder, manifest):
+            write_manifest(self.folder, manifest)
+
+    @staticmethod
+    def holds(folder: Path, manifest: dict) -> bool:
+        """Whether a folder, opened or not, has results of a configuration.
+
+        Raises:
+            ValueError: If they are those of another one; the message names the differences.
+        """
+        return check_manifest(folder, manifest)
+
+    def _load(self) -> None:
+        """Read what is there; for subclasses."""
+
+    def read_rows(self, name: str, key_of: Callable[[Row], Key]) -> dict[Key, Row]:
+        """Rows of one of the files that this process appends to, see `durable.read_rows`; its broken tail is cut off.
+
+        Raises:
+            ValueError: If a line is damaged; the message names file and line.
+        """
+        cut_tail(self.folder / name)
+        return read_rows(self.folder / name, key_of)
+
+    def append_rows(self, name: str, rows: Iterable[Row]) -> None:
+        """Append rows to a file and force them to disk.
+
+        Raises:
+            OSError: If they cannot be written, with what to do about it.
+        """
+        append_rows(self.folder / name, rows)
+
+    def release(self) -> None:
+        """Let other runs in."""
+        self.lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.release()

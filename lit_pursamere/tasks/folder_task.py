@@ -1,0 +1,89 @@
+"""What every task shares that writes to a folder of results and continues there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from lit_pursamere.store import ResultsFolder
+from lit_pursamere.store.provenance import note_start
+
+__all__ = ["FolderTask"]
+
+
+class Closing(pl.Callback):
+    """Closes a task's folder when its run ends, or fails: whoever catches that may continue in the same process."""
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        pl_module.close()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        pl_module.close()
+
+
+class FolderTask(pl.LightningModule, ABC):
+    """Base of the tasks that write to a folder of results, and show their own progress in place of Lightning's bar.
+
+    Args:
+        output: The folder.
+    """
+
+    def __init__(self, output: str | Path) -> None:
+        super().__init__()
+        self.output = Path(output)
+        self.folder: ResultsFolder | None = None
+        self.visible = False  # whether progress is shown, by this process
+
+    @abstractmethod
+    def open(self) -> None:
+        """Open `output` for this process, as `folder`.
+
+        Raises:
+            ValueError: If it may not be opened.
+            OSError: If it cannot.
+        """
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [Closing()]
+
+    def setup(self, stage: str) -> None:
+        bar = self.trainer.progress_bar_callback
+        self.visible = bar is not None and self.trainer.is_global_zero
+        if self.visible:  # Lightning's bar counts batches, and those of one process only
+            bar.disable()
+
+    def open_in_turn(self) -> None:
+        """Open the folder on every process, the first one first: it writes the manifest that the others compare with.
+
+        What the run starts with is noted in the folder.
+
+        Raises:
+            ValueError: If the first process may not open it; the others then end without a word.
+            OSError: If it cannot.
+        """
+        refused: Exception | None = None
+        first = self.trainer.is_global_zero
+        if first:
+            try:
+                self.open()
+                note_start(self.output, self.device, self.trainer.world_size)
+            except (ValueError, OSError) as error:
+                refused = error
+        if self.trainer.strategy.broadcast(refused is not None):
+            raise refused or SystemExit(1)  # one process complains for all
+        if not first:
+            self.open()
+
+    def close(self) -> None:
+        """Let other runs into the folder, and give Lightning its bar back."""
+        if self.folder is not None:
+            self.folder.release()
+        if self.visible:
+            self.trainer.progress_bar_callback.enable()
+
+    def stop_if_told(self) -> None:
+        """End the run if a signal said so; Lightning only notes it, and would run on to the end."""
+        if self.trainer.received_sigterm:
+            raise SystemExit("stopped by SIGTERM; the same command continues")
