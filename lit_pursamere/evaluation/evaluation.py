@@ -98,13 +98,10 @@ class Evaluation:
     ) -> None:
         attack, wanted = self.attacks[name], torch.cat(lacks)
         x, y, index = (torch.cat(column)[wanted.to(column[0].device)] for column in zip(*batches, strict=True))
-
-        def finished(position: Tensor, outcome: Outcome) -> None:
+        view, keys = self.systems[system].view(attack.view), image_keys(index, run_seed(), system, name)
+        for position, outcome in attack.in_slots(view, x, y, self.slots, progress, keys):
             batch = x[position], y[position], index[position.to(index.device)]
             self._record(system, name, batch, outcome, torch.ones(len(position), dtype=torch.bool))
-
-        view, keys = self.systems[system].view(attack.view), image_keys(index, run_seed(), system, name)
-        attack.in_slots(view, x, y, self.slots, finished, progress, keys)
 
     def _in_batches(
         self, system: str, name: str, batches: list[Batch], lacks: list[Tensor], progress: Callable[[int, int], None]
