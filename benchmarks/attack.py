@@ -173,7 +173,7 @@ def measure_slots(args: argparse.Namespace, cell: dict) -> dict:
     def attack_all() -> None:
         calls.clear()
         if cell["slots"]:
-            attack.in_slots(view, x, y, args.slots, lambda position, outcome: None)
+            list(attack.in_slots(view, x, y, args.slots))
         else:
             for images, labels in zip(x.split(args.slots), y.split(args.slots), strict=True):
                 attack(view, images, labels)

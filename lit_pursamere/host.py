@@ -20,7 +20,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-__all__ = ["Docket", "at_once", "deferred", "docket", "note", "onto", "settle"]
+__all__ = ["Docket", "deferred", "docket", "note", "onto", "settle"]
 
 Complain = Callable[..., None]
 
@@ -94,16 +94,6 @@ def deferred() -> Iterator[None]:
         own.settle()
     finally:
         own.open = False
-        CURRENT.reset(token)
-
-
-@contextmanager
-def at_once() -> Iterator[None]:
-    """Notes that are made within are read where they are made, whatever is around."""
-    token = CURRENT.set(Docket(open=False))
-    try:
-        yield
-    finally:
         CURRENT.reset(token)
 
 

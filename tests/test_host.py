@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_pursamere.host import at_once, deferred, docket, note, onto, settle
+from lit_pursamere.host import deferred, docket, note, onto, settle
 
 
 @pytest.fixture
@@ -67,10 +67,7 @@ def test_what_is_deferred_within_is_not_left_to_the_outer_block(heard):
         with deferred():
             note(heard, number(2))
         assert heard == [(2,)]
-        with at_once():
-            note(heard, number(3))
-            assert heard == [(2,), (3,)]
-    assert heard == [(2,), (3,), (1,)]
+    assert heard == [(2,), (1,)]
 
 
 def refuse(value: float) -> None:

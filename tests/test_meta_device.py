@@ -25,8 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lit_pursamere.attacks import PGD, SPSA, Attack, RandomSearch, Restarts, Transfer, WorstCase
-from lit_pursamere.attacks.base import IterativeAttack
 from lit_pursamere.attacks.gradients import loss_gradient
+from lit_pursamere.attacks.iterative import IterativeAttack
 from lit_pursamere.attacks.survivors import SurvivorAttack
 from lit_pursamere.defense import Defense
 from lit_pursamere.defense.ensemble import Ensemble
@@ -306,7 +306,7 @@ def test_a_whole_attack_waits_as_often_however_many_steps(name, gpu):
         attack = moved(replace(ATTACKS.ATTACKS[name](ThreatModel("l2", 0.3)), steps=steps))
         with gpu() as seen:
             assert all(part.is_meta for part in attack(view, x, y))
-            attack.in_slots(view, x, y, 6, lambda position, outcome: None, keys=image_keys(torch.arange(6), "a test"))
+            list(attack.in_slots(view, x, y, 6, keys=image_keys(torch.arange(6), "a test")))
         waits.append(len(seen.waits))
     assert waits[0] == waits[1] <= 2, "each start may wait, for it is drawn on the CPU"
 
@@ -430,8 +430,8 @@ def test_in_slots_reads_grow_with_the_deliveries_alone(reads):
     y, keys = defense(x).argmax(1), image_keys(torch.arange(6), "a test")
     counts = {
         (steps, slots): reads(
-            lambda steps=steps, slots=slots: PGD(ThreatModel("linf", 1e-9), "exact", steps).in_slots(
-                defense, x, y, slots, lambda position, outcome: None, keys=keys
+            lambda steps=steps, slots=slots: list(
+                PGD(ThreatModel("linf", 1e-9), "exact", steps).in_slots(defense, x, y, slots, keys=keys)
             )
         )
         for steps in (3, 12)

@@ -156,7 +156,7 @@ def early_leavers(bench: Bench, share: float, slots: bool) -> dict:
     def attack_all() -> None:
         purified.clear()
         if slots:
-            attack.in_slots(view, x, y, size, lambda position, outcome: None)
+            list(attack.in_slots(view, x, y, size))
         else:
             for part, labels in zip(x.split(size), y.split(size), strict=True):
                 attack(view, part, labels)

@@ -2,9 +2,10 @@
 
 from lit_pursamere.attacks.autoattack import AutoAttack
 from lit_pursamere.attacks.autoattack_parts import APGD, FAB, Square
-from lit_pursamere.attacks.base import Attack, IterativeAttack, Outcome
+from lit_pursamere.attacks.base import Attack, Outcome
 from lit_pursamere.attacks.detector_pgd import DetectorPGD
 from lit_pursamere.attacks.foolbox_attacks import EAD, Boundary, CarliniWagnerL2, SaltAndPepper
+from lit_pursamere.attacks.iterative import IterativeAttack
 from lit_pursamere.attacks.mim import MIM
 from lit_pursamere.attacks.pgd import PGD
 from lit_pursamere.attacks.random_search import RandomSearch

@@ -21,15 +21,9 @@ __all__ = ["AutoAttack"]
 
 @dataclass(frozen=True)
 class AutoAttack(SurvivorAttack):
-    """The ensemble, each attack on the images that those before have left.
+    """The ensemble, each attack on the images that those before have left; all other settings are those of its parts.
 
     Args:
-        threat: What the attacker may change.
-        view: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
-        seed: Seed of all random numbers.
-        evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
-        decision: `mean` over the draws, or `original`.
-        one_by_one: Whether to attack every image in a batch of its own.
         version: `standard`, or `rand` for views with randomness.
         eot: Draws of the view whose gradients are averaged in a step of APGD, and whose margins at a query of Square
             (None: 20 in `rand`, else 1).
@@ -37,8 +31,7 @@ class AutoAttack(SurvivorAttack):
         queries: Points that Square tries.
 
     Raises:
-        ValueError: If a number is out of range, or the view has fewer classes than DLR needs: 4 for `standard`, 3
-            for `rand`.
+        ValueError: If the view has fewer classes than DLR needs: 4 for `standard`, 3 for `rand`.
     """
 
     version: Literal["standard", "rand"] = "standard"

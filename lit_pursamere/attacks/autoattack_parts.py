@@ -4,7 +4,8 @@ References: "Reliable evaluation of adversarial robustness with an ensemble of d
 Croce and Hein, 2020); "Minimally distorted adversarial examples with a fast adaptive boundary attack" (FAB, Croce and
 Hein, 2020); "Square Attack" (Andriushchenko et al., 2020); l1: "Mind the box" (Croce and Hein, 2021).
 
-The package only proposes images, one random start at a time; what is kept is decided in survivors.py.
+The package only proposes images, one random start at a time; what is kept is decided in survivors.py, which also says
+what settings all of them have.
 """
 
 from __future__ import annotations
@@ -38,12 +39,6 @@ class APGD(SurvivorAttack):
     In l1 with `large_eps`, 30 % of the steps are made at 3 eps, 30 % at 2 eps and 40 % at eps.
 
     Args:
-        threat: What the attacker may change.
-        view: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
-        seed: Seed of all random numbers.
-        evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
-        decision: `mean` over the draws, or `original`.
-        one_by_one: Whether to attack every image in a batch of its own.
         loss: `ce` cross-entropy, `margin` the best other logit minus the true one, `dlr` the margin in units of the
             spread of the logits, `dlr-t` the same towards the likeliest other classes in turn.
         steps: Steps per restart.
@@ -53,8 +48,7 @@ class APGD(SurvivorAttack):
         large_eps: Whether to start with larger radii, l1 only (None: in l1).
 
     Raises:
-        ValueError: If a number is out of range, or the view has fewer classes than the loss needs: 3 for `dlr`, 4
-            for `dlr-t`.
+        ValueError: If the view has fewer classes than the loss needs: 3 for `dlr`, 4 for `dlr-t`.
     """
 
     loss: Literal["ce", "margin", "dlr", "dlr-t"] = "ce"
@@ -126,20 +120,11 @@ class FAB(SurvivorAttack):
     """Fast adaptive boundary attack: looks for the nearest image of another class; kept if it is within eps.
 
     Args:
-        threat: What the attacker may change.
-        view: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
-        seed: Seed of all random numbers.
-        evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
-        decision: `mean` over the draws, or `original`.
-        one_by_one: Whether to attack every image in a batch of its own.
         targeted: Whether to go towards the likeliest other classes in turn, with one gradient per step; untargeted
             takes a gradient per class.
         steps: Steps per restart.
         restarts: Starts, or starts per target; the first is the image, the others are random.
         targets: Number of target classes; at most all the other classes.
-
-    Raises:
-        ValueError: If a number is out of range.
     """
 
     targeted: bool = True
@@ -188,18 +173,12 @@ class Square(SurvivorAttack):
     the decision.
 
     Args:
-        threat: What the attacker may change.
-        view: View that is queried: `gray`, `bpda`, `first_order` or `exact`.
-        seed: Seed of all random numbers.
-        evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
-        decision: `mean` over the draws, or `original`.
-        one_by_one: Whether to attack every image in a batch of its own.
         queries: Points that are tried per restart.
         restarts: Random starts.
         eot: Draws of the view whose margins are averaged at a point; each is an evaluation.
 
     Raises:
-        ValueError: If a number is out of range, or the images are smaller than 5 pixels (l2, l1).
+        ValueError: If the images are smaller than 5 pixels (l2, l1).
     """
 
     queries: int = 5000

@@ -3,30 +3,27 @@
     outcome = attack(defense.view(attack.view), x, y)
 
 `outcome.last` is the final iterate, `outcome.any` the first iterate that fooled the view (the last one if none did).
-Iterative attacks are `init` and `step` on per-image state; one loop, in `scheduler`, drives them all: over a batch from
-which images leave, or over any number of images of which those that are done make room for others (`in_slots`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from itertools import count
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
-from lit_pursamere.attacks.scheduler import Landed, cycle, run_in_slots
-from lit_pursamere.host import at_once, note, settle
+from lit_pursamere.attacks.gradients import check_labels
+from lit_pursamere.host import note
 from lit_pursamere.store.manifest import setting_of
 from lit_pursamere.threat import VIEWS, ThreatModel, View
 
-__all__ = ["Attack", "IterativeAttack", "Outcome", "Progress"]
+__all__ = ["Attack", "Outcome", "Progress", "silent"]
 
 Progress = Callable[[int, int], None]
-PerImage = dict[str, Tensor]
 
 BUDGET_SLACK = 1e-5  # relative, for the arithmetic of a projection; the rounding of the pixels themselves comes on top
 
@@ -44,19 +41,22 @@ class Outcome(NamedTuple):
     first_success: Tensor | None = None
 
 
-def _require_box(low: float, high: float) -> None:
-    if not (low >= 0 and high <= 1):  # also catches NaN
-        raise ValueError(f"images must lie in [0, 1]; they range from {low:g} to {high:g}")
+def silent(done: int, total: int) -> None:
+    """The progress of whoever does not ask for it."""
 
 
 @dataclass(frozen=True)
 class Attack(ABC):
-    """Base of all attacks.
+    """Base of all attacks; what every attack has is said here, and by its subclasses only where it means more.
 
     Args:
         threat: What the attacker may change. None: what the evaluation says, see `within`.
-        view: Which view of the defence the attack is meant for: `gray`, `bpda`, `first_order`, `adjoint`,
-            `surrogate` or `exact`.
+        view: What the attacker knows of the defence, and differentiates if he takes gradients: `gray`, `bpda`,
+            `first_order`, `adjoint`, `surrogate` or `exact`, see `defense`. Attacks that need values only find the
+            same ones on `bpda`, `first_order`, `adjoint` and `exact`.
+
+    Raises:
+        ValueError: If the view is unknown, a number is out of range or the name of a choice is none of them.
     """
 
     threat: ThreatModel | None = None
@@ -86,37 +86,68 @@ class Attack(ABC):
         return replace(self, **changed) if changed else self
 
     @final
-    def __call__(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress | None = None) -> Outcome:
+    def __call__(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress = silent) -> Outcome:
         """Attack a batch and make sure that the result is within the budget.
 
         Args:
             view: Differentiable map from images to logits (B, K).
             x: Clean images (B, C, H, W) in [0, 1].
-            y: True classes (B,).
+            y: True classes (B,), integers.
             progress: Called with (steps done, steps in all) as the attack proceeds.
 
         Returns:
             Adversarial images, detached and feasible.
 
         Raises:
-            ValueError: If x leaves [0, 1] or is not finite, or there is no threat model.
+            ValueError: If there is no threat model, x leaves [0, 1] or is not finite, y is not one integer per image, or a label is no class of
+                the logits.
             RuntimeError: If the attack leaves its budget or returns NaN.
         """
-        self._require_threat()
-        note(_require_box, *torch.aminmax(x))
-        with torch.enable_grad():
-            outcome = self.perturb(view, x, y, progress or (lambda done, total: None))
+        self._check(x, y)
+        with self._at_work(view, y):
+            outcome = self.perturb(view, x, y, progress)
         return self._verified(outcome, x)
 
-    def _require_threat(self) -> None:
+    @abstractmethod
+    def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:
+        """Best effort on images and labels that are checked; gradients are enabled.
+
+        The result need not respect the budget.
+        """
+
+    @final
+    def _check(self, x: Tensor, y: Tensor) -> None:
+        """Raise a ValueError if images (B, C, H, W) leave [0, 1] (noted, see `host`) or y is not B integers."""
         if self.threat is None:
             raise ValueError(
                 f"{type(self).__name__} has no threat model: give it one, such as ThreatModel('linf', 8 / 255)"
             )
+        check_labels(y, len(x))
+        note(_refuse_outside, *torch.aminmax(x))
+
+    @final
+    @contextmanager
+    def _at_work(self, view: nn.Module, y: Tensor) -> Iterator[None]:
+        """Within, gradients are enabled, and labels that are no class of the view's first logits are refused."""
+
+        def at_first_logits(module: nn.Module, inputs: object, logits: Tensor) -> None:
+            hook.remove()
+            check_labels(y, len(y), logits.shape[-1])
+
+        hook = view.register_forward_hook(at_first_logits)
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            hook.remove()
 
     @final
     def _verified(self, outcome: Outcome, x: Tensor) -> Outcome:
-        """The outcome, detached and projected on the budget around x; raises a RuntimeError if it is not within."""
+        """The outcome, detached and projected on the budget around x (B, C, H, W).
+
+        Raises:
+            RuntimeError: If it leaves the budget all the same, or is NaN (noted, see `host`).
+        """
         last, any_ = (self.threat.project(candidate.detach(), x) for candidate in (outcome.last, outcome.any))
         told = [(*torch.aminmax(images), self.threat.distance(images, x).max()) for images in (last, any_)]
         note(self._refuse_excess, self._reach(x), *told[0], *told[1])
@@ -128,14 +159,11 @@ class Attack(ABC):
             if not (low >= 0 and high <= 1 and distance <= reach):
                 raise RuntimeError(f"{self} left its budget: distance {distance:g} > eps {self.threat.eps:g}, or NaN")
 
+    @final
     def _reach(self, x: Tensor) -> Tensor:
         """Largest distance from images like x that rounding may make of eps, (1,)."""
         rounding = self.threat.distance(torch.full_like(x[:1], torch.finfo(x.dtype).eps), torch.zeros_like(x[:1]))
         return self.threat.eps * (1 + BUDGET_SLACK) + rounding
-
-    @abstractmethod
-    def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:
-        """Best effort; gradients are enabled, and the result need not respect the budget."""
 
 
 def _within(value: object, threat: ThreatModel) -> object:
@@ -145,94 +173,3 @@ def _within(value: object, threat: ThreatModel) -> object:
         found = [_within(item, threat) for item in value]
         return value if all(a is b for a, b in zip(found, value, strict=True)) else found
     return value
-
-
-@dataclass(frozen=True)
-class IterativeAttack(Attack):
-    """An attack by steps on per-image state.
-
-    Args:
-        steps: Number of steps.
-        stop_on_success: Whether an image leaves the batch as soon as the view misclassifies it, which saves its
-            remaining steps; its last iterate then is its first success.
-    """
-
-    steps: int = 20
-    stop_on_success: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps < 1:
-            raise ValueError(f"{type(self).__name__} needs steps >= 1; got {self.steps}")
-
-    @abstractmethod
-    def init(self, x: Tensor, y: Tensor) -> PerImage:
-        """State before the first step; all tensors have the batch as first dimension. Must hold `x_adv`.
-
-        A tensor on the CPU stays there: whatever a step must know in Python, so that no GPU has to be asked.
-        """
-
-    @abstractmethod
-    def step(self, view: nn.Module, x: Tensor, y: Tensor, state: PerImage) -> tuple[PerImage, Tensor]:
-        """One step. Returns the new state and whether the view misclassified each image *before* the step, (B,)."""
-
-    @final
-    def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:
-        last, any_ = torch.empty_like(x), torch.empty_like(x)
-        first_success, step = torch.empty(len(x), dtype=torch.long, device=x.device), count(1)
-
-        def deliver(landed: Landed) -> None:
-            last[landed.position], any_[landed.position] = landed.last, landed.any
-            first_success[landed.position] = landed.first_success
-
-        # One slot per image: nobody waits, and the batch shrinks as images leave.
-        run_in_slots(self, view, x, y, len(x), deliver, lambda done, total: progress(next(step), self.steps), pad=False)
-        return Outcome(last, any_, first_success)
-
-    @final
-    def in_slots(
-        self,
-        view: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        slots: int,
-        finished: Callable[[Tensor, Outcome], None],
-        progress: Progress | None = None,
-        keys: Tensor | None = None,
-    ) -> None:
-        """Attack any number of images in batches of exactly `slots`: an image that is done makes room for the next.
-
-        At a given number of slots an image's result is the same bit for bit, whatever the other images are and in
-        whatever order they come, wherever a kernel does not care in which row of a batch an image stands. For
-        stochastic views that needs `keys`.
-
-        Args:
-            view: Differentiable map from images to logits (B, K).
-            x: Clean images (N, C, H, W) in [0, 1].
-            y: True classes (N,).
-            slots: Images per batch.
-            finished: Called with the positions (k,) of images that are done and their verified outcome, as soon as
-                `slots` of them are there, and with the rest in the end.
-            progress: Called with (image steps done, image steps in all); steps that are saved count as done.
-            keys: Key of each image (N,), from which fresh noise at each of its steps is made, see
-                `diffusion.image_noise`. None: fresh noise comes from torch's global generator.
-
-        Raises:
-            ValueError: If x leaves [0, 1] or is not finite, or there are no slots.
-            RuntimeError: If the attack leaves its budget or returns NaN.
-        """
-        self._require_threat()
-        if slots < 1:
-            raise ValueError(f"an attack needs slots >= 1; got {slots}")
-        note(_require_box, *torch.aminmax(x))
-
-        def deliver(landed: Landed) -> None:
-            rows = cycle(len(landed.position), slots, x.device)  # projections, too, see as many images every time
-            outcome = Outcome(landed.last[rows], landed.any[rows], landed.first_success[rows])
-            verified = self._verified(outcome, x[landed.position[rows]])
-            settle()  # what is handed over has passed every check
-            with at_once():
-                finished(landed.position, Outcome(*(value[: len(landed.position)] for value in verified)))
-
-        with torch.enable_grad():
-            run_in_slots(self, view, x, y, slots, deliver, progress or (lambda done, total: None), keys)

@@ -22,7 +22,7 @@ __all__ = ["DetectorPGD"]
 
 @dataclass(frozen=True)
 class DetectorPGD(PenalisedPGD):
-    """PGD on the loss minus a multiple of a detector's statistic; other settings are those of `PGD`.
+    """PGD on the loss minus a multiple of a detector's statistic; all other settings are those of `PGD`.
 
     If the detector has a threshold, an iterate is a success only where the detector lets it pass, so that `any` is the
     first one that fools both. Give it the threshold of the defence's detector. Of the losses prefer `margin`: the
@@ -32,10 +32,6 @@ class DetectorPGD(PenalisedPGD):
         detector: Whose statistic is kept low.
         weight: Factor of the statistic, in its own units. Positive: stay where it is small. 0 is PGD with the successes
             of the detector.
-
-    Raises:
-        ValueError: If a number is out of range, a name unknown, or `eot_mode` is `sign_vote`, whose votes have no
-            common unit with a statistic.
     """
 
     detector: Detector = field(kw_only=True, repr=False, compare=False)
@@ -49,6 +45,6 @@ class DetectorPGD(PenalisedPGD):
         x = x.detach().requires_grad_()
         return torch.autograd.grad(self.detector.to(x.device).statistic(x).sum(), x)[0]
 
-    def _allowed(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        allowed = super()._allowed(x_adv, x)
+    def counts(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        allowed = super().counts(x_adv, x)
         return allowed & ~self.detector.to(x.device).rejects(x_adv) if self.detector.calibrated else allowed

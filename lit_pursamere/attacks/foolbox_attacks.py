@@ -4,8 +4,9 @@ References: "Towards Evaluating the Robustness of Neural Networks" (Carlini and 
 to Deep Neural Networks via Adversarial Examples" (Chen et al., 2018); "Decision-Based Adversarial Attacks" (Brendel et
 al., 2018).
 
-All look for the nearest wrong image, or for any; what is kept must be within the budget, see survivors.py. The package
-returns black images where it fails, and gives up a whole batch if one image has no starting point.
+All look for the nearest wrong image, or for any; what is kept must be within the budget, see survivors.py, which also
+says what settings all of them have. The package returns black images where it fails, and gives up a whole batch if one
+image has no starting point.
 """
 
 from __future__ import annotations
@@ -35,20 +36,11 @@ class CarliniWagnerL2(SurvivorAttack):
     """Minimise |delta|^2 + c * max(0, z_y - max of the other logits + kappa) by Adam, through a tanh into the box.
 
     Args:
-        threat: What the attacker may change; with `l2`, the largest distance that counts.
-        view: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
-        seed: Unused, this attack draws no random numbers of its own.
-        evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
-        decision: `mean` over the draws, or `original`.
-        one_by_one: Whether to attack every image in a batch of its own.
         steps: Steps per search step.
         step_size: Step size of Adam, in the space before the tanh.
         constant: First c; 10 times as large wherever it was too small, if there is another search step.
         search_steps: Search steps for the smallest c.
         confidence: kappa, in logits.
-
-    Raises:
-        ValueError: If a number is out of range.
     """
 
     steps: int = 1000
@@ -79,21 +71,12 @@ class EAD(SurvivorAttack):
     """Minimise c * f + |delta|_2^2 + beta * |delta|_1 by iterative shrinkage, f as in Carlini and Wagner's attack.
 
     Args:
-        threat: What the attacker may change.
-        view: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
-        seed: Unused, this attack draws no random numbers of its own.
-        evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
-        decision: `mean` over the draws, or `original`.
-        one_by_one: Whether to attack every image in a batch of its own.
         steps: Steps per search step.
         step_size: First step size, [0, 1] pixel units; falls as a square root to 0.
         constant: First c; 10 times as large wherever it was too small.
         search_steps: Search steps for the smallest c.
         beta: Weight of the l1 norm.
         confidence: kappa, in logits.
-
-    Raises:
-        ValueError: If a number is out of range.
     """
 
     steps: int = 100
@@ -129,21 +112,12 @@ class Boundary(SurvivorAttack):
     Needs classes only. Images for which no starting point is found are left as they are.
 
     Args:
-        threat: What the attacker may change; with `l2`, the largest distance that counts.
-        view: View that is queried: `gray`, `bpda`, `first_order` or `exact`.
-        seed: Seed of all random numbers.
-        evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
-        decision: `mean` over the draws, or `original`.
-        one_by_one: Whether to attack every image in a batch of its own.
         steps: Steps of the walk.
         spherical_step: First step around the image, as a part of the distance.
         source_step: First step towards the image, as a part of the distance.
         adaptation: Factor by which steps grow or shrink.
         starts: Images of uniform noise that are tried as starting points; a point counts if the view misclassifies
             it in more than half of the draws.
-
-    Raises:
-        ValueError: If a number is out of range.
     """
 
     steps: int = 5000
@@ -192,20 +166,11 @@ class Boundary(SurvivorAttack):
 
 @dataclass(frozen=True)
 class SaltAndPepper(SurvivorAttack):
-    """Set random pixels to black or white; the best of several draws.
+    """Set random pixels to black or white; the best of several draws. The published noise knows no bound: linf 1.
 
     Args:
-        threat: What the attacker may change; the published noise knows no bound, which is linf 1.
-        view: View that is queried: `gray`, `bpda`, `first_order` or `exact`.
-        seed: Seed of all random numbers.
-        evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
-        decision: `mean` over the draws, or `original`.
-        one_by_one: Whether to attack every image in a batch of its own.
         rho: Probability that a pixel is set; black and white are equally likely.
         tries: Number of draws of the noise.
-
-    Raises:
-        ValueError: If a number is out of range.
     """
 
     rho: float = 0.25

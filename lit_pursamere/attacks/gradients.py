@@ -46,7 +46,7 @@ def check_labels(y: Tensor, images: int, classes: int | None = None) -> None:
     Args:
         y: True classes (B,).
         images: Number of images B.
-        classes: Number of classes K, where it is known.
+        classes: Number of classes K. None: not known, and labels may be any integers.
 
     Raises:
         ValueError: If y has another shape, is not of an integer type, or leaves 0..K-1 (which is noted, see
@@ -57,13 +57,13 @@ def check_labels(y: Tensor, images: int, classes: int | None = None) -> None:
             f"labels must be one class number per image, integers of shape ({images},); got {y.dtype} of shape "
             f"{tuple(y.shape)}"
         )
-    if len(y):
+    if len(y) and classes is not None:
         note(partial(_refuse_classes, classes), *torch.aminmax(y))
 
 
-def _refuse_classes(classes: int | None, low: int, high: int) -> None:
-    if low < 0 or (classes is not None and high >= classes):
-        known = "at least 0" if classes is None else f"from 0 to {classes - 1}, as the view has {classes} logits"
+def _refuse_classes(classes: int, low: int, high: int) -> None:
+    if low < 0 or high >= classes:
+        known = f"from 0 to {classes - 1}, as the view has {classes} logits"
         raise ValueError(f"labels must be class numbers {known}; they range from {low} to {high}")
 
 

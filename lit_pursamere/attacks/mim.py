@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lit_pursamere.attacks.base import PerImage
+from lit_pursamere.attacks.iterative import PerImage
 from lit_pursamere.attacks.pgd import PGD
 from lit_pursamere.threat import image_norm, over_images
 
@@ -23,13 +23,10 @@ __all__ = ["MIM"]
 
 @dataclass(frozen=True)
 class MIM(PGD):
-    """PGD with momentum, per image; all settings but one are those of `PGD`.
+    """PGD with momentum, per image; all other settings are those of `PGD`.
 
     Args:
         mu: Share of the summed gradients that the next step keeps, at least 0. At 0 it is PGD.
-
-    Raises:
-        ValueError: If a number is out of range or a name unknown.
     """
 
     mu: float = 1.0
@@ -44,9 +41,9 @@ class MIM(PGD):
 
     def step(self, view: nn.Module, x: Tensor, y: Tensor, state: PerImage) -> tuple[PerImage, Tensor]:
         x_adv = state["x_adv"]
-        gradient, wrong = self._gradient(view, x_adv, y)
+        gradient, wrong = self.gradient(view, x_adv, y)
         g = self.mu * state["g"] + unit_l1(gradient)
-        return {"x_adv": self._move(x_adv, x, g), "g": g}, wrong & self._allowed(x_adv, x)
+        return {"x_adv": self.move(x_adv, x, g), "g": g}, wrong & self.counts(x_adv, x)
 
 
 def unit_l1(gradient: Tensor) -> Tensor:

@@ -21,14 +21,13 @@ __all__ = ["PenalisedPGD"]
 
 @dataclass(frozen=True)
 class PenalisedPGD(PGD):
-    """Base of PGD on the loss minus a multiple of a penalty; other settings are those of `PGD`.
+    """Base of PGD on the loss minus a multiple of a penalty; all other settings are those of `PGD`.
 
     Args:
         weight: Factor of the penalty. Positive: stay where it is small. Negative: go where it is large. 0 is PGD.
 
     Raises:
-        ValueError: If a number is out of range, a name unknown, or `eot_mode` is `sign_vote`, whose votes have no
-            common unit with a penalty.
+        ValueError: If `eot_mode` is `sign_vote`, whose votes have no common unit with a penalty.
     """
 
     weight: float = 1.0
@@ -44,6 +43,6 @@ class PenalisedPGD(PGD):
     def penalty_gradient(self, x: Tensor) -> Tensor:
         """Gradient of every image's penalty with respect to that image, (B, C, H, W)."""
 
-    def _gradient(self, view: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        gradient, wrong = super()._gradient(view, x_adv, y)
+    def gradient(self, view: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        gradient, wrong = super().gradient(view, x_adv, y)
         return (gradient - self.weight * self.penalty_gradient(x_adv) if self.weight else gradient), wrong

@@ -16,8 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lit_pursamere.attacks.base import IterativeAttack, PerImage
 from lit_pursamere.attacks.gradients import EOT_MODES, LOSSES, EotMode, Loss, loss_gradient
+from lit_pursamere.attacks.iterative import IterativeAttack, PerImage
 from lit_pursamere.threat import Pixels, largest_signs
 
 __all__ = ["PGD"]
@@ -25,13 +25,12 @@ __all__ = ["PGD"]
 
 @dataclass(frozen=True)
 class PGD(IterativeAttack):
-    """Projected gradient ascent on a loss, per image, in linf, l2 or l1.
+    """Projected gradient ascent on a loss, per image, in linf, l2 or l1; one step of step_size = eps is FGSM.
+
+    Subclasses may change what is followed (`gradient`), where it leads (`move`, `unit_step`) and what is a success
+    (`counts`).
 
     Args:
-        threat: What the attacker may change.
-        view: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
-        steps: Number of steps; 1 with step_size = eps is FGSM.
-        stop_on_success: Whether images leave as soon as the view misclassifies them.
         step_size: Length of a step in the threat model's norm, [0, 1] pixel units. None: 2.5 * eps / steps.
         direction: `steepest` is the ascent direction of the norm (linf sign, l2 normalised gradient, l1 signs of
             the 5 % largest entries); `sign` steps by the sign in any norm (ADBM's l2 attack: step_size per pixel);
@@ -45,9 +44,6 @@ class PGD(IterativeAttack):
         eot_mode: `grad_mean` follows the mean of the loss gradients; `logit_mean` the gradient of the loss of the mean
             logits; `sign_vote` the sum of the signs of the gradients.
         eot_chunk: Evaluations per forward pass, of all images each; bounds memory, changes no result. None: all.
-
-    Raises:
-        ValueError: If a number is out of range or a name unknown.
     """
 
     step_size: Pixels | None = None
@@ -86,25 +82,28 @@ class PGD(IterativeAttack):
         return {"x_adv": ball.random_start(x, torch.Generator().manual_seed(self.seed))}
 
     def step(self, view: nn.Module, x: Tensor, y: Tensor, state: PerImage) -> tuple[PerImage, Tensor]:
-        gradient, wrong = self._gradient(view, state["x_adv"], y)
-        return {"x_adv": self._move(state["x_adv"], x, gradient)}, wrong & self._allowed(state["x_adv"], x)
+        gradient, wrong = self.gradient(view, state["x_adv"], y)
+        return {"x_adv": self.move(state["x_adv"], x, gradient)}, wrong & self.counts(state["x_adv"], x)
 
-    def _gradient(self, view: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, view: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What the step follows at x_adv (B, C, H, W), of that shape, and whether the view misclassifies it, (B,)."""
         return loss_gradient(view, x_adv, y, self.eot, self.loss, self.eot_mode, self.eot_chunk)
 
-    def _move(self, x_adv: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
+    def move(self, x_adv: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
+        """The next iterate: a step from x_adv that the gradient asks for, within the budget around x, (B, C, H, W)."""
         step_size = 2.5 * self.threat.eps / self.steps if self.step_size is None else self.step_size
-        return self.threat.project(x_adv + step_size * self._direction(gradient), x)
+        return self.threat.project(x_adv + step_size * self.unit_step(gradient), x)
 
-    def _direction(self, gradient: Tensor) -> Tensor:
+    def unit_step(self, gradient: Tensor) -> Tensor:
+        """The step (B, C, H, W) of length 1 that a gradient of that shape asks for."""
         if self.direction == "sign":
             return gradient.sign()
         if self.direction == "top1":
             return largest_signs(gradient, 1)
         return self.threat.ascent_direction(gradient)
 
-    def _allowed(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Whether a misclassification counts, (B,): a start outside the ball is no success."""
+    def counts(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Whether a misclassification of x_adv is a success, (B,): a start outside the ball around x is none."""
         if self.start != "box-noise":
             return torch.ones(len(x), dtype=torch.bool, device=x.device)
         return self.threat.distance(x_adv, x) <= self._reach(x)

@@ -28,14 +28,9 @@ class RandomSearch(Attack):
     one, beginning with the image itself.
 
     Args:
-        threat: What the attacker may change.
-        view: View that is searched; `bpda`, `first_order` and `exact` have the same values.
         draws: Number of points inside the ball (as in a random start) and of points on its surface: corners (linf), or
             the sphere in Gaussian (l2) or Laplace (l1) directions. All are clamped to the box.
         seed: Seed of the points, which are the same displacements for every image.
-
-    Raises:
-        ValueError: If there are no draws.
     """
 
     draws: int = 1000

@@ -24,7 +24,7 @@ __all__ = ["ReconstructionPGD"]
 
 @dataclass(frozen=True)
 class ReconstructionPGD(PenalisedPGD):
-    """PGD on the loss minus a multiple of the expected reconstruction error; other settings are those of `PGD`.
+    """PGD on the loss minus a multiple of the expected reconstruction error; all other settings are those of `PGD`.
 
     With the score model, levels, number of draws and seed of a PurSAMERE, it knows the very function that the purifier
     minimises.
@@ -36,10 +36,6 @@ class ReconstructionPGD(PenalisedPGD):
         sigmas: Noise levels in pixel units, a `NoiseLevels` or an explicit list.
         draws: Noise draws per level.
         noise_seed: Seed of the draws, the same for every image and step.
-
-    Raises:
-        ValueError: If a number is out of range, a name unknown, or `eot_mode` is `sign_vote`, whose votes have no
-            common unit with R.
     """
 
     score_model: ScoreModel = field(kw_only=True, repr=False, compare=False)

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_pursamere.attacks.base import PerImage
 from lit_pursamere.attacks.gradients import draw_gradients
+from lit_pursamere.attacks.iterative import PerImage
 from lit_pursamere.attacks.pgd import PGD
 from lit_pursamere.threat import over_images
 
@@ -27,10 +27,10 @@ __all__ = ["SelectivePGD"]
 
 @dataclass(frozen=True)
 class SelectivePGD(PGD):
-    """PGD along a mean over the draws that weighs those most that can be broken together; settings are those of `PGD`.
+    """PGD along a mean over the draws that weighs those most that can be broken together.
 
     The weights compare losses with 0, where `margin` turns to a misclassification; with `ce`, which is positive, they
-    are nearly equal. All gradients of a step are held at once: eot * B images.
+    are nearly equal. All gradients of a step are held at once: eot * B images. All other settings are those of `PGD`.
 
     Args:
         rounds: Rounds of expectation and maximisation per step.
@@ -38,7 +38,7 @@ class SelectivePGD(PGD):
         memory: Exponent with which earlier gradients fade, at least 0; at 0 none are kept (the reference's alpha).
 
     Raises:
-        ValueError: If a number is out of range or a name unknown, or `eot_mode` is set.
+        ValueError: If `eot_mode` is set.
     """
 
     rounds: int = 5
@@ -63,8 +63,8 @@ class SelectivePGD(PGD):
         gradients, losses, wrong = draw_gradients(view, x_adv, y, self.eot, self.loss, self.eot_chunk)
         fresh = over_images(number.to(x_adv) ** -self.memory, x_adv)
         mean = fresh * self.select(gradients, losses) + (1 - fresh) * state["mean"]
-        fooled = (wrong.sum(0) > self.eot / 2) & self._allowed(x_adv, x)
-        return {"x_adv": self._move(x_adv, x, mean), "mean": mean, "number": number + 1}, fooled
+        fooled = (wrong.sum(0) > self.eot / 2) & self.counts(x_adv, x)
+        return {"x_adv": self.move(x_adv, x, mean), "mean": mean, "number": number + 1}, fooled
 
     def select(self, gradients: Tensor, losses: Tensor) -> Tensor:
         """The weighted mean (B, C, H, W) of the gradients (eot, B, C, H, W) of draws with these losses (eot, B)."""

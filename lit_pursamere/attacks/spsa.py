@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lit_pursamere.attacks.base import IterativeAttack, PerImage
 from lit_pursamere.attacks.gradients import LOSSES, Loss, adversarial_loss
+from lit_pursamere.attacks.iterative import IterativeAttack, PerImage
 from lit_pursamere.host import onto
 from lit_pursamere.seeding import generator
 from lit_pursamere.threat import Pixels, over_images
@@ -31,19 +31,12 @@ class SPSA(IterativeAttack):
     reference's Adam.
 
     Args:
-        threat: What the attacker may change.
-        view: View that is asked; `bpda`, `first_order` and `exact` have the same values.
-        steps: Number of steps.
-        stop_on_success: Whether images leave as soon as the view misclassifies them.
         step_size: Length of a step in the threat model's norm, [0, 1] pixel units. None: eps / 8.
         pairs: Number of random pairs per step, the same for every image.
         sigma: Distance of a pair from the iterate in every pixel, in pixel units; pairs are clamped to the box.
         loss: `ce`, `margin` or `dlr`, see `gradients.adversarial_loss`.
         seed: Seed of the pairs.
         pairs_chunk: Pairs per forward pass, of two copies of all images each; bounds memory.
-
-    Raises:
-        ValueError: If a number is out of range or a name unknown.
     """
 
     steps: int = 40

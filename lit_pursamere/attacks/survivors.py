@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from lit_pursamere.attacks.base import Attack, Outcome, Progress
-from lit_pursamere.attacks.gradients import check_labels
 from lit_pursamere.attacks.library import LibraryView, fingerprint, frozen
 from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.threat import over_images
@@ -46,16 +45,11 @@ class SurvivorAttack(Attack):
     the global generators.
 
     Args:
-        threat: What the attacker may change.
-        view: View that the attack differentiates: `gray`, `bpda`, `first_order` or `exact`.
-        seed: Seed of all random numbers.
+        seed: Seed of all random numbers; unused where none are drawn.
         evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
         decision: `mean` compares the means over `evaluations` draws; `original` lets single draws decide, as the
             published code does, for comparison.
         one_by_one: Whether to attack every image in a batch of its own, which is slow.
-
-    Raises:
-        ValueError: If a number is out of range.
     """
 
     seed: int = 0
@@ -99,7 +93,6 @@ class SurvivorAttack(Attack):
     def _attack(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Tensor:
         stage = count(1)
         best, (hits, classes) = x.clone(), self._hits(view, x, y, next(stage))
-        check_labels(y, len(x), classes)
         meter = _Meter(progress)
         runs = self.runs(LibraryView(view, x.dtype, classes, meter.tick))
         meter.total = sum(run.calls for run in runs)

@@ -22,7 +22,7 @@ __all__ = ["Transfer", "identify"]
 class Transfer(Attack):
     """Attack a source classifier and hand its last iterates to the target; the view stays unused.
 
-    Its own `gradient` is `gray`: nothing about the defence is known while it runs, so only `last` is judged, and
+    Its own `view` is `gray`: nothing about the defence is known while it runs, so only `last` is judged, and
     `any` is the same.
 
     Args:

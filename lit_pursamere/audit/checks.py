@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from lit_pursamere.attacks import PGD, Attack, RandomSearch, Restarts, Square
-from lit_pursamere.attacks.base import IterativeAttack
 from lit_pursamere.attacks.gradients import loss_gradient
+from lit_pursamere.attacks.iterative import IterativeAttack
 from lit_pursamere.audit.binarization import plant, random_points
 from lit_pursamere.audit.examination import Examination, Finding, NotApplicable, variant
 from lit_pursamere.purifiers import Identity

@@ -1,35 +1,106 @@
-"""From images to rows: attack the view, let the defence judge, write down what came out. Knows nothing of Lightning.
+"""From images to rows: attack the view, let the defence judge, say what came out. Knows neither Lightning nor a disk.
 
 Iterative attacks run over all images at once in slots, as many as a batch has images: an image that is done makes room
-for the next. All others get the loader's batches, whole and always the same ones, because they may draw random numbers
-per batch. Fresh noise follows the images, so that rows depend neither on order nor on interruptions or processes. Rows
-are on disk as soon as a batch of images is done, so a run that is killed loses little.
+for the next. All others get batches whole and always the same ones, because they may draw random numbers per batch.
+Fresh noise follows the images, so that rows depend neither on order nor on interruptions or processes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import compress
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lit_pursamere.attacks import Attack, IterativeAttack, Outcome
+from lit_pursamere.attacks.base import Progress, silent
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion.image_noise import image_keys, repeated_draws, stepped
 from lit_pursamere.evaluation.judge import Verdict, distances, judge
-from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity
-from lit_pursamere.seeding import reseed, run_seed
-from lit_pursamere.store import Records
-from lit_pursamere.store.images import ImageStore
-from lit_pursamere.store.records import CLEAN
+from lit_pursamere.seeding import reseed
+from lit_pursamere.store.records import CLEAN, Row
 
-__all__ = ["Batch", "Evaluation", "verdict_keys"]
+__all__ = ["UNDEFENDED", "Batch", "Evaluated", "Evaluation", "evaluate", "systems_of", "verdict_keys"]
+
+UNDEFENDED = "undefended"  # the name of the classifier without the purifier
 
 Batch = tuple[Tensor, Tensor, Tensor]  # images, classes, positions in the data set
+
+
+def evaluate(
+    defense: Defense,
+    attacks: Mapping[str, Attack],
+    x: Tensor,
+    y: Tensor,
+    *,
+    index: Tensor | None = None,
+    batch_size: int = 64,
+    evaluations: int = 1,
+    seed: int = 0,
+    undefended: bool = False,
+    dataset: str = "",
+) -> list[Row]:
+    """Attack images and let the defence judge them, with and without an attack.
+
+        rows = evaluate(Defense(purifier, classifier), {"BPDA20": PGD(ThreatModel("linf", 8 / 255), "bpda")}, x, y)
+        robust = [row["votes_any"] for row in rows if row["attack"] == "BPDA20"]
+
+    Rows are those that `lit-pursamere test` records for these images with this seed and batch size; nothing is written.
+
+    Args:
+        defense: What is attacked, and judges; its detector, if it has one, is calibrated.
+        attacks: Attacks by name.
+        x: Images (N, C, H, W) in [0, 1], on the device of the defence.
+        y: True classes (N,), integers.
+        index: Positions of the images in their data set (N,), integers, which fresh noise follows. None: 0..N-1.
+        batch_size: Images per forward pass.
+        evaluations: How often each verdict is given.
+        seed: Seed of the fresh noise, and of attacks that draw random numbers per batch.
+        undefended: Whether the classifier without the purifier is evaluated, too.
+        dataset: Name of the data, for the rows.
+
+    Returns:
+        One dictionary per system (named by its purifier, and `undefended`), attack (first `clean`, for none) and image,
+        in this order; `store.records` says what it holds.
+
+    Raises:
+        ValueError: If there are no images, x, y and index do not belong together, x leaves [0, 1], a label is no class,
+            an index comes twice, an attack is named `clean` or wants a view that the defence does not have, or
+            `batch_size` or `evaluations` is below 1.
+        RuntimeError: If an attack leaves its budget or returns NaN.
+    """
+    index = torch.arange(len(x)) if index is None else index
+    numbers = index.tolist()
+    if not len(x) == len(y) == len(numbers) > 0:
+        raise ValueError(f"evaluate needs images, and as many y and index; got {len(x)}, {len(y)} and {len(numbers)}")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"every image needs an index of its own; {len(numbers)} have only {len(set(numbers))}")
+    evaluation = Evaluation(systems_of(defense, undefended), dict(attacks), dataset, batch_size, evaluations, seed)
+    batches = list(zip(x.split(batch_size), y.split(batch_size), index.split(batch_size), strict=True))
+    rows: list[Row] = []
+    for system in evaluation.systems:
+        clean: dict[int, object] = {}
+        for name in (CLEAN, *attacks):
+            parts = evaluation.verdicts(system, name, batches, clean)
+            found = {row["index"]: row for part in parts for row in part.rows}
+            if name == CLEAN:
+                clean = {number: row["prediction_last"] for number, row in found.items()}
+            rows += [found[number] for number in numbers]
+    return rows
+
+
+def systems_of(defense: Defense, undefended: bool = True) -> dict[str, Defense]:
+    """The defence by the name of its purifier, and its classifier alone, if asked for and if that is another system."""
+    purifier, surrogate = defense.purifier, defense.surrogate
+    systems = {type(purifier).__name__: defense}
+    if undefended and not isinstance(purifier, Identity):
+        systems[UNDEFENDED] = Defense(Identity(), defense.classifier, surrogate=surrogate and Identity())
+    return systems
 
 
 class Judged(NamedTuple):
@@ -44,73 +115,99 @@ class Judged(NamedTuple):
     first_success: Tensor | None
 
 
-@dataclass
+class Evaluated(NamedTuple):
+    """Images that are evaluated, B of them.
+
+    `rows` are those of the images that were `wanted`, (B,) bool; `last` are the last iterates and `decisive` the images
+    that the verdict `any` is about, (B, C, H, W).
+    """
+
+    rows: list[Row]
+    batch: Batch
+    wanted: Tensor
+    last: Tensor
+    decisive: Tensor
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """Completes the records of images that it is given.
+    """What is evaluated, and how.
 
     Args:
         systems: Defences by name.
-        attacks: Attacks by name.
+        attacks: Attacks by name; none may be called `clean`, which is the verdict on untouched images.
         dataset: Name of the data, for the rows.
-        slots: Images per forward pass: the loader's batch size.
+        slots: Images per forward pass: the size of a batch.
         evaluations: How often each verdict is given.
-        records: What is done, and where more is written.
-        progress: Counts rows.
-        store: Keeps the images of the rows (None: nobody does).
-        attacked: Called with system, attack, batch and last iterates.
-        stop: Called now and then; may raise.
+        seed: Seed of the fresh noise, and of attacks that draw random numbers per batch.
+
+    Raises:
+        ValueError: If a number is below 1, an attack is called `clean`, or the first system lacks an attack's view.
     """
 
     systems: dict[str, Defense]
     attacks: dict[str, Attack]
     dataset: str
     slots: int
-    evaluations: int
-    records: Records
-    progress: Progress
-    store: ImageStore | None = None
-    attacked: Callable[[str, str, Batch, Tensor], None] = lambda system, attack, batch, images: None
-    stop: Callable[[], None] = lambda: None
+    evaluations: int = 1
+    seed: int = 0
 
-    def complete(self, system: str, name: str, batches: list[Batch]) -> None:
-        """Attack and judge those images of batches of which there are no rows yet; `clean` comes before any attack."""
-        lacks = [torch.tensor([self._lacks(system, name, i) for i in index.tolist()]) for _, _, index in batches]
-        left = int(sum(lack.sum() for lack in lacks))
-        self.progress.advance(sum(map(len, lacks)) - left, skipped=True)
-        self.since = time.monotonic()
-        self.stop()
-        if not left:
-            return
-        with self.progress.inside(f"{system} {name}", "step") as steps:
+    def __post_init__(self) -> None:
+        if self.slots < 1 or self.evaluations < 1:
+            raise ValueError(
+                f"an evaluation needs at least 1 image per batch and 1 verdict; got {self.slots} and {self.evaluations}"
+            )
+        if CLEAN in self.attacks:
+            raise ValueError(f"an attack cannot be named {CLEAN!r}; the clean verdict is always part of an evaluation")
+        for attack in self.attacks.values():
+            next(iter(self.systems.values())).view(attack.view)  # complains of one that the defence does not have
 
-            def progress(done: int, total: int) -> None:
-                self.stop()
-                steps(done, total)
+    def verdicts(
+        self,
+        system: str,
+        name: str,
+        batches: list[Batch],
+        clean: Mapping[int, object],
+        wanted: list[Tensor] | None = None,
+        progress: Progress = silent,
+    ) -> Iterator[Evaluated]:
+        """Attack and judge images of batches.
 
-            run = self._in_slots if isinstance(self.attacks.get(name), IterativeAttack) else self._in_batches
-            run(system, name, batches, lacks, progress)
+        Args:
+            system: Name of the defence.
+            name: Name of the attack, or `clean`.
+            batches: Images, classes and positions.
+            clean: What the defence predicts on the untouched images, by position; not needed for `clean`.
+            wanted: Of which images of each batch, (B,) bool, rows are asked for. None: of all.
+            progress: Called with (steps done, steps in all).
 
-    def _lacks(self, system: str, name: str, index: int) -> bool:
-        return self.records.get(system, name, index) is None
+        Yields:
+            Images as soon as their verdicts are there: about as many as a batch has.
+        """
+        wanted = wanted or [torch.ones(len(y), dtype=torch.bool) for _, y, _ in batches]
+        attacked = self._in_slots if isinstance(self.attacks.get(name), IterativeAttack) else self._in_batches
+        since = time.monotonic()
+        for batch, outcome, asked in attacked(system, name, batches, wanted, progress):
+            judged = self._judge(system, name, outcome, batch)
+            seconds, since = time.monotonic() - since, time.monotonic()
+            rows = self._rows(system, name, batch, outcome, judged, clean, seconds)
+            yield Evaluated(list(compress(rows, asked)), batch, asked, outcome.last, judged.decisive)
 
     def _in_slots(
-        self, system: str, name: str, batches: list[Batch], lacks: list[Tensor], progress: Callable[[int, int], None]
-    ) -> None:
-        attack, wanted = self.attacks[name], torch.cat(lacks)
-        x, y, index = (torch.cat(column)[wanted.to(column[0].device)] for column in zip(*batches, strict=True))
-
-        def finished(position: Tensor, outcome: Outcome) -> None:
+        self, system: str, name: str, batches: list[Batch], wanted: list[Tensor], progress: Progress
+    ) -> Iterator[tuple[Batch, Outcome, Tensor]]:
+        attack, chosen = self.attacks[name], torch.cat(wanted)
+        x, y, index = (torch.cat(column)[chosen.to(column[0].device)] for column in zip(*batches, strict=True))
+        view, keys = self.systems[system].view(attack.view), image_keys(index, self.seed, system, name)
+        for position, outcome in attack.in_slots(view, x, y, self.slots, progress, keys):
             batch = x[position], y[position], index[position.to(index.device)]
-            self._record(system, name, batch, outcome, torch.ones(len(position), dtype=torch.bool))
-
-        view, keys = self.systems[system].view(attack.view), image_keys(index, run_seed(), system, name)
-        attack.in_slots(view, x, y, self.slots, finished, progress, keys)
+            yield batch, outcome, torch.ones(len(position), dtype=torch.bool)
 
     def _in_batches(
-        self, system: str, name: str, batches: list[Batch], lacks: list[Tensor], progress: Callable[[int, int], None]
-    ) -> None:
-        todo = [(batch, lack) for batch, lack in zip(batches, lacks, strict=True) if lack.any()]
-        for i, (batch, lack) in enumerate(todo):
+        self, system: str, name: str, batches: list[Batch], wanted: list[Tensor], progress: Progress
+    ) -> Iterator[tuple[Batch, Outcome, Tensor]]:
+        todo = [(batch, asked) for batch, asked in zip(batches, wanted, strict=True) if asked.any()]
+        for i, (batch, asked) in enumerate(todo):
 
             def of_all(done: int, total: int, i: int = i) -> None:
                 progress(i * total + done, len(todo) * total)
@@ -122,27 +219,14 @@ class Evaluation:
             else:
                 attack = self.attacks[name]
                 with repeated_draws():  # the attack's own generator depends on the batch, and on nothing before it
-                    reseed(*(image_keys(index, run_seed(), system, name) & 0xFFFFFFFF).tolist())
+                    reseed(*(image_keys(index, self.seed, system, name) & 0xFFFFFFFF).tolist())
                     outcome = attack(self.systems[system].view(attack.view), x, y, of_all)
-            self._record(system, name, batch, outcome, lack)
-
-    def _record(self, system: str, name: str, batch: Batch, outcome: Outcome, lack: Tensor) -> None:
-        """Judge attacked images and write the rows that are lacking, (B,); images are on disk before their rows."""
-        judged = self._judge(system, name, outcome, batch)
-        rows = self._rows(system, name, batch, outcome, judged)
-        rows = [row for row, wanted in zip(rows, lack.tolist(), strict=True) if wanted]
-        if self.store is not None:
-            where = lack.to(outcome.last.device)
-            places = self.store.append(outcome.last[where], judged.decisive[where])
-            rows = [row | {"stored": place} for row, place in zip(rows, places, strict=True)]
-        self.records.append(rows)
-        self.progress.advance(len(rows))
-        self.attacked(system, name, batch, outcome.last)
+            yield batch, outcome, asked
 
     def _judge(self, system: str, name: str, outcome: Outcome, batch: Batch) -> Judged:
         defense, attack, fooled = self.systems[system], self.attacks.get(name), outcome.first_success
         _, y, index = batch
-        keys = verdict_keys(index, run_seed(), system, name)
+        keys = verdict_keys(index, self.seed, system, name)
         last = judge(defense, outcome.last, y, self.evaluations, self.slots, keys["last"])
         if attack is None or (attack.view == "gray" and not isinstance(defense.purifier, Identity)):
             return Judged(last, None, outcome.last, fooled)
@@ -161,15 +245,21 @@ class Evaluation:
             decisive[asked[fewer]] = outcome.any[asked[fewer]]
         return Judged(last, worse, decisive, fooled)
 
-    def _rows(self, system: str, name: str, batch: Batch, outcome: Outcome, judged: Judged) -> list[dict]:
-        """One row per image, see `results.records` for what stands in it."""
+    def _rows(
+        self,
+        system: str,
+        name: str,
+        batch: Batch,
+        outcome: Outcome,
+        judged: Judged,
+        clean: Mapping[int, object],
+        seconds: float,
+    ) -> list[Row]:
+        """One row per image, see `store.records` for what stands in it; `seconds` is the time of all of them."""
         x, y, index = batch
-        seconds, self.since = time.monotonic() - self.since, time.monotonic()
         numbers = index.tolist()
-        clean = judged.last.prediction.tolist() if name == CLEAN else [
-            self.records.get(system, CLEAN, number)["prediction_last"] for number in numbers
-        ]  # fmt: skip
-        columns = {"index": numbers, "label": y, "prediction_clean": clean}
+        on_clean = judged.last.prediction if name == CLEAN else [clean[number] for number in numbers]
+        columns = {"index": numbers, "label": y, "prediction_clean": on_clean}
         for key in ("prediction", "votes", "margin", "loss"):
             columns[f"{key}_last"] = getattr(judged.last, key)
             columns[f"{key}_any"] = None if judged.any is None else getattr(judged.any, key)
@@ -179,13 +269,9 @@ class Evaluation:
             columns |= {"statistic_last": judged.last.statistic, "rejected_last": judged.last.rejected}
             columns["unfooled_last"] = judged.last.unfooled
             columns["unfooled_any"] = None if judged.any is None else judged.any.unfooled
-        same = {
-            "evaluations": self.evaluations,
-            "seconds": round(seconds / len(y), 4),
-            "seed": run_seed(),
-            "stored": None,
-        }
         lists = {key: listed(column, len(y)) for key, column in columns.items()}
+        each = round(seconds / len(y), 4)
+        same = {"evaluations": self.evaluations, "seconds": each, "seed": self.seed, "stored": None}
         return [
             {"dataset": self.dataset, "system": system, "attack": name}
             | {key: values[i] for key, values in lists.items()}

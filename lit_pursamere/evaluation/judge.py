@@ -6,14 +6,13 @@ the size of a batch, is the same in every run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lit_pursamere.attacks.batching import in_groups
 from lit_pursamere.attacks.gradients import adversarial_loss
-from lit_pursamere.attacks.scheduler import cycle
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion.image_noise import follow
 from lit_pursamere.host import deferred
@@ -40,16 +39,6 @@ class Verdict(NamedTuple):
     moved: Tensor
     statistic: Tensor
     rejected: Tensor
-
-
-def in_groups(function: Callable[..., tuple[Tensor, ...]], slots: int, *values: Tensor) -> list[Tensor]:
-    """Apply a function of per-image tensors (B, ...) to groups of exactly `slots` images, copies filling the last."""
-    parts = []
-    for group in zip(*(value.split(slots) for value in values), strict=True):
-        count = len(group[0])
-        rows = cycle(count, slots, group[0].device)
-        parts.append([result[:count] for result in function(*(value[rows] for value in group))])
-    return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
 @torch.no_grad()

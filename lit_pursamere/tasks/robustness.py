@@ -20,9 +20,10 @@ from lit_pursamere.defense import ALONE, Defense
 from lit_pursamere.defense.detectors import Detector
 from lit_pursamere.defense.ensemble import Ensemble
 from lit_pursamere.diffusion import ScoreModel
-from lit_pursamere.evaluation.evaluation import Batch, Evaluation
+from lit_pursamere.evaluation.evaluation import Batch, Evaluation, systems_of
+from lit_pursamere.evaluation.recording import RecordedEvaluation
 from lit_pursamere.progress import Progress
-from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
+from lit_pursamere.purifiers import Purifier, PurSAMERE
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete, equipped
 from lit_pursamere.report import SEMANTICS, write_report
 from lit_pursamere.report.pictures import picture_grid, trajectory_figure
@@ -34,8 +35,6 @@ from lit_pursamere.threat import ThreatModel
 from lit_pursamere.weights import state_digest
 
 __all__ = ["LitRobustness"]
-
-UNDEFENDED = "undefended"
 
 
 class LitRobustness(FolderTask):
@@ -108,15 +107,13 @@ class LitRobustness(FolderTask):
         defense = Defense(purifier, classifier, ensemble, surrogate, detector)
         for attack in attacks.values():
             defense.view(attack.view)  # complains of one that the defence does not have
-        self.systems = nn.ModuleDict({type(purifier).__name__: defense})
-        if undefended and not isinstance(purifier, Identity):
-            self.systems[UNDEFENDED] = Defense(Identity(), classifier, surrogate=surrogate and Identity())
+        self.systems = nn.ModuleDict(systems_of(defense, undefended))
         self.attacks, self.pictures, self.calibrate_on = dict(attacks), pictures, calibrate_on
         self.evaluations, self.success, self.pool, self.save_images = evaluations, success, pool, save_images
         self.columns = [(s, a, k) for s in self.systems for a in ("clean", *attacks) for k in ("last", "any")]
         self.accuracies = nn.ModuleList([MeanMetric(nan_strategy="disable") for _ in self.columns])
         self.records: Records | None = None
-        self.evaluation: Evaluation | None = None
+        self.evaluation: RecordedEvaluation | None = None
         self.waiting: list[Batch] = []
         self.pictured: list[int] | None = None  # positions of the images in the grid: the first ones
         self.shown: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # of those: image, class, attacked image
@@ -169,19 +166,14 @@ class LitRobustness(FolderTask):
         self.open_in_turn()
         slots = self.trainer.datamodule.eval_batch_size
         images = min(len(loader.sampler), self.trainer.num_test_batches[0] * slots)
-        self.evaluation = Evaluation(
-            systems=dict(self.systems.items()),
-            attacks=self.attacks,
-            dataset=self.trainer.datamodule.name,
-            slots=slots,
-            evaluations=self.evaluations,
-            records=self.records,
-            store=ImageStore(self.output, self.trainer.global_rank) if self.save_images else None,
-            progress=Progress(
-                "test", "verdict", images * len(self.systems) * (1 + len(self.attacks)), not self.visible, steady=False
-            ),
-            attacked=self._show,
-            stop=self.stop_if_told,
+        name, systems = self.trainer.datamodule.name, dict(self.systems.items())
+        rows = images * len(systems) * (1 + len(self.attacks))
+        self.evaluation = RecordedEvaluation(
+            Evaluation(systems, self.attacks, name, slots, self.evaluations, run_seed()),
+            self.records,
+            Progress("test", "verdict", rows, not self.visible, steady=False),
+            ImageStore(self.output, self.trainer.global_rank) if self.save_images else None,
+            self.stop_if_told,
         )
 
     def open(self) -> None:
@@ -214,7 +206,8 @@ class LitRobustness(FolderTask):
         indices = [i for _, _, index in batches for i in index.tolist()]
         for system in self.systems:
             for attack in ("clean", *self.attacks):
-                self.evaluation.complete(system, attack, batches)
+                for part in self.evaluation.complete(system, attack, batches):
+                    self._show(system, attack, part.batch, part.last)
                 self._count(system, attack, indices)
         # A run that continues has only some of the images at hand, which are better than none.
         whole = len(self.shown) == len(self.pictured) or not (self.output / "pictures.png").exists()

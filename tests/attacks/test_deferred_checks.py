@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_pursamere.attacks import PGD, SPSA, RandomSearch
-from lit_pursamere.attacks.base import IterativeAttack
 from lit_pursamere.attacks.gradients import LOSSES, adversarial_loss
+from lit_pursamere.attacks.iterative import IterativeAttack
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import NoiseSource
 from lit_pursamere.host import deferred
@@ -83,19 +83,16 @@ def test_in_slots_nothing_is_handed_over_before_its_checks_are_read(linear_class
     y, given = linear_classifier(images).argmax(1), []
     defense, _, message = broken(fault, linear_classifier, STEPS + 1)  # in the second group of images
     with pytest.raises(ValueError, match=message):
-        ATTACKS["pgd"].in_slots(defense, images, y, 4, lambda position, outcome: given.append(position.tolist()))
+        given += (position.tolist() for position, _ in ATTACKS["pgd"].in_slots(defense, images, y, 4))
     assert given == [[0, 1, 2, 3]]
 
 
 def test_whoever_is_handed_images_has_his_own_checks_at_once(linear_classifier, images):
     y, told = linear_classifier(images).argmax(1), []
-
-    def finished(position: Tensor, outcome: object) -> None:
+    for position, _ in ATTACKS["pgd"].in_slots(Defense(Identity(), linear_classifier), images, y, 4):
         with pytest.raises(ValueError, match="images must lie in"):
             Defense(Identity(), linear_classifier)(255 * images)
         told.append(len(position))
-
-    ATTACKS["pgd"].in_slots(Defense(Identity(), linear_classifier), images, y, 4, finished)
     assert told == [4, 4]
 
 

@@ -9,6 +9,7 @@ from inspect import isabstract
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lit_pursamere.attacks
@@ -24,6 +25,7 @@ from lit_pursamere.attacks import (
     Boundary,
     CarliniWagnerL2,
     DetectorPGD,
+    IterativeAttack,
     Outcome,
     RandomSearch,
     ReconstructionPGD,
@@ -224,6 +226,7 @@ def test_nothing_else_is_touched(attack_of, threat, view, x, y):
     assert [module.training for module in view.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in view.state_dict().items())
     assert all((p.grad == 3).all() and p.requires_grad for p in view.parameters())
+    assert not view._forward_hooks
 
 
 @pytest.mark.parametrize("value", [1.01, -0.01, float("nan"), float("inf")])
@@ -238,6 +241,63 @@ def test_labels_that_are_no_class_are_refused(attack_of, label, view, x, y):
     y[3] = label
     with pytest.raises(ValueError, match=rf"class numbers.*{label}"):
         attack_of(ThreatModel("linf", 0.1))(view, x, y)
+
+
+@pytest.mark.parametrize("spoil", [lambda y: y[:-1], lambda y: y.double(), lambda y: y[:, None]])
+def test_what_is_no_label_per_image_is_refused(attack_of, spoil, view, x, y):
+    with pytest.raises(ValueError, match="labels must be one class number per image"):
+        attack_of(ThreatModel("linf", 0.1))(view, x, spoil(y))
+
+
+# --- attacks that think of no check
+
+
+def loss_slope(view: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Gradient of the cross-entropy at x, which ignores class -100 and indexes out of bounds with others."""
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(F.cross_entropy(view(x), y, reduction="sum"), x)[0]
+
+
+@dataclass(frozen=True)
+class Simple(Attack):
+    """One step of ascent, by hand."""
+
+    def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:
+        x_adv = x + self.threat.eps * self.threat.ascent_direction(loss_slope(view, x, y))
+        return Outcome(x_adv, x_adv)
+
+
+@dataclass(frozen=True)
+class SimpleSteps(IterativeAttack):
+    """Several of them."""
+
+    def init(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"x_adv": x.clone()}
+
+    def step(self, view: nn.Module, x: Tensor, y: Tensor, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        slope = loss_slope(view, state["x_adv"], y)
+        return {"x_adv": state["x_adv"] + 0.01 * slope.sign()}, torch.zeros_like(y, dtype=torch.bool)
+
+
+SIMPLE = {
+    "at once": lambda *given: Simple(ThreatModel("linf", 0.1))(*given),
+    "by steps": lambda *given: SimpleSteps(ThreatModel("linf", 0.1))(*given),
+    "in slots": lambda *given: list(SimpleSteps(ThreatModel("linf", 0.1)).in_slots(*given, 2)),
+}
+
+
+@pytest.mark.parametrize("label", [CLASSES, -1, -100])
+@pytest.mark.parametrize("how", SIMPLE)
+def test_the_base_refuses_labels_at_the_first_logits(how, label, view, x, y):
+    calls, labels = [], y.clone()
+    view.register_forward_hook(lambda *_: calls.append(1))
+    SIMPLE[how](view, x, labels)
+    assert len(view._forward_hooks) == 1
+    calls.clear()
+    labels[3] = label
+    with pytest.raises(ValueError, match=rf"class numbers from 0 to 3, as the view has 4 logits.*{label}"):
+        SIMPLE[how](view, x, labels)
+    assert len(calls) <= 2 and len(view._forward_hooks) == 1
 
 
 # --- an attack that misbehaves

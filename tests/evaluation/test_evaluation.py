@@ -13,6 +13,7 @@ from lit_pursamere.defense import Defense
 from lit_pursamere.defense.ensemble import Ensemble
 from lit_pursamere.evaluation.evaluation import Evaluation
 from lit_pursamere.evaluation.judge import judge
+from lit_pursamere.evaluation.recording import RecordedEvaluation
 from lit_pursamere.networks import WideResNet
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import ADP, Identity, PurSAMERE
@@ -67,10 +68,11 @@ def evaluate(systems, data, folder, world=1, ranks=None, stop=lambda: None):
         positions = torch.tensor(list(ShardSampler(COUNT, rank, world, SLOTS)))
         batches = [(data[0][chunk], data[1][chunk], chunk) for chunk in positions.split(SLOTS)]
         records, progress = Records(folder, {"attacks": {}}, rank), Progress("test", "verdict", hidden=True)
-        evaluation = Evaluation(systems, ATTACKS, "digits", SLOTS, 1, records, progress, stop=stop)
+        evaluation = Evaluation(systems, ATTACKS, "digits", SLOTS)
+        recorded = RecordedEvaluation(evaluation, records, progress, stop=stop)
         for system in systems:
             for attack in ("clean", *ATTACKS):
-                evaluation.complete(system, attack, batches)
+                list(recorded.complete(system, attack, batches))
     return [row | {"seconds": 0} for row in read_rows(folder)]
 
 

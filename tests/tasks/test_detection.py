@@ -13,6 +13,7 @@ from lit_pursamere.attacks import Attack, Outcome
 from lit_pursamere.defense import Defense
 from lit_pursamere.defense.detectors import Detector
 from lit_pursamere.evaluation.evaluation import Evaluation
+from lit_pursamere.evaluation.recording import RecordedEvaluation
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Identity
 from lit_pursamere.report import SEMANTICS, accuracies, worst_cases
@@ -64,10 +65,11 @@ def evaluate(folder, pairs, rejects: bool = True) -> list[dict]:
     attack = Given(ThreatModel("linf", 1.0), "exact", last=last, any=any_)
     defense = Defense(Identity(), Plain(), detector=SecondPixel(threshold=0.5) if rejects else None)
     records, progress = Records(folder, {"attacks": {}}), Progress("test", "verdict", hidden=True)
-    evaluation = Evaluation({"A": defense}, {"given": attack}, "toy", len(pairs), EVALUATIONS, records, progress)
+    evaluation = Evaluation({"A": defense}, {"given": attack}, "toy", len(pairs), EVALUATIONS)
+    recorded = RecordedEvaluation(evaluation, records, progress)
     batch = torch.zeros(len(pairs), 1, 1, 3), torch.zeros(len(pairs), dtype=torch.long), torch.arange(len(pairs))
     for name in ("clean", "given"):
-        evaluation.complete("A", name, [batch])
+        list(recorded.complete("A", name, [batch]))
     return read_rows(folder)
 
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from lit_pursamere.attacks import MIM, PGD, SPSA, Outcome, ReconstructionPGD, SelectivePGD
-from lit_pursamere.attacks.base import IterativeAttack
+from lit_pursamere.attacks.iterative import IterativeAttack
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import GaussianMixtureScore
-from lit_pursamere.purifiers import PurSAMERE
+from lit_pursamere.diffusion.image_noise import image_keys
+from lit_pursamere.host import docket
+from lit_pursamere.purifiers import DiffPure, PurSAMERE
 from lit_pursamere.threat import ThreatModel
 
 THREAT, COUNT = ThreatModel("linf", 0.1), 16
@@ -72,13 +74,11 @@ def scheduled(attack: IterativeAttack, view: nn.Module, x: Tensor, y: Tensor, sl
     """All images in the order of their positions; checks that each is delivered once, `slots` of them at a time."""
     found, sizes = {}, []
 
-    def finished(position: Tensor, outcome: Outcome) -> None:
+    for position, outcome in attack.in_slots(view, x, y, slots):
         sizes.append(len(position))
         for i, number in enumerate(position.tolist()):
             assert number not in found
             found[number] = [value[i] for value in outcome]
-
-    attack.in_slots(view, x, y, slots, finished)
     assert sizes[:-1] == [slots] * (len(sizes) - 1) and sorted(found) == list(range(len(x)))
     return Outcome(*(torch.stack([found[i][kind] for i in range(len(x))]) for kind in range(3)))
 
@@ -146,7 +146,7 @@ def test_the_cost_is_the_work_left(slots):
     # Slots stand idle only in the end, while nobody waits.
     full = sum(len(set(batch)) == slots for batch in Counting.taken)
     assert sum(len(set(batch)) for batch in Counting.taken) == work and len(Counting.taken) - full <= 6
-    attack.in_slots(view, x, y, slots, lambda position, outcome: None, lambda *done: calls.append(done))
+    list(attack.in_slots(view, x, y, slots, lambda *done: calls.append(done)))
     assert calls[-1] == (6 * COUNT, 6 * COUNT) and calls == sorted(calls)
 
 
@@ -220,10 +220,41 @@ def test_there_must_be_slots():
         scheduled(replace(ATTACKS["pgd"], steps=1), view, x, labels(view, x), 0)
 
 
+@pytest.mark.parametrize("label", [4, -1])
+def test_labels_that_are_no_class_are_refused(label):
+    view, x = classifier(torch.float32), images(torch.float32)
+    y = labels(view, x)
+    y[-1] = label  # of an image that waits
+    with pytest.raises(ValueError, match=rf"class numbers.*{label}"):
+        scheduled(ATTACKS["pgd"], view, x, y, 4)
+    with pytest.raises(ValueError, match="one class number per image"):
+        scheduled(ATTACKS["pgd"], view, x, y[:-1], 4)
+
+
+# --- between two groups everything is the consumer's own
+
+
 def test_gradients_need_not_be_enabled_and_are_not_left_enabled():
     view, x = classifier(torch.float32), images(torch.float32)
     y = labels(view, x)
     expected = scheduled(ATTACKS["pgd"], view, x, y, 7)
     with torch.no_grad():
         assert_same(scheduled(ATTACKS["pgd"], view, x, y, 7), expected)
-        assert not torch.is_grad_enabled()
+        for _ in ATTACKS["pgd"].in_slots(view, x, y, 7):
+            assert not torch.is_grad_enabled() and not view._forward_hooks and not docket().open
+        for _ in ATTACKS["pgd"].in_slots(view, x, y, 7):
+            break
+        assert not torch.is_grad_enabled() and not view._forward_hooks and not docket().open
+
+
+def test_two_attacks_may_take_turns(mixture, linear_classifier, images):
+    """Fresh noise follows the images of each, and each goes on where it stood."""
+    view = Defense(DiffPure(mixture, dt=0.05), linear_classifier).view("exact")
+    y, keys = linear_classifier(images).argmax(1), image_keys(torch.arange(8), "a test")
+    one, other = (lambda k=k: PGD(THREAT, "exact", 2 + k).in_slots(view, images, y, 2, keys=keys + k) for k in (0, 1))
+    expected = list(one()), list(other())
+    for mine, found in zip(expected, zip(*zip(one(), other(), strict=True), strict=True), strict=True):
+        for (at, outcome), (position, new) in zip(mine, found, strict=True):
+            assert torch.equal(at, position)
+            assert_same(outcome, new)
+    assert not torch.equal(expected[0][0][1].last, expected[1][0][1].last)
