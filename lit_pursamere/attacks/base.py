@@ -99,8 +99,8 @@ class Attack(ABC):
             Adversarial images, detached and feasible.
 
         Raises:
-            ValueError: If there is no threat model, x leaves [0, 1] or is not finite, y is not one integer per image, or a label is no class of
-                the logits.
+            ValueError: If there is no threat model, x leaves [0, 1] or is not finite, y is not one integer per image, or
+                a label is no class of the logits.
             RuntimeError: If the attack leaves its budget or returns NaN.
         """
         self._check(x, y)
@@ -173,3 +173,8 @@ def _within(value: object, threat: ThreatModel) -> object:
         found = [_within(item, threat) for item in value]
         return value if all(a is b for a, b in zip(found, value, strict=True)) else found
     return value
+
+
+def _refuse_outside(low: float, high: float) -> None:
+    if not (low >= 0 and high <= 1):  # also catches NaN
+        raise ValueError(f"images must lie in [0, 1]; they range from {low:g} to {high:g}")
