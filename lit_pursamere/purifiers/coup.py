@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from lit_pursamere.diffusion import (
+    VP,
     NoiseSource,
     ReverseStep,
     ScoreModel,
-    VariancePreserving,
     ddpm_moments,
     reverse_sde_step,
     vp_noise,
@@ -32,8 +32,6 @@ from lit_pursamere.purifiers.base import Purifier, Seed
 from lit_pursamere.weights import load_weights
 
 __all__ = ["COUP"]
-
-VP = VariancePreserving()
 
 
 class COUP(Purifier):

@@ -106,7 +106,8 @@ def tiny_run(config: Path, folder: Path, arrays: Path, overlay: Path | None = No
         return [*args, "--model.compile=false", f"--model.export={folder}/score.safetensors"]
     if task == "LitClassifier":
         return [*args, *SMALL_NET, "--data.purified=null", f"--model.export={folder}/net.safetensors"]
-    save_weights(NCSNv2Score(2, *SHAPES[name]), folder / "score.safetensors")
+    channels, size = SHAPES[name]
+    save_weights(NCSNv2Score(ngf=2, channels=channels, image_size=size), folder / "score.safetensors")
     args += ["--model.purifier.score_model.ngf=2"]
     args += [f"--model.purifier.score_model.checkpoint={folder}/score.safetensors"]
     args += ["--model.purifier.sigmas.stride=60", "--model.purifier.draws=1", f"--model.output={folder}/out"]

@@ -72,7 +72,7 @@ class Slow(ScoreModel):
 
     time, calls = 0.0, 0
 
-    def predict_noise(self, y, sigma):
+    def forward(self, y, sigma):
         self.time, self.calls = self.time + (0.01 if self.calls else 0.5), self.calls + 1
         return torch.nn.functional.conv2d(y, torch.ones(1, 1, 1, 1))
 
