@@ -181,6 +181,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.crop, self.flip, self.purified, self.resident, self.seed = crop, flip, purified, resident, seed
         self.purified_by = purified_by
         self.sources: dict[str, Dataset] = {}
+        self.twins: PurifiedSet | None = None  # where set, what stands in for the folder `purified`
 
     @abstractmethod
     def load(self, split: Split) -> Dataset:
@@ -311,8 +312,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return self._evaluation_loader(self.evaluate, self.indices(self.evaluate))
 
     def _twins(self, indices: list[int]) -> PurifiedSet | None:
-        if self.purified is None:
-            return None
+        if self.purified is None or self.twins is not None:
+            return self.twins
         refused: ValueError | OSError | None = None
         try:
             twins = PurifiedSet.open(self.purified)

@@ -117,5 +117,5 @@ def test_a_score_model_needs_a_forward():
     class Silent(ScoreModel):
         pass
 
-    with pytest.raises(TypeError, match="abstract method.*forward"):
+    with pytest.raises(TypeError, match=r"abstract method.*forward"):
         Silent()
