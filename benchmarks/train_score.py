@@ -124,9 +124,19 @@ def images(args: argparse.Namespace, **options) -> RandomImages:
     return data
 
 
+class Flipped(IndexedView):
+    """Images that are mirrored at random one by one, as plain pipelines do."""
+
+    flip = v2.RandomHorizontalFlip()
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int, int]:
+        x, y, index = super().__getitem__(position)
+        return self.flip(x), y, index
+
+
 def plain_loader(args: argparse.Namespace) -> DataLoader:
     data = images(args)
-    view = IndexedView(data.sources["train"], range(args.images), augment=v2.RandomHorizontalFlip())
+    view = Flipped(data.sources["train"], range(args.images))
     return DataLoader(view, args.batch, shuffle=True, drop_last=True, num_workers=args.workers)
 
 
