@@ -185,7 +185,7 @@ class Speckles(ImageDataModule):
         return ArrayDataset(torch.rand((22, 1, 8, 8), generator=torch.Generator().manual_seed(0)), torch.arange(22) % 2)
 
 
-def curve(folder, build, objective, resume=None):
+def curve(folder, build, objective, resume=None, resident=None):
     """Train three epochs of five steps, keeping a checkpoint of every step."""
     pl.seed_everything(3)
     task = Curve(build(), objective, lr=1e-3, warmup=4, schedule="cosine", ema_decay=0.9, ema_warmup=True)
@@ -196,7 +196,8 @@ def curve(folder, build, objective, resume=None):
         accelerator="cpu", max_epochs=3, callbacks=[every], logger=False, enable_progress_bar=False,
         enable_model_summary=False, inference_mode=False,
     )  # fmt: skip
-    trainer.fit(task, Speckles(batch_size=4, val_size=2, flip=True, crop=1), ckpt_path=resume)
+    data = Speckles(batch_size=4, val_size=2, flip=True, crop=1, resident=resident)
+    trainer.fit(task, data, ckpt_path=resume)
     return task
 
 
@@ -218,6 +219,15 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, world):
         assert resumed.losses == {k: v for k, v in whole.losses.items() if k >= step}
         for mine, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
             assert torch.equal(mine, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_run_goes_on_with_images_that_are_read_one_by_one_as_with_resident_ones(tmp_path):
+    whole = curve(tmp_path / "whole", *OBJECTIVES["ncsn"], resident=True)
+    resumed = curve(tmp_path / "lazy", *OBJECTIVES["ncsn"], tmp_path / "whole/step=3.ckpt", resident=False)
+    assert resumed.losses == {k: v for k, v in whole.losses.items() if k >= 3}
+    again = curve(tmp_path / "again", *OBJECTIVES["ncsn"], tmp_path / "lazy/step=8.ckpt", resident=False)
+    assert again.losses == {k: v for k, v in whole.losses.items() if k >= 8}
 
 
 @pytest.mark.parametrize(
