@@ -107,7 +107,7 @@ def run(args: argparse.Namespace, cell: dict) -> dict:
 def build(args: argparse.Namespace, levels: int, seed: int | str) -> Defense:
     torch.manual_seed(0)
     classifier = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.SiLU(), nn.Flatten(), nn.Linear(16 * 15 * 15, 10))
-    score_model = NCSNv2Score(args.ngf)
+    score_model = NCSNv2Score(ngf=args.ngf)
     purifier = PurSAMERE(score_model, draws=args.draws, sigmas=NoiseLevels(1.0, 0.02, levels), seed=seed)
     return Defense(purifier, classifier).to(args.device)
 
@@ -160,7 +160,7 @@ def measure_slots(args: argparse.Namespace, cell: dict) -> dict:
     torch.manual_seed(0)
     classifier = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.SiLU(), nn.Flatten(),
                                nn.Linear(16 * (args.size // 2) ** 2, 10))  # fmt: skip
-    purifier = PurSAMERE(NCSNv2Score(args.ngf, image_size=args.size), draws=args.draws, sigmas=[0.1])
+    purifier = PurSAMERE(NCSNv2Score(ngf=args.ngf, image_size=args.size), draws=args.draws, sigmas=[0.1])
     defense = Defense(purifier, classifier).to(args.device)
     x = torch.rand((args.images, 3, args.size, args.size)).to(args.device)
     early = torch.rand(args.images) < cell["share"]

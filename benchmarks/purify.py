@@ -91,7 +91,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def build_purifier(args: argparse.Namespace, levels: int) -> PurSAMERE:
-    score_model = NCSNv2Score(args.ngf, args.channels, args.image_size)
+    score_model = NCSNv2Score(ngf=args.ngf, channels=args.channels, image_size=args.image_size)
     return PurSAMERE(score_model, draws=args.draws, sigmas=NoiseLevels(count=levels))
 
 

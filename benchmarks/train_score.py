@@ -124,9 +124,19 @@ def images(args: argparse.Namespace, **options) -> RandomImages:
     return data
 
 
+class Flipped(IndexedView):
+    """Images that are mirrored at random one by one, as plain pipelines do."""
+
+    flip = v2.RandomHorizontalFlip()
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int, int]:
+        x, y, index = super().__getitem__(position)
+        return self.flip(x), y, index
+
+
 def plain_loader(args: argparse.Namespace) -> DataLoader:
     data = images(args)
-    view = IndexedView(data.sources["train"], range(args.images), augment=v2.RandomHorizontalFlip())
+    view = Flipped(data.sources["train"], range(args.images))
     return DataLoader(view, args.batch, shuffle=True, drop_last=True, num_workers=args.workers)
 
 
@@ -139,7 +149,7 @@ def plain_loss(network: nn.Module, x: Tensor, sigma: Tensor, noise: Tensor) -> T
 
 def run_plainly(args: argparse.Namespace, device: torch.device) -> float:
     """Train as one would write it first; returns the seconds of the timed steps."""
-    score_model = NCSNv2Score(args.ngf, args.channels, args.image_size)
+    score_model = NCSNv2Score(ngf=args.ngf, channels=args.channels, image_size=args.image_size)
     network = score_model.network.to(device, memory_format=torch.contiguous_format)
     averaged = copy.deepcopy(network)
     sigmas = torch.tensor(LitScoreModel(score_model).objective.levels, device=device)
@@ -164,7 +174,8 @@ def run_plainly(args: argparse.Namespace, device: torch.device) -> float:
 
 def run_fit(args: argparse.Namespace, precision: str, compiled: bool) -> float:
     """Train with LitScoreModel and Lightning's Trainer; returns the seconds of the timed steps."""
-    task = LitScoreModel(NCSNv2Score(args.ngf, args.channels, args.image_size), compile=compiled)
+    score_model = NCSNv2Score(ngf=args.ngf, channels=args.channels, image_size=args.image_size)
+    task = LitScoreModel(score_model, compile=compiled)
     watch = Stopwatch(2, args.steps)
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
@@ -198,7 +209,7 @@ def measure_pipelines(args: argparse.Namespace, device: torch.device) -> dict[st
 def compare(args: argparse.Namespace) -> float:
     """Relative difference of the two losses on one batch in float64: whether both loops train the same thing."""
     torch.manual_seed(0)
-    task = LitScoreModel(NCSNv2Score(args.ngf, args.channels, args.image_size)).double()
+    task = LitScoreModel(NCSNv2Score(ngf=args.ngf, channels=args.channels, image_size=args.image_size)).double()
     x = torch.rand((4, args.channels, args.image_size, args.image_size), dtype=torch.float64)
     sigma, noise = task.draw(x)
     with torch.no_grad():
@@ -208,7 +219,7 @@ def compare(args: argparse.Namespace) -> float:
 
 def count_flop(args: argparse.Namespace) -> float:
     """Floating point operations of one training step: forward, and gradients of the weights and activations."""
-    task = LitScoreModel(NCSNv2Score(args.ngf, args.channels, args.image_size))
+    task = LitScoreModel(NCSNv2Score(ngf=args.ngf, channels=args.channels, image_size=args.image_size))
     x = torch.rand((1, args.channels, args.image_size, args.image_size))
     with FlopCounterMode(display=False) as counter:
         task.loss(x, *task.draw(x)).backward()

@@ -64,7 +64,8 @@ def golden_score(golden: Path) -> Callable[..., NCSNv2Score]:
     sizes = {"cifar10": (8, 3, 32), "mnist": (16, 1, 28)}
 
     def build(name: str, dtype: torch.dtype = torch.float32) -> NCSNv2Score:
-        return NCSNv2Score(*sizes[name], checkpoint=str(golden / f"ncsnv2/{name}_small_weights.safetensors")).to(dtype)
+        size = dict(zip(("ngf", "channels", "image_size"), sizes[name], strict=True))
+        return NCSNv2Score(checkpoint=str(golden / f"ncsnv2/{name}_small_weights.safetensors"), **size).to(dtype)
 
     return build
 
@@ -97,13 +98,17 @@ def linear_classifier() -> nn.Module:
     return nn.Sequential(nn.Flatten(), linear)
 
 
+TINY = {"channels": 1, "image_size": 8}
+TINY_DDPM = {"block_out_channels": (8, 8), "attention": (False, True), "layers_per_block": 1, "norm_num_groups": 4}
+TINY_DDPMPP = {"nf": 8, "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": (4,)}
+TINY_EDM = {"model_channels": 8, "channel_mult": (1, 1), "num_blocks": 1, "attn_resolutions": (4,)}
 TINY_SCORES: dict[str, Callable[[], ScoreModel]] = {
-    "NCSNv2": lambda: NCSNv2Score(ngf=4, channels=1, image_size=8),
-    "DDPM": lambda: DDPMScore((8, 8), (False, True), 1, 4, 1, 8),
-    "DDPM++": lambda: DDPMppScore(8, (1, 1), 1, (4,), 1, 8),
-    "EDM": lambda: EDMScore(8, (1, 1), 1, (4,), 1, 8),
-    "EDM-VP": lambda: EDMScore(8, (1, 1), 1, (4,), 1, 8, preconditioning="vp"),
-    "EDM-VE": lambda: EDMScore(8, (1, 1), 1, (4,), 1, 8, preconditioning="ve"),
+    "NCSNv2": lambda: NCSNv2Score(ngf=4, **TINY),
+    "DDPM": lambda: DDPMScore(**TINY_DDPM, **TINY),
+    "DDPM++": lambda: DDPMppScore(**TINY_DDPMPP, **TINY),
+    "EDM": lambda: EDMScore(**TINY_EDM, **TINY),
+    "EDM-VP": lambda: EDMScore(**TINY_EDM, **TINY, preconditioning="vp"),
+    "EDM-VE": lambda: EDMScore(**TINY_EDM, **TINY, preconditioning="ve"),
     "DAE": lambda: AutoencoderScore(DenoisingAutoencoder(1, 4)),
 }
 

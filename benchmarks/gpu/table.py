@@ -23,7 +23,7 @@ import shlex
 import shutil
 import sys
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
@@ -407,22 +407,17 @@ def levels_asked(purifier: Purifier, x: Tensor) -> list[float]:
     """Smallest and largest noise level at which a purification of x asks score models; empty if it asks none."""
     asked: list[float] = []
 
-    def noting(predict: Callable) -> Callable:
-        def predict_noise(y: Tensor, sigma: float | Tensor) -> Tensor:
-            asked.extend(torch.as_tensor(sigma).flatten().tolist())
-            return predict(y, sigma)
-
-        return predict_noise
+    def note(model: ScoreModel, inputs: tuple) -> None:
+        asked.extend(torch.as_tensor(inputs[1]).flatten().tolist())
 
     models = [module for module in purifier.modules() if isinstance(module, ScoreModel)]
-    for model in models:
-        model.predict_noise = noting(model.predict_noise)
+    hooks = [model.register_forward_pre_hook(note) for model in models]
     try:
         with forked_randomness(0):
             purifier(x)
     finally:
-        for model in models:
-            del model.predict_noise
+        for hook in hooks:
+            hook.remove()
     return [min(asked), max(asked)] if asked else []
 
 

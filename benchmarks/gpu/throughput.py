@@ -121,7 +121,7 @@ def remember(bench: Bench, ngf: int, precision: str, row: dict | None) -> None:
 def pursamere(bench: Bench, ngf: int, levels: int | None = None, checkpoint: str | None = None) -> PurSAMERE:
     torch.manual_seed(0)
     size = 32 if checkpoint else bench.sizes.image
-    model = NCSNv2Score(ngf, image_size=size, checkpoint=checkpoint)
+    model = NCSNv2Score(ngf=ngf, image_size=size, checkpoint=checkpoint)
     return PurSAMERE(model, draws=PAPER_DRAWS, sigmas=NoiseLevels(count=levels or bench.sizes.levels))
 
 
@@ -144,7 +144,7 @@ def purification(bench: Bench, purifier: PurSAMERE, precision: str, mode: str, b
 def gradient_flop(ngf: int, size: int) -> float:
     """FLOP of a forward of NCSNv2 on one image, and of the gradient of its input."""
     with torch.device("meta"):
-        model = NCSNv2Score(ngf, image_size=size).requires_grad_(False)
+        model = NCSNv2Score(ngf=ngf, image_size=size).requires_grad_(False)
         return flop_of(lambda: input_gradient(model, torch.empty(1, 3, size, size)))
 
 

@@ -69,7 +69,7 @@ def train_small(bench: Bench, compiled: bool) -> dict:
 
 
 def train_ncsnv2(bench: Bench, compiled: bool, ngf: int) -> dict:
-    model = NCSNv2Score(ngf, image_size=bench.sizes.image)
+    model = NCSNv2Score(ngf=ngf, image_size=bench.sizes.image)
     return train_score(bench, LitScoreModel(model), bench.sizes.trained["ncsnv2"], compiled)
 
 
@@ -143,7 +143,7 @@ def early_leavers(bench: Bench, share: float, slots: bool) -> dict:
     """PGD through one level of PurSAMERE; a share of the images falls within the first quarter of the steps."""
     images, size, steps = bench.sizes.slots
     torch.manual_seed(0)
-    model = NCSNv2Score(min(bench.sizes.ncsnv2), image_size=bench.sizes.image)
+    model = NCSNv2Score(ngf=min(bench.sizes.ncsnv2), image_size=bench.sizes.image)
     purifier = PurSAMERE(model, sigmas=[0.1])
     classifier = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
     view = Defense(purifier, classifier).to(bench.device).view("bpda")

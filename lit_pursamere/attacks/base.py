@@ -99,8 +99,8 @@ class Attack(ABC):
             Adversarial images, detached and feasible.
 
         Raises:
-            ValueError: If there is no threat model, x leaves [0, 1] or is not finite, y is not one integer per image, or
-                a label is no class of the logits.
+            ValueError: If there is no threat model, x leaves [0, 1] or is not finite, y is not one integer per image,
+                or a label is no class of the logits.
             RuntimeError: If the attack leaves its budget or returns NaN.
         """
         self._check(x, y)

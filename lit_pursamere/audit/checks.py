@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from lit_pursamere.attacks import PGD, Attack, RandomSearch, Restarts, Square
 from lit_pursamere.attacks.gradients import loss_gradient
@@ -74,22 +74,27 @@ def _without_gradient(exam: Examination, name: View) -> float:
     return missing / len(exam)
 
 
+class GradientCount(TorchFunctionMode):
+    """Counts the gradients that are taken inside by torch.autograd.grad, through networks or not."""
+
+    taken = 0
+
+    def __torch_function__(
+        self, function: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        self.taken += function is torch.autograd.grad
+        return function(*args, **(kwargs or {}))
+
+
 def inner_optimisation(exam: Examination) -> Finding:
     """If the forward pass takes gradients itself, does the attack differentiate through them?"""
-    calls, plain = 0, torch.autograd.grad
-
-    def counted(*args: object, **options: object) -> object:
-        nonlocal calls
-        calls += 1
-        return plain(*args, **options)
-
-    with mock.patch.object(torch.autograd, "grad", counted), torch.no_grad():
+    with GradientCount() as gradients, torch.no_grad():
         exam.defense(exam.x[:1])
-    if not calls:
+    if not gradients.taken:
         return Finding("pass", "the forward pass takes no gradients")
     through = exam.attack.view == "exact"
     how = "the attack differentiates through them" if through else f"the view {exam.attack.view} does not see them"
-    return Finding("pass" if through else "doubt", f"the forward pass takes {calls} gradients; {how}")
+    return Finding("pass" if through else "doubt", f"the forward pass takes {gradients.taken} gradients; {how}")
 
 
 def undefended(exam: Examination) -> Finding:

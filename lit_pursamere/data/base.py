@@ -1,4 +1,4 @@
-"""What every data module shares: splits, subsets, augmentation, sharding. Every batch is (x, y, index).
+"""What every data module shares: splits, subsets, pairs, sharding. Every batch is (x, y, index).
 
 x is (B, C, H, W) in [0, 1], y holds class numbers, index the position of each image in its source split, so that
 results and purified copies can be keyed by it. With a purified set, training batches are pairs: x is
@@ -16,14 +16,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
-from torchvision.transforms import v2
 
 from lit_pursamere.data.purified import PurifiedSet
 from lit_pursamere.data.purified_checks import require, verify
 from lit_pursamere.data.resident import ResidentLoader, to_float
-from lit_pursamere.seeding import run_seed
+from lit_pursamere.data.training import LazyLoader, TrainingLoader
 
 __all__ = ["ArrayDataset", "ImageDataModule", "ShardSampler"]
 
@@ -59,10 +58,10 @@ class ArrayDataset(Dataset):
 
 
 class IndexedView(Dataset):
-    """Chosen images of a source, as (x, y, index), paired with their purified twins and augmented on the way."""
+    """Chosen images of a source, as (x, y, index), paired with their purified twins on the way."""
 
-    def __init__(self, source: Dataset, indices: Sequence[int], twins: PurifiedSet | None = None, augment=None) -> None:
-        self.source, self.indices, self.twins, self.augment = source, list(indices), twins, augment
+    def __init__(self, source: Dataset, indices: Sequence[int], twins: PurifiedSet | None = None) -> None:
+        self.source, self.indices, self.twins = source, list(indices), twins
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -72,8 +71,6 @@ class IndexedView(Dataset):
         x, y = self.source[index]
         if self.twins is not None:
             x = torch.stack([x, self.twins[index]])
-        if self.augment is not None:  # a stacked pair gets one random crop and flip
-            x = self.augment(x)
         return x, y, index
 
 
@@ -132,8 +129,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             these very images, complete and undamaged.
         purified_by: Settings that its purifier must have had, such as {class: PurSAMERE, rho_pur: 3.0}, by their names
             in its manifest; `weights` are the first characters of the digest. None: any purifier.
-        resident: Whether training images live on the device, where whole batches are cropped and flipped at once (None:
-            if they are in memory anyway and take at most 2 GiB). Else `num_workers` processes load them one by one.
+        resident: Whether training images live on the device (None: if they are in memory anyway and take at most 2
+            GiB). Else `num_workers` processes load them one by one. The batches are the same.
         seed: Seed of the validation split; order, crops and flips of training images depend on `seed_everything` too.
     """
 
@@ -181,6 +178,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.crop, self.flip, self.purified, self.resident, self.seed = crop, flip, purified, resident, seed
         self.purified_by = purified_by
         self.sources: dict[str, Dataset] = {}
+        self.twins: PurifiedSet | None = None  # where set, what stands in for the folder `purified`
 
     @abstractmethod
     def load(self, split: Split) -> Dataset:
@@ -262,23 +260,20 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             return to_float(source.images[torch.tensor(chosen)])
         return torch.stack([source[index][0] for index in chosen])
 
-    def augmentation(self) -> v2.Transform | None:
-        steps = []
-        if self.crop:
-            steps.append(v2.RandomCrop(self.image_size, padding=self.crop))
-        if self.flip:
-            steps.append(v2.RandomHorizontalFlip())
-        return v2.Compose(steps) if steps else None
-
-    def train_dataloader(self) -> DataLoader | ResidentLoader:
+    def train_dataloader(self) -> TrainingLoader:
         source, indices = self.sources["train"], self.indices("train")
         twins = self._twins(indices)
-        if self._is_resident(source):
-            return self._resident_loader(source, indices, twins)
-        view = IndexedView(source, indices, twins, self.augmentation())
-        drop_last = len(view) >= self.batch_size * self._world()
-        sampler = DistributedSampler(view, self._world(), self._rank(), seed=self.seed + run_seed())
-        return self._loader(view, self.batch_size, sampler, drop_last=drop_last)
+        options = {
+            "device": "cpu" if self.trainer is None else self.trainer.strategy.root_device,
+            "crop": self.crop, "flip": self.flip, "seed": self.seed, "rank": self._rank(), "world": self._world(),
+        }  # fmt: skip
+        if not self._is_resident(source):
+            return LazyLoader(IndexedView(source, indices, twins), self.batch_size, self.num_workers, **options)
+        chosen = torch.tensor(indices)
+        versions = [source.images[chosen]]
+        if twins is not None:
+            versions.append(torch.from_numpy(twins.take(indices)))
+        return ResidentLoader(versions, source.labels[chosen], chosen, self.batch_size, **options)
 
     def _is_resident(self, source: Dataset) -> bool:
         if self.resident is None:
@@ -286,17 +281,6 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         if self.resident and not isinstance(source, ArrayDataset):
             raise ValueError(f"{self.name} is read image by image and cannot be resident; set `--data.resident false`")
         return self.resident
-
-    def _resident_loader(self, source: ArrayDataset, indices: list[int], twins: PurifiedSet | None) -> ResidentLoader:
-        chosen = torch.tensor(indices)
-        versions = [source.images[chosen]]
-        if twins is not None:
-            versions.append(torch.from_numpy(twins.take(indices)))
-        device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
-        return ResidentLoader(
-            versions, source.labels[chosen], chosen, self.batch_size, device, self.crop, self.flip, self.seed,
-            self._rank(), self._world(),
-        )  # fmt: skip
 
     def val_dataloader(self) -> DataLoader | list:
         if not self.val_size:
@@ -311,8 +295,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return self._evaluation_loader(self.evaluate, self.indices(self.evaluate))
 
     def _twins(self, indices: list[int]) -> PurifiedSet | None:
-        if self.purified is None:
-            return None
+        if self.purified is None or self.twins is not None:
+            return self.twins
         refused: ValueError | OSError | None = None
         try:
             twins = PurifiedSet.open(self.purified)
@@ -343,17 +327,13 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         world, chunk = self._world(), self.eval_batch_size
         if not whole_batches:  # a mean over images does not care how they are dealt
             chunk = max(1, min(chunk, len(view) // world))
-        return self._loader(view, self.eval_batch_size, ShardSampler(len(view), self._rank(), world, chunk))
-
-    def _loader(self, view: Dataset, batch_size: int, sampler: Sampler | None, **options) -> DataLoader:
         return DataLoader(
             dataset=view,
-            batch_size=batch_size,
-            sampler=sampler,
+            batch_size=self.eval_batch_size,
+            sampler=ShardSampler(len(view), self._rank(), world, chunk),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            **options,
         )
 
     def _rank(self) -> int:

@@ -36,8 +36,8 @@ from lit_pursamere.diffusion.sampling import (
     vp_noise,
     vp_score,
 )
-from lit_pursamere.diffusion.schedules import NoiseLevels, ReverseStep, VariancePreserving
-from lit_pursamere.diffusion.score_model import GaussianMixtureScore, ScoreModel
+from lit_pursamere.diffusion.schedules import VP, NoiseLevels, ReverseStep, VariancePreserving, decreasing_levels
+from lit_pursamere.diffusion.score_model import DenoiserScore, GaussianMixtureScore, ScoreModel
 from lit_pursamere.diffusion.wrappers import (
     DDPMppScore,
     DDPMScore,
@@ -48,11 +48,13 @@ from lit_pursamere.diffusion.wrappers import (
 )
 
 __all__ = [
+    "VP",
     "AutoencoderScore",
     "DAEObjective",
     "DDPMObjective",
     "DDPMScore",
     "DDPMppScore",
+    "DenoiserScore",
     "EDMObjective",
     "EDMScore",
     "FFDNetScore",
@@ -79,6 +81,7 @@ __all__ = [
     "ddim_step",
     "ddpm_moments",
     "ddpm_step",
+    "decreasing_levels",
     "diffuse",
     "expected_reconstruction_error",
     "heun",

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lit_pursamere.diffusion.score_model import ScoreModel
+from lit_pursamere.diffusion.score_model import DenoiserScore
 from lit_pursamere.diffusion.wrappers import prepared
 from lit_pursamere.host import note
 
@@ -21,7 +21,7 @@ __all__ = ["AutoencoderScore"]
 SAME_LEVEL = 0.01  # relative; levels come rounded, as square roots of variances or in half precision
 
 
-class AutoencoderScore(ScoreModel):
+class AutoencoderScore(DenoiserScore):
     """Any network r from noisy to clean images, trained at a single noise level.
 
     `denoise` is r at whatever sigma it is asked for: MagNet and MALADE use r as a map of images. `predict_noise` and
@@ -50,18 +50,16 @@ class AutoencoderScore(ScoreModel):
     def extra_repr(self) -> str:
         return f"sigma2={self.sigma2:g}"
 
-    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
-        """Estimate xi from y = x + sigma * xi; see `ScoreModel.predict_noise`.
+    def forward(self, y: Tensor, sigma: float | Tensor, clean: bool = False) -> Tensor:
+        """Estimate xi from y = x + sigma * xi, or with `clean` r(y), whatever sigma; see `DenoiserScore.forward`.
 
         Raises:
-            ValueError: If sigma is not the trained level.
+            ValueError: If noise is asked for and sigma is not the trained level.
         """
+        if clean:
+            return self.network(y)
         self._check_level(sigma)
         return (y - self.network(y)) / self.sigma2**0.5
-
-    def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
-        """The network's image r(y), (B, C, H, W), whatever sigma."""
-        return self.network(y)
 
     def _check_level(self, sigma: float | Tensor) -> None:
         if not isinstance(sigma, Tensor):

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from lit_pursamere.diffusion.sampling import annealed_langevin, ddim, heun
-from lit_pursamere.diffusion.schedules import NoiseLevels, VariancePreserving, karras_levels
+from lit_pursamere.diffusion.schedules import VP, NoiseLevels, decreasing_levels, karras_levels
 from lit_pursamere.diffusion.score_model import ScoreModel
 
 __all__ = [
@@ -38,8 +38,6 @@ __all__ = [
     "Objective",
     "VPObjective",
 ]
-
-VP = VariancePreserving()
 
 
 class Objective(ABC):
@@ -82,9 +80,7 @@ class NCSNObjective(Objective):
     steps_per_level: int = 5
 
     def __post_init__(self) -> None:
-        falling = all(a > b for a, b in zip(self.levels, self.levels[1:], strict=False))
-        if not self.levels or not falling or self.levels[-1] <= 0:
-            raise ValueError(f"NCSNObjective needs positive, decreasing sigmas; got {list(self.levels)[:8]}")
+        decreasing_levels("NCSNObjective", self.sigmas)
         if self.step_size <= 0 or self.steps_per_level < 1:
             raise ValueError(
                 "NCSNObjective needs step_size > 0 and steps_per_level >= 1; "
@@ -93,7 +89,7 @@ class NCSNObjective(Objective):
 
     @cached_property  # every training step draws from them
     def levels(self) -> tuple[float, ...]:
-        return tuple(self.sigmas.values if isinstance(self.sigmas, NoiseLevels) else self.sigmas)
+        return decreasing_levels("NCSNObjective", self.sigmas)
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         levels = torch.tensor(self.levels)

@@ -11,9 +11,10 @@ linear beta schedule; Song et al. (2021), VP-SDE; Karras et al. (2022), eq. 5.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,9 @@ from torch import Tensor
 
 from lit_pursamere.host import onto
 
-__all__ = ["NoiseLevels", "ReverseStep", "VariancePreserving", "karras_levels", "largest_distance"]
+__all__ = [
+    "VP", "NoiseLevels", "ReverseStep", "VariancePreserving", "decreasing_levels", "karras_levels", "largest_distance",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,23 @@ class NoiseLevels:
             middle = (low + high) / 2
             low, high = (middle, high) if shared_mass(middle, dimension) > overlap else (low, middle)
         return cls(diameter, sigma_min, 1 + math.ceil(math.log(diameter / sigma_min) / math.log(high)))
+
+
+def decreasing_levels(owner: str, sigmas: NoiseLevels | Sequence[float]) -> tuple[float, ...]:
+    """Noise levels as numbers in pixel units, sigma_1 > ... > sigma_L > 0.
+
+    Args:
+        owner: Who needs them, for the error.
+        sigmas: A `NoiseLevels` or an explicit list.
+
+    Raises:
+        ValueError: Unless there is a level, and all are positive, finite and strictly decreasing.
+    """
+    levels = tuple(sigmas.values if isinstance(sigmas, NoiseLevels) else sigmas)
+    falling = all(higher > lower for higher, lower in pairwise(levels))
+    if not levels or not falling or not 0 < levels[-1] <= levels[0] < math.inf:
+        raise ValueError(f"{owner} needs positive, decreasing sigmas; got {list(levels)[:8]}")
+    return levels
 
 
 def largest_distance(images: Tensor, block: int = 2048, progress: Callable[[int, int], None] | None = None) -> float:
@@ -205,9 +225,9 @@ class VariancePreserving:
 
     @cached_property
     def alpha_bar_table(self) -> Tensor:
-        """Signal power (steps,) at every index, float64."""
+        """Signal power (steps,) at every index, float64, on the CPU even where another device is the default."""
         low, high = self.beta_min / self.steps, self.beta_max / self.steps
-        return torch.cumprod(1 - torch.linspace(low, high, self.steps, dtype=torch.float64), 0)
+        return torch.cumprod(1 - torch.linspace(low, high, self.steps, dtype=torch.float64, device="cpu"), 0)
 
     @cached_property
     def sigma_table(self) -> Tensor:
@@ -221,6 +241,9 @@ class VariancePreserving:
         right = torch.searchsorted(grid, log.contiguous()).clamp(1, self.steps - 1)
         left = right - 1
         return left + (log - grid[left]) / (grid[right] - grid[left])
+
+
+VP = VariancePreserving()  # the schedule that DDPM's and the VP-SDE's released networks were trained with
 
 
 def karras_levels(count: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> tuple[float, ...]:

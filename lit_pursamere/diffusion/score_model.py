@@ -1,9 +1,13 @@
 """Score models: one interface, in [0, 1] pixel units, for every network that knows the noise in an image.
 
-A noisy image is y = x + sigma * xi with xi ~ N(0, I). From an estimate of xi the other two quantities follow:
+A noisy image is y = x + sigma * xi with xi ~ N(0, I). A score model is a module that maps (y, sigma) to an estimate of
+xi; the other two quantities follow from it:
 
-    score(y, sigma)   = -xi_hat / sigma            (s = grad log p of the noisy images)
-    denoise(y, sigma) = y - sigma * xi_hat         (Tweedie: E[X | y], [PurSAMERE eq. 4])
+    predict_noise(y, sigma) = xi_hat
+    score(y, sigma)         = -xi_hat / sigma            (s = grad log p of the noisy images)
+    denoise(y, sigma)       = y - sigma * xi_hat         (Tweedie: E[X | y], [PurSAMERE eq. 4])
+
+All three call the module, so that forward hooks see whatever a score model is asked.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GaussianMixtureScore", "ScoreModel"]
+__all__ = ["DenoiserScore", "GaussianMixtureScore", "ScoreModel"]
 
 
 def level_tensor(sigma: float | Tensor, y: Tensor) -> Tensor:
@@ -29,10 +33,10 @@ def per_image(sigma: float | Tensor, y: Tensor) -> Tensor:
 
 
 class ScoreModel(nn.Module, ABC):
-    """Knows the noise in noisy images; subclasses implement `predict_noise`."""
+    """Knows the noise in noisy images; subclasses implement `forward`."""
 
     @abstractmethod
-    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+    def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         """Estimate xi from y = x + sigma * xi.
 
         Args:
@@ -43,13 +47,32 @@ class ScoreModel(nn.Module, ABC):
             Noise estimate (B, C, H, W), about N(0, I).
         """
 
+    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        """What `forward` estimates, (B, C, H, W)."""
+        return self(y, sigma)
+
     def score(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         """Gradient of the log density of the noisy images at y, (B, C, H, W)."""
-        return -self.predict_noise(y, sigma) / per_image(sigma, y)
+        return -self(y, sigma) / per_image(sigma, y)
 
     def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         """Conditional mean of the clean image given y, (B, C, H, W)."""
-        return y - per_image(sigma, y) * self.predict_noise(y, sigma)
+        return y - per_image(sigma, y) * self(y, sigma)
+
+
+class DenoiserScore(ScoreModel):
+    """A score model whose network estimates clean images; subclasses implement `forward` with `clean`.
+
+    `denoise` hands the network's image on as it is: computed from the noise, it would be rounded twice.
+    """
+
+    @abstractmethod
+    def forward(self, y: Tensor, sigma: float | Tensor, clean: bool = False) -> Tensor:
+        """Estimate xi from y = x + sigma * xi as `ScoreModel.forward` does; with `clean`, x, (B, C, H, W)."""
+
+    def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        """The network's image, (B, C, H, W)."""
+        return self(y, sigma, clean=True)
 
 
 class GaussianMixtureScore(ScoreModel):
@@ -78,7 +101,7 @@ class GaussianMixtureScore(ScoreModel):
         self.register_buffer("std", std.clone())
         self.register_buffer("log_weights", (weights / weights.sum()).log())
 
-    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+    def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         sigma = per_image(sigma, y)
         variance = self.std**2 + sigma.reshape(-1, 1) ** 2  # (B or 1, K)
         offset = y.unsqueeze(1) - self.means  # (B, K, C, H, W)

@@ -19,21 +19,20 @@ sigma_u are gone; Ho et al. (2020); Song et al. (2021).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lit_pursamere.diffusion.schedules import VariancePreserving
-from lit_pursamere.diffusion.score_model import ScoreModel, level_tensor, per_image
+from lit_pursamere.diffusion.schedules import VP
+from lit_pursamere.diffusion.score_model import DenoiserScore, ScoreModel, level_tensor, per_image
 from lit_pursamere.host import note
 from lit_pursamere.networks import DDPMpp, DDPMUNet, FFDNet, NCSNv2, SongUNet
 from lit_pursamere.weights import load_weights
 
 __all__ = ["DDPMScore", "DDPMppScore", "EDMScore", "FFDNetScore", "NCSNv2Score", "PreconditionedScore"]
 
-VP = VariancePreserving()
 DATA_STD = 0.5  # EDM's sigma_data
 SLACK = 1e-6  # relative; levels are rounded to the images' type
 
@@ -92,7 +91,7 @@ class PreconditionedScore(ScoreModel):
             raise ValueError(f"preconditioning must be one of {', '.join(PRECONDITIONINGS)}; got {preconditioning!r}")
         self.network, self.preconditioning = prepared(network, checkpoint, weights), preconditioning
 
-    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+    def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         sigma_u = 2 * level_tensor(sigma, y).expand(len(y))
         scale, label, skip, out = PRECONDITIONINGS[self.preconditioning](sigma_u)
         u = 2 * y - 1
@@ -104,75 +103,56 @@ class NCSNv2Score(ScoreModel):
     """NCSNv2 as a score model: its body estimates minus the noise at any sigma, trained level or not.
 
     Args:
-        ngf: Width of the network (CIFAR-10 checkpoint: 128).
-        channels: Image channels.
-        image_size: Height and width of the images in pixels.
         checkpoint: Weight file to start from: an official NCSNv2 `checkpoint_*.pth`, a Lightning checkpoint of
             `LitScoreModel`, a plain state dict, or safetensors. None: random weights.
         weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
+        network: Arguments of the network, `networks.NCSNv2`.
 
     Reference: Song & Ermon (2020); s(y; sigma) = body(y) / sigma.
     """
 
-    def __init__(
-        self,
-        ngf: int = 128,
-        channels: int = 3,
-        image_size: int = 32,
-        checkpoint: str | None = None,
-        weights: str = "ema",
-    ) -> None:
+    def __init__(self, *, checkpoint: str | None = None, weights: str = "ema", **network) -> None:
         super().__init__()
-        self.network = prepared(NCSNv2(ngf, channels, image_size), checkpoint, weights)
+        self.network = prepared(NCSNv2(**network), checkpoint, weights)
 
-    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+    def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         return -self.network(y)
 
 
-class FFDNetScore(ScoreModel):
+class FFDNetScore(DenoiserScore):
     """FFDNet as a score model: by Tweedie, whatever takes Gaussian noise of known strength off images is one.
 
     Args:
-        channels: Image channels.
-        width: Channels of the hidden convolutions.
-        depth: Convolutions.
         sigma_max: Largest noise level that the network was trained at, in pixel units; beyond it nothing is known.
         checkpoint: Weight file, for instance `ffdnet_color.pth`. None: random weights.
         weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
+        network: Arguments of the network, `networks.FFDNet`.
 
     Reference: Zhang et al. (2018), "FFDNet", trained for sigma up to 75/255. It estimates images, so its estimate of
     the noise loses precision where sigma is small.
     """
 
     def __init__(
-        self,
-        channels: int = 3,
-        width: int = 96,
-        depth: int = 12,
-        sigma_max: float = 75 / 255,
-        checkpoint: str | None = None,
-        weights: str = "ema",
+        self, *, sigma_max: float = 75 / 255, checkpoint: str | None = None, weights: str = "ema", **network
     ) -> None:
         super().__init__()
         if not sigma_max > 0:
             raise ValueError(f"FFDNetScore needs sigma_max above 0; got {sigma_max}")
-        self.network, self.sigma_max = prepared(FFDNet(channels, width, depth), checkpoint, weights), sigma_max
+        self.network, self.sigma_max = prepared(FFDNet(**network), checkpoint, weights), sigma_max
 
     def extra_repr(self) -> str:
         return f"sigma_max={self.sigma_max:g}"
 
-    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
-        """Estimate xi from y = x + sigma * xi; see `ScoreModel.predict_noise`.
+    def forward(self, y: Tensor, sigma: float | Tensor, clean: bool = False) -> Tensor:
+        """Estimate xi from y = x + sigma * xi, or with `clean` x; see `DenoiserScore.forward`.
 
         Raises:
             ValueError: If sigma is above `sigma_max` (noted, see `host`).
         """
-        return (y - self.denoise(y, sigma)) / per_image(sigma, y)
-
-    def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         level = level_tensor(sigma, y)
         note(self._refuse_unknown, level.amax())
-        return self.network(y, level.expand(len(y)))
+        x = self.network(y, level.expand(len(y)))
+        return x if clean else (y - x) / per_image(sigma, y)
 
     def _refuse_unknown(self, sigma: float) -> None:
         if not sigma <= self.sigma_max * (1 + SLACK):
@@ -186,16 +166,10 @@ class DDPMScore(PreconditionedScore):
     """The U-Net of DDPM (1000 discrete steps), asked at fractional steps where a level lies between two of them.
 
     Args:
-        block_out_channels: Width of each resolution.
-        attention: Whether each resolution has self-attention.
-        layers_per_block: Residual blocks per resolution.
-        norm_num_groups: Groups of the group normalisation.
-        channels: Image channels.
-        image_size: Height and width of the images in pixels.
-        dropout: Probability of dropping an activation while training.
         index: `fractional`, or `nearest`: ask at the nearest of the 1000 trained steps only.
         checkpoint: Weight file, for instance a diffusers folder such as google/ddpm-cifar10-32. None: random weights.
         weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
+        network: Arguments of the network, `networks.DDPMUNet`.
 
     Reference: Ho et al. (2020), "Denoising Diffusion Probabilistic Models". Defaults are the CIFAR-10 network. Levels
     outside the schedule (sigma below 0.005 or above 79) get the label of its end.
@@ -203,73 +177,41 @@ class DDPMScore(PreconditionedScore):
 
     def __init__(
         self,
-        block_out_channels: Sequence[int] = (128, 256, 256, 256),
-        attention: Sequence[bool] = (False, True, False, False),
-        layers_per_block: int = 2,
-        norm_num_groups: int = 32,
-        channels: int = 3,
-        image_size: int = 32,
-        dropout: float = 0.0,
+        *,
         index: Literal["fractional", "nearest"] = "fractional",
         checkpoint: str | None = None,
         weights: str = "ema",
+        **network,
     ) -> None:
         if index not in ("fractional", "nearest"):
             raise ValueError(f"DDPMScore needs index 'fractional' or 'nearest'; got {index!r}")
-        network = DDPMUNet(
-            block_out_channels, attention, layers_per_block, norm_num_groups, channels, image_size, dropout
-        )
-        super().__init__(network, "ddpm" if index == "fractional" else "ddpm_nearest", checkpoint, weights)
+        preconditioning = "ddpm" if index == "fractional" else "ddpm_nearest"
+        super().__init__(DDPMUNet(**network), preconditioning, checkpoint, weights)
 
 
 class DDPMppScore(PreconditionedScore):
     """DDPM++ trained on the continuous VP-SDE, the network of DiffPure.
 
     Args:
-        nf: Width of the first resolution.
-        ch_mult: Width of each resolution in units of nf.
-        num_res_blocks: Residual blocks per resolution (8 is the "deep" network).
-        attn_resolutions: Image sizes with self-attention.
-        channels: Image channels.
-        image_size: Height and width of the images in pixels.
-        dropout: Probability of dropping an activation while training.
         checkpoint: Weight file, for instance score_sde's `checkpoint_8.pth`. None: random weights.
         weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
+        network: Arguments of the network, `networks.DDPMpp`.
 
     Reference: Song et al. (2021), "Score-Based Generative Modeling through SDEs". Defaults are the CIFAR-10 network.
     """
 
-    def __init__(
-        self,
-        nf: int = 128,
-        ch_mult: Sequence[int] = (1, 2, 2, 2),
-        num_res_blocks: int = 8,
-        attn_resolutions: Sequence[int] = (16,),
-        channels: int = 3,
-        image_size: int = 32,
-        dropout: float = 0.1,
-        checkpoint: str | None = None,
-        weights: str = "ema",
-    ) -> None:
-        network = DDPMpp(nf, ch_mult, num_res_blocks, attn_resolutions, channels, image_size, dropout)
-        super().__init__(network, "vp", checkpoint, weights)
+    def __init__(self, *, checkpoint: str | None = None, weights: str = "ema", **network) -> None:
+        super().__init__(DDPMpp(**network), "vp", checkpoint, weights)
 
 
 class EDMScore(PreconditionedScore):
     """EDM's SongUNet under EDM's own, the VP or the VE preconditioning.
 
     Args:
-        model_channels: Width unit of the network.
-        channel_mult: Width of each resolution in units of model_channels.
-        num_blocks: Residual blocks per resolution.
-        attn_resolutions: Image sizes with self-attention.
-        channels: Image channels.
-        image_size: Height and width of the images in pixels.
-        augment_dim: Inputs of the augmentation label, as in the released networks (0: none). Always fed zeros.
-        dropout: Probability of dropping an activation while training.
         preconditioning: `edm`, `vp` or `ve`: what the weights were trained with.
         checkpoint: Weight file, for instance `edm-cifar10-32x32-uncond-vp.pkl`. None: random weights.
         weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
+        network: Arguments of the network, `networks.SongUNet`.
 
     Reference: Karras et al. (2022), "Elucidating the Design Space of Diffusion-Based Generative Models". Defaults are
     the CIFAR-10 network of that file, which has EDM's preconditioning in spite of its name.
@@ -277,19 +219,10 @@ class EDMScore(PreconditionedScore):
 
     def __init__(
         self,
-        model_channels: int = 128,
-        channel_mult: Sequence[int] = (2, 2, 2),
-        num_blocks: int = 4,
-        attn_resolutions: Sequence[int] = (16,),
-        channels: int = 3,
-        image_size: int = 32,
-        augment_dim: int = 9,
-        dropout: float = 0.13,
+        *,
         preconditioning: Literal["edm", "vp", "ve"] = "edm",
         checkpoint: str | None = None,
         weights: str = "ema",
+        **network,
     ) -> None:
-        network = SongUNet(
-            model_channels, channel_mult, num_blocks, attn_resolutions, channels, image_size, augment_dim, dropout
-        )
-        super().__init__(network, preconditioning, checkpoint, weights)
+        super().__init__(SongUNet(**network), preconditioning, checkpoint, weights)

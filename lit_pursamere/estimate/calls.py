@@ -1,132 +1,96 @@
 """Counting: the network calls of a purifier, the queries of an attack, the FLOP of a call. Nothing here takes long.
 
-calls:    run the purifier on one image, its networks replaced by a multiplication, and count
+calls:    run a copy of the purifier on one image, its networks replaced by a multiplication, and count
 queries:  run the attack on one image and a view that is never fooled, and count
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from lit_pursamere.attacks import Attack, Boundary, ReconstructionPGD, Transfer
 from lit_pursamere.diffusion import ScoreModel
-from lit_pursamere.evaluation.cost import parts_of
+from lit_pursamere.evaluation.calls import Calls, counting, networks_of
 from lit_pursamere.purifiers import Purifier
 
-__all__ = ["Queries", "Tally", "count_calls", "count_queries", "forward_flop", "tallied"]
+__all__ = ["FlopCount", "Queries", "count_calls", "count_queries", "forward_flop"]
 
 # What they cost is not decided by how often they ask the view.
 NOT_COUNTED = (Boundary, ReconstructionPGD, Transfer)
+LEVEL = 0.01  # of noise, at which every score model can be asked to denoise
 
 
-@dataclass
-class Tally:
-    """Calls of a network, in images."""
+class StandIn(ScoreModel):
+    """A tenth of the image, for a score model that is only counted."""
 
-    forward: int = 0
-    backward: int = 0
-
-
-class Stub(torch.autograd.Function):
-    """A tenth of the input, for a network that is only counted."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, tally: Tally) -> Tensor:
-        ctx.tally = tally
-        tally.forward += len(x)
-        return 0.1 * x
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        ctx.tally.backward += len(gradient)
-        return 0.1 * gradient, None
+    def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        return 0.1 * y
 
 
-@dataclass(frozen=True)
-class Network:
-    """A network that a purifier asks: where its calls can be met, and how to call it once on images x.
-
-    A score model is met at the network in it, however it is asked, or, if it is a formula, at `predict_noise`.
-    """
-
-    module: nn.Module
-    method: str
-    once: Callable[[Tensor], Tensor]
-    classifier: bool = False
-
-
-def networks(purifier: Purifier) -> list[Network]:
-    """The networks that a purifier asks."""
-    found = [
-        Network(part, "predict_noise" if isinstance(part, ScoreModel) else "forward", partial(model.denoise, sigma=1.0))
-        for model in purifier.modules()
-        if isinstance(model, ScoreModel)
-        for part in parts_of(model)
-    ]
-    guide = getattr(purifier, "classifier", None)
-    return found if guide is None else [*found, Network(guide, "forward", guide, classifier=True)]
-
-
-@contextmanager
-def tallied(purifier: Purifier, classes: int = 10, stub: bool = False) -> Iterator[list[Tally]]:
-    """Count the calls of a purifier's networks inside, one tally per network.
+class StandInClassifier(nn.Module):
+    """Pixels as logits, for a classifier that is only counted.
 
     Args:
-        purifier: The purifier.
-        classes: Logits of a stub in the place of a classifier.
-        stub: Whether the networks are replaced by a `Stub`; then derivatives are counted, too.
+        classes: Number of classes.
     """
-    replaced, tallies = networks(purifier), []
-    try:
-        for network in replaced:
-            tallies.append(Tally())
-            real = getattr(network.module, network.method)
-            setattr(network.module, network.method, _counting(real, network, tallies[-1], classes, stub))
-        yield tallies
-    finally:
-        for network in replaced:
-            network.module.__dict__.pop(network.method, None)
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.1 * x.flatten(1)[:, : self.classes]
 
 
-def _counting(real: Callable, network: Network, tally: Tally, classes: int, stub: bool) -> Callable:
-    def called(x: Tensor, *others: Any, **named: Any) -> Tensor:
-        if not stub:
-            tally.forward += len(x)
-            return real(x, *others, **named)
-        result = Stub.apply(x, tally)
-        return result.flatten(1)[:, :classes] if network.classifier else result
-
-    return called
-
-
-def count_calls(purifier: Purifier, x: Tensor, classes: int) -> list[Tally]:
+def count_calls(purifier: Purifier, x: Tensor, classes: int) -> list[Calls]:
     """Calls that the purification of one image takes, for every network of the purifier.
 
     Args:
-        purifier: The purifier.
+        purifier: The purifier; a copy of it runs, in which a multiplication stands for every network.
         x: One image (1, C, H, W) in [0, 1].
         classes: Number of classes.
     """
-    with tallied(purifier, classes, stub=True) as tallies, torch.no_grad():
-        purifier(x)
-    return tallies
+    replaced = {
+        id(network): StandIn() if isinstance(network, ScoreModel) else StandInClassifier(classes)
+        for network in networks_of(purifier).values()
+    }
+    cheap = copy.deepcopy(purifier, replaced)
+    with counting(networks_of(cheap)) as calls, torch.no_grad():
+        cheap(x)
+    return list(calls.values())
+
+
+class FlopCount(TorchDispatchMode):
+    """FLOP of the matrix products and convolutions inside by torch's formulas, derivatives of any order included.
+
+    Unlike torch's FlopCounterMode it follows no modules, which would fail on inputs that are leaves of a graph.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        if formula := flop_registry.get(function._overloadpacket):
+            self.total += formula(*args, **kwargs, out_val=result)
+        return result
 
 
 def forward_flop(purifier: Purifier, x: Tensor) -> list[int]:
     """FLOP of one call, without derivatives, of every network of a purifier on one image (1, C, H, W)."""
     found = []
-    for network in networks(purifier):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network.once(x)
-        found.append(counter.get_total_flops())
+    for network in networks_of(purifier).values():
+        ask = partial(network.denoise, sigma=LEVEL) if isinstance(network, ScoreModel) else network
+        with FlopCount() as count, torch.no_grad():
+            ask(x)
+        found.append(count.total)
     return found
 
 

@@ -41,18 +41,18 @@ def forget_missing_weights(config: object) -> list[str]:
 class Originals:
     """In the place of a purified set: every image is its own twin."""
 
-    def __init__(self, source: Dataset) -> None:
-        self.source = source
+    def __init__(self, sources: dict[str, Dataset]) -> None:
+        self.sources = sources
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.source[index][0]
+        return self.sources["train"][index][0]
 
     def take(self, indices: Sequence[int]) -> np.ndarray:
         """Those images as they are stored, (N, C, H, W)."""
-        return self.source.images[torch.tensor(indices)].numpy()
+        return self.sources["train"].images[torch.tensor(indices)].numpy()
 
 
 def pair_with_itself(data: ImageDataModule) -> None:
     """Where pairs are asked for, pair every image with itself: it costs the same, without the purified set."""
     if data.purified is not None:
-        data._twins = lambda indices: Originals(data.sources["train"])
+        data.twins = Originals(data.sources)

@@ -10,17 +10,17 @@ purification does, too, because it computes every step a second time.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from lit_pursamere.estimate.calls import Tally, count_calls, forward_flop, tallied
+from lit_pursamere.estimate.calls import FlopCount, count_calls, forward_flop
+from lit_pursamere.evaluation.calls import Calls, counting, networks_of
 from lit_pursamere.evaluation.cost import now
 from lit_pursamere.purifiers import Purifier
+from lit_pursamere.purifiers.base import STEP
 
 __all__ = ["Cost", "classifier_cost", "purification_cost"]
 
@@ -52,18 +52,34 @@ class Clock:
     """Steps of a purification: when each began, and how many calls its networks had had by then."""
 
     device: torch.device
-    tallies: list[Tally]
+    calls: list[Calls]
     limit: float
     marks: list[tuple[float, int]] = field(default_factory=list)
     complete: bool = False
 
     def mark(self) -> None:
-        self.marks.append((now(self.device), sum(tally.forward for tally in self.tallies)))
+        self.marks.append((now(self.device), sum(calls.forward for calls in self.calls)))
 
-    def check(self) -> None:
+    def begin(self, step: nn.Module, inputs: tuple) -> tuple:
+        """Hook before a step: mark its beginning, and where gradients are enabled let it start from leaves.
+
+        Raises:
+            Enough: If it need not be taken.
+        """
         self.mark()
         if len(self.marks) > 1 + STEPS and self.marks[-1][0] - self.marks[0][0] > self.limit:
             raise Enough
+        run, *state = inputs
+        return run, *(tensor.detach().requires_grad_(torch.is_grad_enabled()) for tensor in state)
+
+    def differentiate(self, step: nn.Module, inputs: tuple, result: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Hook after a step: differentiate it, and cut its result off."""
+        made = [calls.forward for calls in self.calls]
+        outputs = [tensor for tensor in result if tensor.requires_grad]
+        torch.autograd.grad(outputs, inputs[1:], [torch.ones_like(tensor) for tensor in outputs], allow_unused=True)
+        for calls, count in zip(self.calls, made, strict=True):
+            calls.forward = count  # without those of the second computation, which belong to the derivative
+        return tuple(tensor.detach().requires_grad_() for tensor in result)
 
     def per_call(self) -> float:
         """Seconds per network call; without the first step, which warms up, where the purification was cut short."""
@@ -73,23 +89,11 @@ class Clock:
 
 def walk(purifier: Purifier, x: Tensor, derivative: bool, limit: float) -> Clock:
     """Purify x, (B, C, H, W), or begin to; with `derivative`, differentiate every step after it was made."""
-    real = purifier.checkpointed
-
-    def clocked(step: Callable[..., tuple[Tensor, ...]], *state: Tensor) -> tuple[Tensor, ...]:
-        clock.check()
-        if not derivative:
-            return real(step, *state)
-        state = tuple(tensor.detach().requires_grad_() for tensor in state)
-        result = real(step, *state)
-        calls = [tally.forward for tally in tallies]
-        outputs = [tensor for tensor in result if tensor.requires_grad]
-        torch.autograd.grad(outputs, state, [torch.ones_like(tensor) for tensor in outputs], allow_unused=True)
-        for tally, count in zip(tallies, calls, strict=True):
-            tally.forward = count  # without those of the second computation, which belong to the derivative
-        return tuple(tensor.detach() for tensor in result)
-
-    with tallied(purifier) as tallies, torch.set_grad_enabled(derivative):
-        clock, purifier.checkpointed = Clock(x.device, tallies, limit), clocked
+    with counting(networks_of(purifier)) as calls, torch.set_grad_enabled(derivative):
+        clock = Clock(x.device, list(calls.values()), limit)
+        hooks = [STEP.register_forward_pre_hook(clock.begin)]
+        if derivative:
+            hooks.append(STEP.register_forward_hook(clock.differentiate))
         try:
             clock.mark()
             purifier(x.clone().requires_grad_(derivative))
@@ -98,7 +102,8 @@ def walk(purifier: Purifier, x: Tensor, derivative: bool, limit: float) -> Clock
         except Enough:
             pass
         finally:
-            del purifier.checkpointed
+            for hook in hooks:
+                hook.remove()
     return clock
 
 
@@ -116,18 +121,18 @@ def purification_cost(purifier: Purifier, x: Tensor, classes: int, derivative: b
     as much as a call each. That of the derivative is what torch counts in the first steps.
     """
     calls = count_calls(purifier, x[:1], classes)
-    total = sum(tally.forward for tally in calls)
+    total = sum(asked.forward for asked in calls)
     if not total:  # the identity, or a purifier that asks no network
         return Cost()
     clock = walk(purifier, x, derivative, limit)
     if clock.complete:  # the first was for warming up
         clock = walk(purifier, x, derivative, limit)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCount() as count:
         seen = walk(purifier, x[:1], derivative, 0.0)
-    counted = counter.get_total_flops() / max(seen.marks[-1][1], 1) * total
+    counted = count.total / max(seen.marks[-1][1], 1) * total
     formula = sum(
-        flop * (tally.forward + tally.backward)
-        for flop, tally in zip(forward_flop(purifier, x[:1]), calls, strict=True)
+        flop * (asked.forward + asked.backward)
+        for flop, asked in zip(forward_flop(purifier, x[:1]), calls, strict=True)
     )
     seconds = clock.per_call() * total
     return Cost(seconds, counted) if derivative else Cost(seconds, formula, counted / formula)
@@ -147,6 +152,6 @@ def classifier_cost(classifier: nn.Module, x: Tensor, derivative: bool, limit: f
         while len(times) < 3 or times[-1] - times[0] < min(limit, 0.5):
             once(x)
             times.append(now(x.device))
-        with FlopCounterMode(display=False) as counter:
+        with FlopCount() as count:
             once(x[:1])
-    return Cost(statistics.median(b - a for a, b in pairwise(times)) / len(x), counter.get_total_flops())
+    return Cost(statistics.median(b - a for a, b in pairwise(times)) / len(x), count.total)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import tempfile
+from functools import partial
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from lit_pursamere.data import ImageDataModule
+from lit_pursamere.estimate.calls import FlopCount
 from lit_pursamere.estimate.stages import Stage
 from lit_pursamere.evaluation.cost import now
 from lit_pursamere.tasks import LitClassifier, LitScoreModel
@@ -101,15 +102,15 @@ def training_flop(task: Training, x: Tensor) -> tuple[int, float]:
     if isinstance(task, LitClassifier):
         network, call = task.classifier, task.classifier
     elif isinstance(task, LitScoreModel):
-        network, call = task.score_model, lambda x: task.score_model.predict_noise(x, 1.0)
+        network, call = task.score_model, partial(task.score_model, sigma=1.0)
     else:
         raise ValueError(f"only LitClassifier and LitScoreModel can be estimated; this is {type(task).__name__}")
-    with FlopCounterMode(display=False) as forward, torch.no_grad():
+    with FlopCount() as forward, torch.no_grad():
         call(x)
-    with FlopCounterMode(display=False) as whole:
+    with FlopCount() as whole:
         call(x).square().sum().backward()
     network.zero_grad()
-    return forward.get_total_flops(), whole.get_total_flops() / (3 * forward.get_total_flops())
+    return forward.total, whole.total / (3 * forward.total)
 
 
 def validation_stage(

@@ -43,19 +43,9 @@ def stage(blocks: int, inputs: int, outputs: int, stride: int, dropout: float) -
 
 
 class WideResNetADP(nn.Module):
-    """Wide residual network WRN-`depth`-`width`, from images (B, C, H, W) in [0, 1] to logits (B, num_classes).
+    """WRN-`depth`-`width` of ADP and GDMP, from images (B, C, H, W) in [0, 1] to logits (B, num_classes).
 
-    Args:
-        depth: Number of layers; `depth - 4` must be a multiple of 6.
-        width: Widening factor of the 16, 32 and 64 channels of the three stages.
-        num_classes: Number of classes.
-        channels: Image channels.
-        dropout: Probability in [0, 1) of dropping an activation between the two convolutions of a block.
-        mean: Per-channel mean subtracted inside the network (None: feed [0, 1] pixels as they are).
-        std: Per-channel standard deviation that divides inside the network; goes with `mean`.
-
-    Raises:
-        ValueError: If depth, width, dropout or the normalisation make no sense.
+    Arguments and errors are those of `WideResNet`; dropout and normalisation are the authors' by default.
 
     Reference: Zagoruyko & Komodakis (2016), Table 1; Yoon et al., "Adversarial Purification with Score-based
     Generative Models", ICML 2021, for the classifier and CIFAR-10's mean and std.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lit_pursamere.diffusion import (
+    VP,
     NoiseSource,
     ScoreModel,
     VariancePreserving,
@@ -28,7 +29,6 @@ from lit_pursamere.purifiers.base import Purifier
 
 __all__ = ["ADBM"]
 
-TRAINED = VariancePreserving()
 EVALUATED = VariancePreserving(beta_min=1e-3)  # betas from 1e-6 instead of 1e-4
 
 
@@ -68,7 +68,7 @@ class ADBM(Purifier):
         seed: int = 0,
     ) -> None:
         super().__init__(score_model, seed)
-        if not 0 < noise_level < TRAINED.steps or steps < 1 or noise_level % steps or rounds < 1:
+        if not 0 < noise_level < VP.steps or steps < 1 or noise_level % steps or rounds < 1:
             raise ValueError(
                 "ADBM needs a noise_level in 1..999, a number of steps that divides it, and rounds >= 1; "
                 f"got {noise_level}, {steps} and {rounds}"
@@ -78,11 +78,11 @@ class ADBM(Purifier):
         self.noise_level, self.steps, self.rounds, self.schedule, self.clip = noise_level, steps, rounds, schedule, clip
         self.indices = tuple(range(noise_level - 1, -1, -(noise_level // steps)))
         official = schedule == "official"
-        powers = (EVALUATED if official else TRAINED).alpha_bar_table.tolist()
+        powers = (EVALUATED if official else VP).alpha_bar_table.tolist()
         self.alpha_bars = tuple(powers[i] for i in self.indices)
         self.start = powers[noise_level if official else noise_level - 1]
-        times = torch.tensor(self.indices, dtype=torch.float64) / (TRAINED.steps - 1)
-        self.told = tuple(TRAINED.alpha_bar(times).tolist()) if official else self.alpha_bars
+        times = torch.tensor(self.indices, dtype=torch.float64) / (VP.steps - 1)
+        self.told = tuple(VP.alpha_bar(times).tolist()) if official else self.alpha_bars
 
     def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         lowers = (*self.alpha_bars[1:], 1.0)

@@ -19,7 +19,7 @@ from lit_pursamere.diffusion.score_model import ScoreModel
 from lit_pursamere.host import docket
 from lit_pursamere.store.manifest import setting_of
 
-__all__ = ["Identity", "Knowledge", "Purifier", "Recipe", "complete", "equipped"]
+__all__ = ["STEP", "Identity", "Knowledge", "Purifier", "Recipe", "complete", "equipped"]
 
 Knowledge = Literal["fresh", "fixed", "forward"] | int
 
@@ -64,6 +64,16 @@ class Recomputed(torch.autograd.Function):
             torch.autograd.grad(outputs, wanted, weights, allow_unused=True) if given else [None] * len(wanted)
         )
         return None, None, *(next(found) if need else None for need in needed)
+
+
+class Step(nn.Module):
+    """A step of a purification, from state to state, as a module call: forward hooks see it."""
+
+    def forward(self, run: Callable[..., tuple[Tensor, ...]], *state: Tensor) -> tuple[Tensor, ...]:
+        return run(*state)
+
+
+STEP = Step()  # every step of every purifier is a call of it
 
 
 def autocast_of(state: Tensor) -> Callable[[], AbstractContextManager]:
@@ -206,8 +216,8 @@ class Purifier(nn.Module, ABC):
                 second time gives another state: the gradient would be that of another purification.
         """
         if self.recompute and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in state):
-            return Recomputed.apply(step, type(self).__name__, *state)
-        return step(*state)
+            return STEP(partial(Recomputed.apply, step, type(self).__name__), *state)
+        return STEP(step, *state)
 
     def integrate(self, u: Tensor, steps: Iterable[Callable[[Tensor], tuple[Tensor]]]) -> Tensor:
         """Take the steps of an SDE with additive noise, each from a state to `(state,)`, noise drawn outside.

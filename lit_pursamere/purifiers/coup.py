@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from lit_pursamere.diffusion import (
+    VP,
     NoiseSource,
     ReverseStep,
     ScoreModel,
-    VariancePreserving,
     ddpm_moments,
     reverse_sde_step,
     vp_noise,
@@ -33,8 +33,6 @@ from lit_pursamere.purifiers.base import Purifier
 from lit_pursamere.store.manifest import setting_of
 
 __all__ = ["COUP"]
-
-VP = VariancePreserving()
 
 
 class COUP(Purifier):

@@ -18,9 +18,9 @@ from typing import Literal
 from torch import Tensor
 
 from lit_pursamere.diffusion import (
+    VP,
     NoiseSource,
     ScoreModel,
-    VariancePreserving,
     ddim_step,
     ddpm_step,
     diffuse,
@@ -29,8 +29,6 @@ from lit_pursamere.diffusion import (
 from lit_pursamere.purifiers.base import Purifier
 
 __all__ = ["DP_DDIM", "DP_DDPM"]
-
-VP = VariancePreserving()
 
 
 class Strided(Purifier):

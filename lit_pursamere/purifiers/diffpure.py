@@ -15,10 +15,10 @@ from typing import Literal
 from torch import Tensor
 
 from lit_pursamere.diffusion import (
+    VP,
     NoiseSource,
     ReverseStep,
     ScoreModel,
-    VariancePreserving,
     diffuse,
     reverse_ode_step,
     reverse_sde_step,
@@ -27,8 +27,6 @@ from lit_pursamere.diffusion import (
 from lit_pursamere.purifiers.base import Purifier
 
 __all__ = ["DiffPure"]
-
-VP = VariancePreserving()
 
 
 class DiffPure(Purifier):

@@ -13,12 +13,10 @@ from functools import partial
 
 from torch import Tensor
 
-from lit_pursamere.diffusion import NoiseSource, ScoreModel, VariancePreserving, vp_score
+from lit_pursamere.diffusion import VP, NoiseSource, ScoreModel, vp_score
 from lit_pursamere.purifiers.base import Purifier
 
 __all__ = ["DiffPureLD"]
-
-VP = VariancePreserving()
 
 
 class DiffPureLD(Purifier):

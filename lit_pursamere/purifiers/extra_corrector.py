@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from lit_pursamere.diffusion import (
+    VP,
     NoiseSource,
     ReverseStep,
     ScoreModel,
-    VariancePreserving,
     diffuse,
     reverse_sde_step,
     vp_score,
@@ -30,8 +30,6 @@ from lit_pursamere.purifiers.base import Purifier
 from lit_pursamere.threat import image_norm, over_images
 
 __all__ = ["ExtraCorrector"]
-
-VP = VariancePreserving()
 
 
 class ExtraCorrector(Purifier):

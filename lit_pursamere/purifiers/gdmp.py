@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from lit_pursamere.diffusion import (
+    VP,
     NoiseSource,
     ScoreModel,
-    VariancePreserving,
     ddpm_moments,
     diffuse,
     vp_noise,
@@ -30,7 +30,6 @@ from lit_pursamere.purifiers.base import Purifier
 
 __all__ = ["GDMP"]
 
-VP = VariancePreserving()
 C1, C2 = 0.01**2, 0.03**2  # of SSIM, for images of range 1 as the authors set them, although the states' range is 2
 
 

@@ -15,7 +15,7 @@ from functools import partial
 
 from torch import Tensor
 
-from lit_pursamere.diffusion import NoiseLevels, NoiseSource, ScoreModel, langevin_step
+from lit_pursamere.diffusion import NoiseLevels, NoiseSource, ScoreModel, decreasing_levels, langevin_step
 from lit_pursamere.purifiers.base import Purifier
 
 __all__ = ["Langevin"]
@@ -53,10 +53,7 @@ class Langevin(Purifier):
         seed: int = 0,
     ) -> None:
         super().__init__(score_model, seed)
-        self.sigmas = tuple(sigmas.values if isinstance(sigmas, NoiseLevels) else sigmas)
-        falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
-        if not self.sigmas or not falling or not 0 < self.sigmas[-1] <= self.sigmas[0] < math.inf:
-            raise ValueError(f"Langevin needs positive, decreasing sigmas; got {list(self.sigmas)[:8]}")
+        self.sigmas = decreasing_levels("Langevin", sigmas)
         if not 0 < step_size < math.inf or steps_per_level < 1:
             raise ValueError(
                 f"Langevin needs step_size above 0 and steps_per_level >= 1; got {step_size} and {steps_per_level}"

@@ -17,7 +17,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_pursamere.diffusion import NoiseLevels, NoiseSource, ScoreModel, expected_reconstruction_error
+from lit_pursamere.diffusion import (
+    NoiseLevels,
+    NoiseSource,
+    ScoreModel,
+    decreasing_levels,
+    expected_reconstruction_error,
+)
 from lit_pursamere.purifiers.base import Purifier
 from lit_pursamere.threat import ThreatModel, image_norm, over_images, project_l2_ball_and_box
 
@@ -87,7 +93,7 @@ class PurSAMERE(Purifier):
     ) -> None:
         super().__init__(score_model, seed)
         self.rho_pur, self.rho_sam, self.draws = rho_pur, rho_sam, draws
-        self.sigmas = tuple(sigmas.values if isinstance(sigmas, NoiseLevels) else sigmas)
+        self.sigmas = decreasing_levels("PurSAMERE", sigmas)
         self.lr_max, self.lr_min, self.lr_schedule = lr_max, lr_min, lr_schedule
         self.projection = projection
         self._check()
@@ -99,9 +105,6 @@ class PurSAMERE(Purifier):
             raise ValueError(f"PurSAMERE needs radii of at least 0; got rho_pur={self.rho_pur}, rho_sam={self.rho_sam}")
         if self.draws < 1:
             raise ValueError(f"PurSAMERE needs at least one draw; got draws={self.draws}")
-        falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
-        if not self.sigmas or not falling or not 0 < self.sigmas[-1] <= self.sigmas[0] < math.inf:
-            raise ValueError(f"PurSAMERE needs positive, decreasing sigmas; got {list(self.sigmas)[:8]}")
         if not 0 < self.lr_min <= self.lr_max:
             raise ValueError(f"PurSAMERE needs 0 < lr_min <= lr_max; got {self.lr_min} and {self.lr_max}")
         if self.projection not in ("ball_then_clamp", "exact"):

@@ -29,7 +29,7 @@ def accepts(purifier: Purifier, shape: Shape) -> bool:
     for module in purifier.modules():
         if isinstance(module, ScoreModel):
             try:
-                if module.predict_noise(image, 0.5).shape != image.shape:
+                if module(image, 0.5).shape != image.shape:
                     return False
             except torch.OutOfMemoryError as error:
                 raise ValueError(f"is too large, {shape}, for the memory of {image.device}") from error

@@ -183,7 +183,7 @@ class Training(pl.LightningModule):
 
     Every step starts from its own seed, made of the run's seed, the epoch, the batch and the process, so a run that was
     stopped and continued from a checkpoint repeats one that was not: same losses, same weights. That needs a loader
-    that remembers its place, which the one of resident images does.
+    that remembers its place, as those of the data modules do.
 
     `configuration` is what decides the weights, see `deciding`, where the command line built the run; checkpoints and
     the exported file carry it, and the card.

@@ -80,9 +80,9 @@ class BoundaryWatch(ScoreModel):
         super().__init__()
         self.inner, self.crossed = inner, torch.tensor(False)
 
-    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+    def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         self.crossed = self.crossed | (y.flatten() < 0.5)
-        return self.inner.predict_noise(y, sigma)
+        return self.inner(y, sigma)
 
 
 class OwnNoise(NoiseSource):

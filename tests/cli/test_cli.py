@@ -91,6 +91,7 @@ def test_short_class_names(capsys):
         (["--config", "configs/nope.yaml"], "configs/nope.yaml"),
         (["--model.purifer", "x"], "Option 'purifer' is not accepted"),
         (["--model.purifier.rho_purr", "1"], "Option 'rho_purr' is not accepted"),
+        (["--model.purifier.score_model.ngff", "8"], "Option 'ngff' is not accepted"),
         (["--model.purifier.rho_pur", "wide"], "Got value: wide"),
         (["--model.purifier.rho_pur", "-1"], "rho_pur=-1.0"),
         (["--model.threat.eps", "8/0"], "'8/0' is neither a number nor a fraction"),

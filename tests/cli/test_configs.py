@@ -110,7 +110,8 @@ def tiny_run(config: Path, folder: Path, arrays: Path, overlay: Path | None = No
     if task == "LitClassifier":
         small = [f"--model.classifier.{key}={value}" for key, value in SMALL_NET.items()]
         return [*args, *small, "--data.purified=null", f"--model.export={folder}/net.safetensors"]
-    save_weights(NCSNv2Score(2, *SHAPES[name]), folder / "score.safetensors")
+    channels, size = SHAPES[name]
+    save_weights(NCSNv2Score(ngf=2, channels=channels, image_size=size), folder / "score.safetensors")
     args += ["--model.score_model.ngf=2"]
     args += [f"--model.score_model.checkpoint={folder}/score.safetensors"]
     args += ["--model.purifier.sigmas.stride=60", "--model.purifier.draws=1", f"--model.output={folder}/out"]
@@ -261,7 +262,9 @@ def purify_one(config: Path | str, channels: int, size: int) -> None:
         few = {"dt": 0.02, "rounds": 1, "steps": min(settings.get("steps", 0), 50)}
         settings.update(Namespace(**{key: value for key, value in few.items() if key in settings}))
 
-    purifier = complete(instantiate(WithPurifier, config, shrink), NCSNv2Score(2, channels, size))
+    purifier = complete(
+        instantiate(WithPurifier, config, shrink), NCSNv2Score(ngf=2, channels=channels, image_size=size)
+    )
     x = torch.rand(1, channels, size, size)
     assert purifier.in_front_of(WideResNet(10, 1, channels=channels).eval())(x).shape == x.shape
 

@@ -45,7 +45,7 @@ def template(tmp_path_factory):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_weights(WideResNet(10, 1, channels=1), folder / "net.safetensors")
-        save_weights(NCSNv2Score(2, 1, 8), folder / "score.safetensors")
+        save_weights(NCSNv2Score(ngf=2, channels=1, image_size=8), folder / "score.safetensors")
     (folder / "test.yaml").write_text(CONFIG)
     args = [
         "test", f"--config={folder}/test.yaml", f"--model.classifier.checkpoint={folder}/net.safetensors",

@@ -11,7 +11,6 @@ import torch
 from torch.utils.data import Dataset
 
 from lit_pursamere.data import ArrayDataset, ImageDataModule, PurifiedSet, ShardSampler
-from lit_pursamere.data.base import IndexedView
 from lit_pursamere.data.purified_checks import probe
 
 TRAIN, TEST = 20, 11
@@ -216,28 +215,42 @@ def test_processes_share_the_training_images():
     assert sorted(found) == list(range(TRAIN))
 
 
-def test_a_pair_gets_the_same_crop_and_flip():
-    data = ready("fit", crop=2, flip=True)
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_pair_gets_the_same_crop_and_flip(resident):
+    data = ready("fit", crop=2, flip=True, resident=resident)
     source = data.sources["train"]
-    twins = {i: source[i][0] / 2 for i in range(TRAIN)}
-    view = IndexedView(source, range(TRAIN), twins, data.augmentation())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        pairs = [view[i][0] for i in range(TRAIN)]
-    assert all(pair.shape == (2, 1, 6, 6) for pair in pairs)
-    assert all(torch.equal(pair[0] / 2, pair[1]) for pair in pairs)
-    assert sum(not torch.equal(pair[0], source[i][0]) for i, pair in enumerate(pairs)) > TRAIN // 2
+    data.twins = Halves(source)
+    pairs, _, index = next(iter(data.train_dataloader()))
+    assert pairs.shape == (TRAIN, 2, 1, 6, 6)
+    assert torch.equal(pairs[:, 0] / 2, pairs[:, 1])
+    moved = [not torch.equal(pair[0], source[int(i)][0]) for pair, i in zip(pairs, index, strict=True)]
+    assert sum(moved) > TRAIN // 2
 
 
-def test_augmentation_crops_and_flips_as_told():
-    source = ready("fit").sources["train"]
-    x = source[7][0]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        flipped = [IndexedView(source, [7], augment=ready("fit", flip=True).augmentation())[0][0] for _ in range(20)]
-    assert {torch.equal(f, x) for f in flipped} == {True, False}
-    assert all(torch.equal(f, x) or torch.equal(f, x.flip(-1)) for f in flipped)
-    assert ready("fit").augmentation() is None
+@pytest.mark.parametrize("resident", [True, False])
+def test_augmentation_crops_and_flips_as_told(resident):
+    def batch(**arguments):
+        data = ready("fit", resident=resident, **arguments)
+        x, _, index = next(iter(data.train_dataloader()))
+        return zip(x, (data.sources["train"][int(i)][0] for i in index), strict=True)
+
+    flipped = list(batch(flip=True))
+    assert {torch.equal(x, original) for x, original in flipped} == {True, False}
+    assert all(torch.equal(x, original) or torch.equal(x, original.flip(-1)) for x, original in flipped)
+    assert all(torch.equal(x, original) for x, original in batch())
+
+
+class Halves:
+    """In the place of a purified set: images at half their brightness."""
+
+    def __init__(self, source: Dataset) -> None:
+        self.source = source
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.source[index][0] / 2
+
+    def take(self, indices: list[int]) -> np.ndarray:
+        return torch.stack([self[i] for i in indices]).numpy()
 
 
 def test_evaluation_is_not_augmented():

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lit_pursamere.data import ArrayDataset, Digits, ImageDataModule
-from lit_pursamere.data.resident import ResidentLoader, cut, random_places, to_float
+from lit_pursamere.data.resident import ResidentLoader, to_float
+from lit_pursamere.data.training import LazyLoader, TrainingLoader, cut, random_places
 from lit_pursamere.seeding import generator
 
 COUNT = 22
@@ -148,6 +149,43 @@ def test_images_in_memory_are_resident_by_default_and_others_are_not():
     lazy.resident = True
     with pytest.raises(ValueError, match=r"lazy .*--data.resident false"):
         lazy.train_dataloader()
+
+
+def digits(resident: bool, **options) -> TrainingLoader:
+    data = Digits(batch_size=100, crop=2, flip=True, resident=resident, **options)
+    data.setup("fit")
+    return data.train_dataloader()
+
+
+def equal(ours, theirs) -> bool:
+    return all(
+        torch.equal(a, b) for one, other in zip(ours, theirs, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_lazy_batches_are_the_resident_ones(workers):
+    resident, lazy = digits(True), digits(False, num_workers=workers)
+    assert isinstance(lazy, LazyLoader) and len(lazy) == len(resident) == 14
+    state = torch.get_rng_state()
+    for epoch in range(2):
+        resident.set_epoch(epoch)
+        lazy.set_epoch(epoch)
+        assert equal(lazy, resident)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_restored_lazy_loader_continues_with_the_next_batch(workers):
+    whole, first, second = (digits(False, num_workers=workers) for _ in range(3))
+    for loader in (whole, first):
+        loader.set_epoch(3)
+    expected, started = list(whole), iter(first)
+    seen = [next(started), next(started)]
+    second.load_state_dict(first.state_dict())
+    second.set_epoch(3)
+    assert equal([*seen, *second], expected)
+    assert len(list(second)) == len(expected), "the next epoch is whole again"
 
 
 def test_lazy_images_are_shuffled_anew_in_every_epoch_by_the_seed():

@@ -278,7 +278,7 @@ class Cut(torch.autograd.Function):
 
 
 class Dropping(ScoreModel):
-    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+    def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         return Cut.apply(y)
 
 

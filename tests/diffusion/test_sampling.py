@@ -83,9 +83,9 @@ def test_network_calls():
     class Counting(GaussianMixtureScore):
         calls = 0
 
-        def predict_noise(self, y, sigma):
+        def forward(self, y, sigma):
             self.calls += 1
-            return super().predict_noise(y, sigma)
+            return super().forward(y, sigma)
 
     for sampler, calls in ((ddim, 5), (heun, 9)):
         model = Counting(torch.zeros(1, 1, 2, 2))

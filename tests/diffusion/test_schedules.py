@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lit_pursamere.diffusion import NoiseLevels, VariancePreserving
-from lit_pursamere.diffusion.schedules import karras_levels, largest_distance, shared_mass
+from lit_pursamere.diffusion.schedules import decreasing_levels, karras_levels, largest_distance, shared_mass
 
 
 def test_the_cifar10_levels():
@@ -191,3 +191,20 @@ def test_the_two_tables_for_the_start_nearly_agree():
     for arguments, value in (((0.1, "late"), "late"), ((1e-4,), "0.0001"), ((0.0, "continuous"), "0.0")):
         with pytest.raises(ValueError, match=value):
             vp.start(*arguments)
+
+
+def test_decreasing_levels_are_numbers():
+    levels = NoiseLevels(1.0, 0.1, 3)
+    assert decreasing_levels("X", levels) == levels.values and decreasing_levels("X", [0.3, 0.1]) == (0.3, 0.1)
+
+
+@pytest.mark.parametrize("sigmas", [[], [0.1, 0.2], [0.2, 0.2], [0.2, 0.0], [0.2, -1.0], [math.inf, 1.0], [math.nan]])
+def test_levels_that_do_not_decrease_are_refused(sigmas):
+    with pytest.raises(ValueError, match=r"X needs positive, decreasing sigmas; got \["):
+        decreasing_levels("X", sigmas)
+
+
+def test_the_tables_of_a_schedule_are_numbers_wherever_it_is_first_asked():
+    schedule = VariancePreserving()
+    with torch.device("meta"):
+        assert schedule.start(0.1) == VP.start(0.1) and schedule.sigma_table.device.type == "cpu"

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lit_pursamere.diffusion import GaussianMixtureScore
+from lit_pursamere.diffusion import FFDNetScore, GaussianMixtureScore, ScoreModel
 
 SIGMAS = (0.01, 0.3, 5.0)
 
@@ -90,3 +90,32 @@ def test_the_noise_estimate_is_standard_normal_far_above_the_data(mixture):
     estimate = mixture.predict_noise(0.5 + 50 * xi, 50.0)
     assert abs(estimate.mean().item()) < 4 / math.sqrt(estimate.numel())
     assert abs(estimate.std().item() - 1) < 0.02
+
+
+@pytest.mark.parametrize("family", ["NCSNv2", "DDPM", "EDM", "DAE", "FFDNet", "mixture"])
+@pytest.mark.parametrize("quantity", ["predict_noise", "score", "denoise"])
+def test_forward_hooks_see_whatever_is_asked(tiny_scores, mixture, family, quantity):
+    if family in ("mixture", "FFDNet"):
+        model = mixture if family == "mixture" else FFDNetScore(channels=2, width=4, depth=3, sigma_max=1)
+    else:
+        model = tiny_scores(family)
+    y = torch.rand(3, 2, 2, 2, dtype=torch.float64) if family == "mixture" else torch.rand(3, 1, 8, 8)
+    y = torch.rand(3, 2, 8, 8) if family == "FFDNet" else y
+    seen = []
+    hook = model.register_forward_hook(lambda _, inputs, result: seen.append((inputs[0], inputs[1], result)))
+    sigma = 0.15**0.5  # the level of the autoencoder
+    asked = getattr(model, quantity)(y, sigma)
+    hook.remove()
+    ((image, level, result),) = seen
+    assert image is y and level == sigma and result.shape == y.shape
+    clean = family in ("DAE", "FFDNet") and quantity == "denoise"
+    expected = {"predict_noise": result, "score": -result / sigma, "denoise": result if clean else y - sigma * result}
+    assert torch.equal(asked, expected[quantity])
+
+
+def test_a_score_model_needs_a_forward():
+    class Silent(ScoreModel):
+        pass
+
+    with pytest.raises(TypeError, match=r"abstract method.*forward"):
+        Silent()

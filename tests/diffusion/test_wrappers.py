@@ -169,13 +169,17 @@ def test_songunet_gives_the_recorded_denoiser(golden, golden_tensors, preconditi
         assert error.max() < 1e-4, key  # the recorded label of the smallest level cancelled in float32
 
 
+TINY = {"channels": 1, "image_size": 8}
+TINY_DDPM = {"block_out_channels": (8, 8), "attention": (False, True), "layers_per_block": 1, "norm_num_groups": 4}
+
+
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: DDPMScore((8, 8), (False, True), 1, 4, 1, 8),
-        lambda: DDPMppScore(8, (1, 1), 1, (4,), 1, 8),
-        lambda: EDMScore(8, (1, 1), 1, (4,), 1, 8),
-        lambda: NCSNv2Score(4, 1, 8),
+        lambda: DDPMScore(**TINY_DDPM, **TINY),
+        lambda: DDPMppScore(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(4,), **TINY),
+        lambda: EDMScore(model_channels=8, channel_mult=(1, 1), num_blocks=1, attn_resolutions=(4,), **TINY),
+        lambda: NCSNv2Score(ngf=4, **TINY),
     ],
     ids=["ddpm", "ddpmpp", "edm", "ncsnv2"],
 )

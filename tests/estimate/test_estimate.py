@@ -9,14 +9,15 @@ from torch.utils.flop_counter import flop_registry
 
 from lit_pursamere.attacks import PGD, AutoAttack, Boundary, RandomSearch, Restarts
 from lit_pursamere.cli.main import main
-from lit_pursamere.diffusion import AutoencoderScore, ScoreModel
+from lit_pursamere.diffusion import AutoencoderScore, FFDNetScore, ScoreModel
 from lit_pursamere.estimate import timing
 from lit_pursamere.estimate.calls import Queries, count_calls, count_queries, forward_flop
 from lit_pursamere.estimate.stages import Stage, duration, table
 from lit_pursamere.estimate.timing import purification_cost
 from lit_pursamere.estimate.training import training_batches
 from lit_pursamere.networks import DenoisingAutoencoder, WideResNet
-from lit_pursamere.purifiers import COUP, DP_EDM, MALADE, Identity, PurSAMERE
+from lit_pursamere.purifiers import ADP, COUP, DP_EDM, MALADE, Identity, Langevin, PurSAMERE
+from lit_pursamere.purifiers.base import STEP
 from lit_pursamere.threat import ThreatModel
 
 THREAT = ThreatModel("linf", 0.1)
@@ -27,7 +28,7 @@ X, Y = torch.full((1, 1, 8, 8), 0.5), torch.tensor([3])
 def test_pursamere_asks_for_2_m_l_gradients(tiny_score, sam):
     (calls,) = count_calls(PurSAMERE(tiny_score, rho_sam=sam, draws=3, sigmas=[1.0, 0.5, 0.1, 0.05]), X, 10)
     assert calls.forward == calls.backward == 3 * 4 * (2 if sam else 1)
-    assert "predict_noise" not in vars(tiny_score)
+    assert not tiny_score._forward_hooks
 
 
 def test_an_autoencoder_is_counted_though_no_noise_is_asked_for():
@@ -64,7 +65,22 @@ def test_flop_of_a_purification_and_of_its_derivative(tiny_score):
         z = X.clone().requires_grad_()
         purifier(z).sum().backward()
     assert derivative.flop == pytest.approx(counted.total)
-    assert "checkpointed" not in vars(purifier)
+    assert not STEP._forward_hooks and not STEP._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda model: ADP(model, steps=3, tau=0, seed=0),
+        lambda model: MALADE(model, steps=5, seed=0),
+        lambda model: Langevin(FFDNetScore(channels=1, width=4, depth=3), [0.2, 0.1], 1e-5, 2, seed=0),
+    ],
+    ids=["ADP", "MALADE", "FFDNet"],
+)
+def test_steps_that_ask_about_their_very_state_are_differentiated(build, tiny_score):
+    """A derivative takes a step, the same again, and as much on the way back."""
+    forward, derivative = (purification_cost(build(tiny_score), X, 10, kind, limit=0.0) for kind in (False, True))
+    assert derivative.flop == pytest.approx(3 * forward.flop) and forward.ratio == pytest.approx(1)
 
 
 class Slow(ScoreModel):
@@ -72,7 +88,7 @@ class Slow(ScoreModel):
 
     time, calls = 0.0, 0
 
-    def predict_noise(self, y, sigma):
+    def forward(self, y, sigma):
         self.time, self.calls = self.time + (0.01 if self.calls else 0.5), self.calls + 1
         return torch.nn.functional.conv2d(y, torch.ones(1, 1, 1, 1))
 

@@ -50,7 +50,7 @@ def test_odd_images_and_bad_sizes_are_refused(network):
 
 
 def test_the_score_model_is_tweedies(network):
-    model = FFDNetScore(1, 5, 3).double()
+    model = FFDNetScore(channels=1, width=5, depth=3).double()
     model.network.load_state_dict(network.state_dict())
     y = torch.rand(3, 1, 4, 4, dtype=torch.float64)
     for sigma in (0.1, torch.tensor([0.05, 0.1, 0.2], dtype=torch.float64)):
@@ -61,7 +61,7 @@ def test_the_score_model_is_tweedies(network):
 
 
 def test_levels_that_it_was_not_trained_at_are_refused(network):
-    model = FFDNetScore(1, 5, 3)
+    model = FFDNetScore(channels=1, width=5, depth=3)
     model.denoise(torch.rand(1, 1, 4, 4), 75 / 255)
     with pytest.raises(ValueError, match=r"up to sigma 0\.2941 and was asked at 0\.5"):
         model.predict_noise(torch.rand(1, 1, 4, 4), 0.5)

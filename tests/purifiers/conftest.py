@@ -16,10 +16,10 @@ class Watched(ScoreModel):
         super().__init__()
         self.inner, self.seen, self.sigmas = inner, [], []
 
-    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+    def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         self.seen.append(y.detach())
         self.sigmas.append(float(sigma))
-        return self.inner.predict_noise(y, sigma)
+        return self.inner(y, sigma)
 
 
 class WatchedNoise(NoiseSource):

@@ -17,8 +17,8 @@ class Divided(ScoreModel):
         super().__init__()
         self.inner, self.by = inner, by
 
-    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
-        return self.inner.predict_noise(y, sigma) / self.by
+    def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        return self.inner(y, sigma) / self.by
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def trace(golden_tensors) -> dict[str, Tensor]:
 
 @pytest.fixture
 def trained(trace) -> NCSNv2Score:
-    model = NCSNv2Score(8, 3, 32)
+    model = NCSNv2Score(ngf=8, channels=3, image_size=32)
     weights = {k.removeprefix("weights."): v for k, v in trace.items() if k.startswith("weights.")}
     weights.pop("sigmas")
     model.network.load_state_dict(weights)
@@ -106,7 +106,7 @@ def test_the_exact_gradient_agrees_with_finite_differences_and_without_recomputa
 
 def test_the_gradient_is_finite_where_the_score_is_flat(images):
     class Flat(ScoreModel):
-        def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
             return 0 * y
 
     x = images.clone().requires_grad_()

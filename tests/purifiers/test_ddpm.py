@@ -31,7 +31,7 @@ def trace(golden_tensors):
 
 @pytest.fixture(scope="module")
 def recorded_score(trace) -> DDPMScore:
-    model = DDPMScore((16, 32, 32, 32), layers_per_block=1, norm_num_groups=8).eval()
+    model = DDPMScore(block_out_channels=(16, 32, 32, 32), layers_per_block=1, norm_num_groups=8).eval()
     model.network.load_state_dict({k.removeprefix("weights."): v for k, v in trace.items() if k.startswith("weights.")})
     return model
 
@@ -94,7 +94,7 @@ def test_the_mean_is_equation_5_where_nothing_is_clipped(images):
 
 def test_the_clean_image_is_clipped_at_every_step(images):
     class Confused(ScoreModel):
-        def predict_noise(self, y, sigma):
+        def forward(self, y, sigma):
             return torch.full_like(y, -50.0)
 
     # The last step returns the clipped estimate itself; a noise estimate of -50 means a very bright image.

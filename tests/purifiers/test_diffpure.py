@@ -29,7 +29,7 @@ def gaussian() -> GaussianMixtureScore:
 @pytest.fixture
 def released(golden) -> DDPMppScore:
     file = str(golden / "score_sde/ddpmpp_small_checkpoint.pth")
-    return DDPMppScore(16, (1, 2, 2, 2), 2, (16,), checkpoint=file)
+    return DDPMppScore(nf=16, num_res_blocks=2, checkpoint=file)
 
 
 def state_variance(alpha_bar: float) -> float:

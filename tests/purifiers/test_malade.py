@@ -8,22 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_pursamere.diffusion import PartlySeededNoise, ScoreModel, SeededNoise
+from lit_pursamere.diffusion import DenoiserScore, PartlySeededNoise, ScoreModel, SeededNoise
 from lit_pursamere.purifiers import MALADE
 
 
-class Autoencoder(ScoreModel):
+class Autoencoder(DenoiserScore):
     """Any network r that denoises, in the role of a score model."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
-        return (y - self.network(y)) / sigma
-
-    def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
-        return self.network(y)
+    def forward(self, y: Tensor, sigma: float | Tensor, clean: bool = False) -> Tensor:
+        return self.network(y) if clean else (y - self.network(y)) / sigma
 
 
 @pytest.fixture
@@ -65,7 +62,7 @@ def test_network_calls_and_gaussians(mixture, images, watched, watched_noise):
 
 def test_steps_may_be_clipped(images):
     class Bright(ScoreModel):
-        def predict_noise(self, y, sigma):
+        def forward(self, y, sigma):
             return (y - 2) / sigma  # denoises to 2
 
     clipped, free = (MALADE(Bright(), 0.1, 0.1, 0, steps=2, clip_steps=clip).under("fixed") for clip in (True, False))

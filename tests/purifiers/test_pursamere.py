@@ -44,10 +44,10 @@ class Spy(ScoreModel):
         super().__init__()
         self.inner, self.seen, self.sigmas = inner, [], []
 
-    def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+    def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         self.seen.append(y.detach())
         self.sigmas.append(float(sigma))
-        return self.inner.predict_noise(y, sigma)
+        return self.inner(y, sigma)
 
 
 def length(delta: Tensor) -> Tensor:
@@ -305,7 +305,7 @@ def test_the_gradient_is_finite_where_the_error_is_flat(images):
     class Half(ScoreModel):
         """Sees the left column only, so R is flat in the right one."""
 
-        def predict_noise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
             return y * torch.tensor([1.0, 0.0], dtype=y.dtype)
 
     x = images.clone().requires_grad_()

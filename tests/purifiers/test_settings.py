@@ -17,7 +17,7 @@ from lit_pursamere.store.manifest import digest_of, settings_of
 
 
 def score(width: int = 4) -> NCSNv2Score:
-    return NCSNv2Score(width, 1, 8)
+    return NCSNv2Score(ngf=width, channels=1, image_size=8)
 
 
 # Of every purifier, for every argument but score model and seed, another value than its default.

@@ -25,7 +25,7 @@ class Colour(ScoreModel):
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 2, stride=2)
 
-    def predict_noise(self, y, sigma):
+    def forward(self, y, sigma):
         return self.conv(y).repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
@@ -112,7 +112,7 @@ def test_a_journal_that_a_kill_cut_short(photos, tmp_path):
 
 
 def test_fresh_noise_does_not_depend_on_interruptions(tmp_path):
-    model = NCSNv2Score(4, 1, 8)
+    model = NCSNv2Score(ngf=4, channels=1, image_size=8)
     (tmp_path / "in").mkdir()
     for k in range(3):
         (tmp_path / f"in/{k}.png").write_bytes(encode(torch.full((1, 8, 8), 60 * k, dtype=torch.uint8)))

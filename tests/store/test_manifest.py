@@ -27,11 +27,15 @@ CLASSES = [
 ]  # fmt: skip
 
 
+def score(width: int) -> NCSNv2Score:
+    return NCSNv2Score(ngf=width, channels=1, image_size=8)
+
+
 def build(kind: type[Purifier]) -> Purifier:
-    score = NCSNv2Score(4, 1, 8)
+    model = score(4)
     asked = inspect.signature(kind.__init__).parameters.values()
     needs = [p.name for p in list(asked)[1:] if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    return kind(*(score for _ in needs))
+    return kind(*(model for _ in needs))
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
@@ -54,15 +58,14 @@ def test_every_setting_counts():
     inner = [*levels[:7], 0.9301, *levels[8:]]
     found = [of(sigmas=levels, **options) for options in others] + [of(sigmas=inner), plain | {"noise": "fresh"}]
     assert len({digest_of(settings) for settings in [plain, *found]}) == 7
-    score = settings_of(PurSAMERE(NCSNv2Score(4, 1, 8)))["score_model"]
-    assert score.keys() == {"class", "network"} and score["network"]["class"] == "NCSNv2"
-    assert score["network"] == settings_of(PurSAMERE(NCSNv2Score(4, 1, 8)))["score_model"]["network"]
-    assert score["network"] != settings_of(PurSAMERE(NCSNv2Score(8, 1, 8)))["score_model"]["network"]
+    told = settings_of(PurSAMERE(score(4)))["score_model"]
+    assert told.keys() == {"class", "network"} and told["network"]["class"] == "NCSNv2"
+    assert told["network"] == settings_of(PurSAMERE(score(4)))["score_model"]["network"]
+    assert told["network"] != settings_of(PurSAMERE(score(8)))["score_model"]["network"]
 
 
 def test_modules_that_a_purifier_needs_are_part_of_it():
-    score = NCSNv2Score(4, 1, 8)
-    assert settings_of(COUP(score, score))["classifier"]["class"] == "NCSNv2Score"
+    assert settings_of(COUP(score(4), score(4)))["classifier"]["class"] == "NCSNv2Score"
 
 
 def test_another_format_is_one_clear_line(tmp_path):

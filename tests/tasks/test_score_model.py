@@ -29,6 +29,11 @@ from lit_pursamere.tasks import LitScoreModel
 from lit_pursamere.tasks.training import Clock, average
 from lit_pursamere.weights import inspect_weights, load_weights
 
+SIZE = {"channels": 1, "image_size": 8}
+TINY = {"ngf": 2, **SIZE}
+TINY_DDPMPP = {"nf": 8, "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": (4,), **SIZE}
+TINY_EDM = {"model_channels": 8, "channel_mult": (1, 1), "num_blocks": 1, "attn_resolutions": (4,), **SIZE}
+
 
 class Recorded(Dataset):
     """The recorded batches, one image at a time."""
@@ -71,7 +76,7 @@ def quiet_trainer(tmp_path, checkpoint=False, **options):
 def tiny(tmp_path):
     torch.manual_seed(0)
     objective = NCSNObjective(NoiseLevels(1.0, 0.1, 4))
-    task = LitScoreModel(NCSNv2Score(2, 1, 8), objective, export=str(tmp_path / "score.safetensors"))
+    task = LitScoreModel(NCSNv2Score(**TINY), objective, export=str(tmp_path / "score.safetensors"))
     loader = DataLoader(Recorded(torch.rand(8, 1, 8, 8)), 4)
     return task, loader
 
@@ -113,7 +118,7 @@ def test_checkpoint_holds_average_and_raw_weights(tmp_path, tiny):
     trainer.fit(task, loader)
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     assert any(not torch.equal(a, b) for a, b in zip(initial, averaged, strict=True))
-    ema, raw = NCSNv2Score(2, 1, 8), NCSNv2Score(2, 1, 8)
+    ema, raw = NCSNv2Score(**TINY), NCSNv2Score(**TINY)
     file = next(tmp_path.rglob("epoch*.ckpt"))
     load_weights(ema.network, file, "ema")
     load_weights(raw.network, file, "raw")
@@ -124,7 +129,7 @@ def test_checkpoint_holds_average_and_raw_weights(tmp_path, tiny):
 def test_export_is_the_average_and_loads(tmp_path, tiny):
     task, loader = tiny
     quiet_trainer(tmp_path, max_epochs=1).fit(task, loader, loader)
-    again = NCSNv2Score(2, 1, 8, checkpoint=str(tmp_path / "score.safetensors"))
+    again = NCSNv2Score(**TINY, checkpoint=str(tmp_path / "score.safetensors"))
     for mine, theirs in zip(again.parameters(), task.score_model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
 
@@ -151,11 +156,11 @@ def test_validation_reports_psnr_at_the_levels_asked_for(tmp_path, tiny):
 
 
 def test_a_learning_rate_without_an_end():
-    task = LitScoreModel(NCSNv2Score(2, 1, 8), warmup=9, schedule="inverse_sqrt", decay_from=100)
+    task = LitScoreModel(NCSNv2Score(**TINY), warmup=9, schedule="inverse_sqrt", decay_from=100)
     factors = [task.lr_factor(step) for step in (0, 8, 9, 100, 400, 10_000)]
     assert factors == pytest.approx([0.1, 0.9, 1.0, 1.0, 0.5, 0.1])
     with pytest.raises(ValueError, match="decay_from >= 1"):
-        LitScoreModel(NCSNv2Score(2, 1, 8), decay_from=0)
+        LitScoreModel(NCSNv2Score(**TINY), decay_from=0)
 
 
 class Curve(LitScoreModel):
@@ -180,7 +185,7 @@ class Speckles(ImageDataModule):
         return ArrayDataset(torch.rand((22, 1, 8, 8), generator=torch.Generator().manual_seed(0)), torch.arange(22) % 2)
 
 
-def curve(folder, build, objective, resume=None):
+def curve(folder, build, objective, resume=None, resident=None):
     """Train three epochs of five steps, keeping a checkpoint of every step."""
     pl.seed_everything(3)
     task = Curve(build(), objective, lr=1e-3, warmup=4, schedule="cosine", ema_decay=0.9, ema_warmup=True)
@@ -191,14 +196,15 @@ def curve(folder, build, objective, resume=None):
         accelerator="cpu", max_epochs=3, callbacks=[every], logger=False, enable_progress_bar=False,
         enable_model_summary=False, inference_mode=False,
     )  # fmt: skip
-    trainer.fit(task, Speckles(batch_size=4, val_size=2, flip=True, crop=1), ckpt_path=resume)
+    data = Speckles(batch_size=4, val_size=2, flip=True, crop=1, resident=resident)
+    trainer.fit(task, data, ckpt_path=resume)
     return task
 
 
 OBJECTIVES = {
-    "ncsn": (lambda: NCSNv2Score(2, 1, 8), NCSNObjective(NoiseLevels(5, 0.01, 10))),
-    "vp": (lambda: DDPMppScore(8, (1, 1), 1, (4,), 1, 8, dropout=0.3), VPObjective()),
-    "edm": (lambda: EDMScore(8, (1, 1), 1, (4,), 1, 8, 0, dropout=0.3), EDMObjective()),
+    "ncsn": (lambda: NCSNv2Score(**TINY), NCSNObjective(NoiseLevels(5, 0.01, 10))),
+    "vp": (lambda: DDPMppScore(**TINY_DDPMPP, dropout=0.3), VPObjective()),
+    "edm": (lambda: EDMScore(**TINY_EDM, augment_dim=0, dropout=0.3), EDMObjective()),
 }
 
 
@@ -215,12 +221,21 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, world):
             assert torch.equal(mine, theirs)
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_run_goes_on_with_images_that_are_read_one_by_one_as_with_resident_ones(tmp_path):
+    whole = curve(tmp_path / "whole", *OBJECTIVES["ncsn"], resident=True)
+    resumed = curve(tmp_path / "lazy", *OBJECTIVES["ncsn"], tmp_path / "whole/step=3.ckpt", resident=False)
+    assert resumed.losses == {k: v for k, v in whole.losses.items() if k >= 3}
+    again = curve(tmp_path / "again", *OBJECTIVES["ncsn"], tmp_path / "lazy/step=8.ckpt", resident=False)
+    assert again.losses == {k: v for k, v in whole.losses.items() if k >= 8}
+
+
 @pytest.mark.parametrize(
     "objective", [NCSNObjective(), DDPMObjective(), VPObjective(), EDMObjective(), DAEObjective()], ids=repr
 )
 def test_the_loss_is_the_weighted_reconstruction_error(objective):
     torch.manual_seed(0)
-    task = LitScoreModel(NCSNv2Score(2, 1, 8), objective)
+    task = LitScoreModel(NCSNv2Score(**TINY), objective)
     x = torch.rand(6, 1, 8, 8)
     sigma, noise = task.draw(x)
     expected = [
@@ -247,13 +262,13 @@ def test_training_an_autoencoder_lowers_its_denoising_error(tmp_path):
 
 
 def test_learning_rate_warms_up_and_then_falls_to_zero():
-    task = LitScoreModel(NCSNv2Score(2, 1, 8), warmup=4, schedule="cosine")
+    task = LitScoreModel(NCSNv2Score(**TINY), warmup=4, schedule="cosine")
     task._trainer = type("Trainer", (), {"estimated_stepping_batches": 14, "barebones": False})()
     factors = [task.lr_factor(step) for step in range(15)]
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert all(a > b for a, b in pairwise(factors[4:])) and factors[-1] == pytest.approx(0)
     assert factors[9] == pytest.approx(0.5)
-    constant = LitScoreModel(NCSNv2Score(2, 1, 8), warmup=1)
+    constant = LitScoreModel(NCSNv2Score(**TINY), warmup=1)
     assert [constant.lr_factor(step) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
 
 
@@ -276,7 +291,7 @@ def test_the_exported_file_carries_its_card(tmp_path, tiny):
 @pytest.mark.parametrize("wrong", [{"lr": 0}, {"ema_decay": 1.0}, {"sample_every": -1}, {"warmup": -1}])
 def test_bad_arguments(wrong):
     with pytest.raises(ValueError, match="LitScoreModel needs"):
-        LitScoreModel(NCSNv2Score(2, 1, 8), **wrong)
+        LitScoreModel(NCSNv2Score(**TINY), **wrong)
 
 
 def test_hours_go_on_after_an_interruption_and_stand_in_the_card_of_the_checkpoint(tmp_path, tiny, monkeypatch):
