@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["compose", "overlay", "read_yaml"]
+__all__ = ["compose", "gathered", "overlay", "read_yaml"]
 
 SECTIONS = ("model", "data")  # what options may take apart; those of the trainer are left to the parser
 WHOLE = ("attacks",)
@@ -100,25 +100,54 @@ def compose(args: list[str]) -> list[str]:
     """
     if {"--help", "-h"} & set(args) or any(arg.endswith(".help") for arg in args):
         return args
-    config: dict[str, Any] = {}
-    rest: list[tuple[list[str], list[str]]] = []  # path and words of what the parser gets as it is
-    for words, value in _options(args):
-        name = words[0].partition("=")[0]
-        path = name.removeprefix("--").split(".") if name.startswith("--") else []
-        if name == "--config":
-            given = _content(value) if value.lstrip().startswith("{") else read_yaml(Path(value))
-            config = overlay(config, given)
-            rest = [(other, kept) for other, kept in rest if not _states(given, other)]  # whatever comes later wins
-        elif path and path[0] in SECTIONS:
-            config = _with(config, path, _content(value))
-        else:
-            rest.append((path, words))
-    words = [word for _, kept in rest for word in kept]
+    config, words = gathered(args)
     verb = words[:1] if words and not words[0].startswith("-") else []
     return [*verb, *([f"--config={json.dumps(config)}"] if config else []), *words[len(verb) :]]
 
 
-def _options(args: list[str]) -> Iterator[tuple[list[str], str]]:
+def gathered(
+    args: Sequence[str], sections: Sequence[str] = SECTIONS, alone: str | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """One configuration of all `--config` files and of all options of these sections, and the other words.
+
+    Args:
+        args: The command line.
+        sections: First words of the options that the configuration holds.
+        alone: The section that a file with a `class_path` of its own is about.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ValueError: If a file is no YAML or about something else, or an option lacks its value.
+    """
+    config: dict[str, Any] = {}
+    rest: list[tuple[list[str], list[str]]] = []  # path and words of what the parser gets as it is
+    for words, value in _options(args, sections):
+        name = words[0].partition("=")[0]
+        path = name.removeprefix("--").split(".") if name.startswith("--") else []
+        if name == "--config":
+            given = _content(value) if value.lstrip().startswith("{") else read_yaml(Path(value))
+            config = overlay(config, given if alone is None else _about(given, sections, alone, value))
+            rest = [(other, kept) for other, kept in rest if not _states(given, other)]  # whatever comes later wins
+        elif path and path[0] in sections:
+            config = _with(config, path, _content(value))
+        else:
+            rest.append((path, words))
+    return config, [word for _, kept in rest for word in kept]
+
+
+def _about(content: Any, sections: Sequence[str], alone: str, file: str) -> dict[str, Any]:
+    """What a file says of these sections; a file with a class of its own is about the section `alone`."""
+    if isinstance(content, dict) and (found := {name: content[name] for name in sections if name in content}):
+        return found
+    if isinstance(content, dict) and "class_path" in content:
+        return {alone: content}
+    raise ValueError(
+        f"{file} is not the file of a {alone} (class_path and init_args), and has no {' or '.join(sections)}; give "
+        "another as --config"
+    )
+
+
+def _options(args: Sequence[str], sections: Sequence[str]) -> Iterator[tuple[list[str], str]]:
     """The words of every option, in their order, and its value, which is empty where it may lack one."""
     waiting = list(args)
     while waiting:
@@ -129,7 +158,7 @@ def _options(args: list[str]) -> Iterator[tuple[list[str], str]]:
         elif waiting and not waiting[0].startswith("--"):
             value = waiting.pop(0)
             yield [word, value], value
-        elif name == "--config" or name.removeprefix("--").split(".")[0] in SECTIONS:
+        elif name == "--config" or name.removeprefix("--").split(".")[0] in sections:
             raise ValueError(f"{name} lacks its value")
         else:
             yield [word], ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ __all__ = ["MISFIT", "command_line", "examined", "fit", "know_names", "predict",
 MISFIT = "Error(s) in loading state_dict"  # begins torch's message where a checkpoint meets another network
 
 # What jsonargparse says around the one line that names the mistake.
+CALLABLE = re.compile(r"\s*- Type \S*Callable\[.*expects a function or a callable class")
 NOISE = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
 
 
@@ -39,12 +40,29 @@ def readable(error: Exception) -> str:
     unread = re.search(r"(?:path format: |class_path ')(\S+\.ya?ml)\b", str(error))
     if unread:
         return f"there is no file {unread[1]}, and no class of that name"
-    kept = [line for line in (line.removeprefix("- ") for line in lines) if line and not line.startswith(NOISE)]
+    unknown = re.search(r"Expected a dot import path string: (\S+)", str(error))
+    if unknown:
+        keys = re.findall(r'Parser key "([\w.]+)"', str(error))
+        return f"{'.'.join(keys)}: there is no class {unknown[1]} here, and no file of that name"
+    lines = [line.strip().removeprefix("- ") for line in without_callables(str(error).splitlines())]
+    kept = [line for line in lines if line and not line.startswith(NOISE)]
     if len(kept) == len(lines):
         return str(error)
     given = re.search(r"Given value: (?!Namespace\()([^{\n].*)", str(error))  # the innermost comes first
     kept += [f"got {given[1]}"] if given else []
     return re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", " ".join(kept))
+
+
+def without_callables(lines: list[str]) -> Iterator[str]:
+    """The lines without what the parser says of a type `Callable`, which repeats what is said of the class itself."""
+    depth = None
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        depth = depth if depth is not None and indent > depth else None
+        if depth is None and CALLABLE.match(line):
+            depth = indent
+        if depth is None:
+            yield line
 
 
 def command_line(

@@ -2,7 +2,8 @@
 
     parameter without default   a word in its place;  list[T]: one or more of them
     parameter with default      an option of that name;  bool: a switch;  list[T]: several words;  Literal: choices
-    ... of one of our classes   a class by its name or file, and its arguments `--NAME.ARGUMENT`;  `--config`: its file
+    ... that is an object       a class by its name or file, and its arguments `--NAME.ARGUMENT`;  `--config FILE`: the
+                                first such, or all of them by name
     *options                    whatever else is given, for the verbs that this one runs
 
 A command line that does not parse ends with the usage, one line that says what is wrong, and status 2.
@@ -22,7 +23,7 @@ from typing import Any, NoReturn, get_args, get_origin
 from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
-from lit_pursamere.cli.composition import read_yaml
+from lit_pursamere.cli.composition import gathered, read_yaml
 from lit_pursamere.cli.lightning import know_names, readable
 from lit_pursamere.cli.main import tell
 
@@ -36,6 +37,8 @@ class Parser(ArgumentParser):
     """jsonargparse's parser, which takes no abbreviations here, and whose errors are one line below the usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # a parser within, which tries one of several types
+            super().error(message, ex)
         self.print_usage(sys.stderr)
         self.exit(2, f"lit-pursamere: error: {' '.join(readable(ValueError(message)).split())}\n")
 
@@ -66,7 +69,7 @@ def run_verb(name: str, verb: Verb | dict[str, Verb], args: Sequence[str]) -> No
     if "options" in parameters:
         args, passed = apart(args, signature)
     parser = parser_of(name, verb, signature)
-    values = vars(parser.instantiate(parser.parse_args(with_config(args, signature))))
+    values = vars(parser.instantiate(parser.parse_args(composed(args, signature))))
     bound = inspect.BoundArguments(signature, {})
     bound.arguments.update({name: values.get(name, passed) for name in parameters})
     return verb(*bound.args, **bound.kwargs)
@@ -96,7 +99,7 @@ def add(parser: Parser, parameter: Parameter, text: str | None) -> None:
         parser.add_argument(option(parameter), nargs="+", type=get_args(bare(kind))[0], help=text)
     elif is_class(kind):
         know_names()
-        parser.add_subclass_arguments(bare(kind), name, help=f"{text} (also as --config FILE)")
+        parser.add_argument(option(parameter), type=kind, help=text)
     else:
         parser.add_argument(option(parameter), type=kind, default=parameter.default, help=text)
 
@@ -114,7 +117,7 @@ def bare(kind: Any) -> Any:
 
 def is_class(kind: Any) -> bool:
     """Whether an argument of this type is an object that its configuration builds."""
-    return inspect.isclass(bare(kind)) and not issubclass(bare(kind), PLAIN)
+    return any(inspect.isclass(one) and not issubclass(one, (*PLAIN, NoneType)) for one in get_args(kind) or [kind])
 
 
 def apart(args: Sequence[str], signature: Signature) -> tuple[list[str], list[str]]:
@@ -131,15 +134,20 @@ def apart(args: Sequence[str], signature: Signature) -> tuple[list[str], list[st
     return own, passed
 
 
-def with_config(args: Sequence[str], signature: Signature) -> list[str]:
-    """The words with the content of `--config FILE` as the argument that it is about."""
-    classes = [name for name, parameter in signature.parameters.items() if is_class(parameter.annotation)]
-    if len(classes) != 1:
+def composed(args: Sequence[str], signature: Signature) -> list[str]:
+    """The words, with one value for each argument that is an object, see `composition`; a file may be about the first.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ValueError: If a file is no YAML or about something else, or an option lacks its value.
+    """
+    objects = [name for name, parameter in signature.parameters.items() if is_class(parameter.annotation)]
+    if not objects or {"--help", "-h"} & {*args}:
         return list(args)
-    words = [piece for word in args for piece in (word.split("=", 1) if word.startswith("--config=") else [word])]
-    for place in reversed([place for place, word in enumerate(words[:-1]) if word == "--config"]):
-        words[place : place + 2] = [f"--{classes[0]}={json.dumps(read_part(Path(words[place + 1]), classes[0]))}"]
-    return words
+    config, words = gathered(args, objects, objects[0])
+    return words + [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in config.items()
+    ]
 
 
 def read_part(file: Path, name: str) -> Any:

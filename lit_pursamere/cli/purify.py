@@ -1,7 +1,8 @@
 """`lit-pursamere purify`: purify your own pictures.
 
-lit-pursamere purify photos photos-purified --config configs/purifier/pursamere.yaml --device cuda
-lit-pursamere purify images.npz purified --config configs/purifier/dp_ddim.yaml --purifier.seed 0
+lit-pursamere purify photos purified --purifier configs/purifier/pursamere.yaml \
+    --score_model configs/score_model/ncsnv2.yaml
+lit-pursamere purify images.npz purified --purifier DP_DDIM --score_model configs/score_model/ddpm.yaml --noise fixed
 
 From Python, with any purifier: `lit_pursamere.purify.pictures.purify_images("photos", "photos-purified", purify)`.
 """
@@ -9,8 +10,11 @@ From Python, with any purifier: `lit_pursamere.purify.pictures.purify_images("ph
 from __future__ import annotations
 
 import torch
+from torch import nn
 
+from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.purifiers import Purifier
+from lit_pursamere.purifiers.base import Knowledge, Recipe, complete
 from lit_pursamere.purify.pictures import purify_images
 
 __all__ = ["purify"]
@@ -19,7 +23,10 @@ __all__ = ["purify"]
 def purify(
     images: str,
     output: str,
-    purifier: Purifier | None = None,
+    purifier: Purifier | Recipe | None = None,
+    score_model: ScoreModel | None = None,
+    classifier: nn.Module | None = None,
+    noise: Knowledge | None = None,
     device: str | None = None,
     batch_size: int = 64,
     seed: int = 0,
@@ -30,7 +37,10 @@ def purify(
     Args:
         images: Folder with PNG and JPEG files, or a .npy or .npz file.
         output: Folder for the result; a second run continues there.
-        purifier: File of a purifier
+        purifier: Its class or file.
+        score_model: Class or file of the score model, unless the purifier brings its own.
+        classifier: Class or file of the classifier that guides COUP.
+        noise: fresh, fixed, forward, or a number of tables (default: as in the purifier's paper).
         device: cpu, cuda, cuda:1 ... (default: cuda where there is one).
         batch_size: Images per batch.
         seed: Fixes the draws of purifiers with fresh noise.
@@ -41,7 +51,10 @@ def purify(
         OSError: If files cannot be read or written.
     """
     if purifier is None:
-        raise ValueError("which purifier? Give --config with its file, such as configs/purifier/pursamere_digits.yaml")
+        raise ValueError("which purifier? Give its file, such as --purifier configs/purifier/pursamere.yaml")
+    purifier = complete(purifier, score_model, noise)
+    if classifier is not None:
+        purifier = purifier.in_front_of(classifier)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)

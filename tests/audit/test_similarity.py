@@ -61,7 +61,7 @@ def test_everything_is_written(compare, tmp_path):
         assert [cell["mean"] for cell in summary[name]] == pytest.approx(means)
         assert all(cell["low"] < cell["mean"] < cell["high"] for cell in summary[name])
     assert f"| 6 | {summary['gradient'][3]['mean']:.3f} [" in " ".join(table.split())
-    assert summary["compared"]["attack"]["eot"] == 1 and summary["compared"]["defense"]["purifier"]["seed"] == "fresh"
+    assert summary["compared"]["attack"]["eot"] == 1 and summary["compared"]["defense"]["purifier"]["noise"] == "fresh"
     assert (tmp_path / "out/similarity.png").stat().st_size > 5_000
 
 

@@ -10,13 +10,13 @@ from functools import wraps
 import pytest
 import pytorch_lightning as pl
 import yaml
-from lit_pursamere.compare import read_plan
 
 from lit_pursamere.cli.main import main
+from lit_pursamere.cli.plan import read_plan
 from lit_pursamere.store import read_rows
 
 PARTS = """
-    from lit_pursamere.purifiers import MALADE, Purifier
+    from lit_pursamere.purifiers import Purifier
 
 
     class Fragile(Purifier):
@@ -24,17 +24,10 @@ PARTS = """
             if x.requires_grad:
                 raise ValueError("fragile: no gradients")
             return x
-
-
-    class Around(Purifier):
-        def __init__(self, inner: Purifier):
-            super().__init__()
-            self.inner = inner
-
-        def purify(self, x, noise):
-            return self.inner(x, noise)
 """
 WALK = {"class_path": "MALADE", "init_args": {"steps": 2, "alpha": 0.02}}
+MINE = {"model.purifier": WALK}
+SCORE = "test.model.init_args.score_model.init_args"
 
 
 @pytest.fixture
@@ -46,10 +39,15 @@ def content(tmp_path, monkeypatch):
     attack = {"class_path": "PGD", "init_args": {"threat": {"norm": "linf", "eps": "8/255"}, "steps": 2, "eot": 2}}
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts/bpda.yaml").write_text(yaml.safe_dump(attack))
-    (tmp_path / "parts/walk.yaml").write_text(yaml.safe_dump({"class_path": "MALADE", "init_args": {"score_model": 0}}))
+    (tmp_path / "parts/walk.yaml").write_text(yaml.safe_dump({"class_path": "MALADE"}))
     network = {"class_path": "lit_pursamere.networks.WideResNet", "init_args": {"depth": 10, "width": 1, "channels": 1}}
     exact = {"class_path": "PGD", "init_args": {**attack["init_args"], "view": "exact", "steps": 1}}
-    task = {"classifier": network, "attacks": {"BPDA": "parts/bpda.yaml", "exact": exact}, "pictures": 0}
+    score = {
+        "class_path": "lit_pursamere.diffusion.GaussianMixtureScore",
+        "init_args": {"means": [[[[0.2] * 8] * 8], [[[0.6] * 8] * 8]], "std": 0.3},
+    }
+    task = {"score_model": score, "classifier": network, "pictures": 0}
+    task["attacks"] = {"BPDA": "parts/bpda.yaml", "exact": exact}
     return {
         "output": "out",
         "test": {
@@ -58,14 +56,10 @@ def content(tmp_path, monkeypatch):
             "data": {"class_path": "Digits", "init_args": {"eval_batch_size": 3, "test_size": 6}},
             "trainer": {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False},
         },
-        "score_model": {
-            "class_path": "lit_pursamere.diffusion.GaussianMixtureScore",
-            "init_args": {"means": [[[[0.2] * 8] * 8], [[[0.6] * 8] * 8]], "std": 0.3},
-        },
         "purifiers": {
             "still": {**WALK, "init_args": {**WALK["init_args"], "delta": 0.0}},
-            "MALADE": {"purifier": "parts/walk.yaml", "init_args": {"steps": 2, "alpha": 0.02}},
-            "none": {"class_path": "Identity", "with": {"model.attacks.exact.eot": 1}},
+            "MALADE": {"model.purifier": "parts/walk.yaml", "model.purifier.steps": 2, "model.purifier.alpha": 0.02},
+            "none": {"model.purifier": "Identity", "model.attacks.exact.eot": 1},
         },
     }
 
@@ -166,29 +160,29 @@ def test_another_configuration_is_refused_before_anything_runs(compare, content,
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("purifer", {}, "unknown key 'purifer'; known: output, test, score_model, purifiers"),
+        ("purifer", {}, "unknown key 'purifer'; known: output, test, purifiers"),
         ("test", None, "test in comparison.yaml must be a mapping"),
         ("test.modle", {}, "unknown key 'modle'; known: seed_everything, model, data, trainer"),
-        ("test", "parts/nope.yaml", "there is no file parts/nope.yaml, which comparison.yaml names"),
+        ("test", "parts/nope.yaml", "there is no file .*parts/nope.yaml, which .*comparison.yaml names"),
         ("test.model.class_path", "LitClassifier", "test.model in comparison.yaml must be a LitRobustness"),
         ("test.model.init_args.checkpont", "x", "purifier 'still': .*Option 'checkpont' is not accepted"),
         ("purifiers", {}, "names no purifier"),
         ("purifiers.../up", "Identity", "a name is a folder's"),
-        ("purifiers.last", "Identty", "there is no purifier 'Identty'; known: .*Identity"),
+        ("purifiers.last", "Identty", "purifier 'last': .*Identty"),
         ("purifiers.last", "nope.yaml", "there is no file nope.yaml"),
-        ("purifiers.last", {"init_args": {}}, "needs either `purifier`, a file, or `class_path`; it has init_args"),
-        ("purifiers.last", {**WALK, "wiht": {}}, "unknown key 'wiht'; known: purifier, class_path, init_args, with"),
-        ("purifiers.last", {**WALK, "init_args": {"stps": 1}}, "unknown key 'stps'; known: score_model, .*steps"),
+        ("purifiers.last", {"data.test_size": 3}, "needs model.purifier, beside other options"),
+        ("purifiers.last", {**MINE, "wiht": {}}, "options of `test` begin with model., data., trainer. .*'wiht'"),
+        ("purifiers.last", {**WALK, "init_args": {"stps": 1}}, "purifier 'last': .*Option 'stps' is not accepted"),
         ("purifiers.last", {**WALK, "init_args": {"steps": 0}}, "purifier 'last': MALADE needs .*steps >= 1"),
         ("purifiers.last", {**WALK, "init_args": {"steps": "x"}}, "purifier 'last': .*Got value: x"),
-        ("purifiers.last", {**WALK, "with": {"evaluations": 2}}, "begin with model., data., trainer. .*'evaluations'"),
-        ("purifiers.last", {**WALK, "with": {"model.evals": 2}}, "purifier 'last': .*Option 'evals' is not accepted"),
-        ("purifiers.last", {**WALK, "with": {"model.attacks.PGD.eot": 2}}, "is about no attack .* has BPDA, exact"),
-        ("purifiers.last", {**WALK, "with": {"model.output": "x"}}, "model.output is given by the comparison itself"),
-        ("purifiers.last", {**WALK, "with": {"data.test_size": 3}}, "last does not compare with still: images.count"),
-        ("purifiers.last", {**WALK, "with": {"model.attacks.BPDA.threat.eps": 0.1}}, "eps of BPDA: .*0.1 in last"),
-        ("score_model.init_args.std", -1, "purifier 'still': GaussianMixtureScore needs std >= 0"),
-        ("score_model.init_args.means", [[[[i / 5] * 4] * 4] for i in (1, 3)], "purifier 'still': The size of tensor"),
+        ("purifiers.last", {**MINE, "evaluations": 2}, "begin with model., data., trainer. .*'evaluations'"),
+        ("purifiers.last", {**MINE, "model.evals": 2}, "purifier 'last': .*Option 'evals' is not accepted"),
+        ("purifiers.last", {**MINE, "model.attacks.PGD.eot": 2}, "is about no attack .* has BPDA, exact"),
+        ("purifiers.last", {**MINE, "model.output": "x"}, "model.output is given by the comparison itself"),
+        ("purifiers.last", {**MINE, "data.test_size": 3}, "last does not compare with still: images.count"),
+        ("purifiers.last", {**MINE, "model.attacks.BPDA.threat.eps": 0.1}, "eps of BPDA: .*0.1 in last"),
+        (f"{SCORE}.std", -1, "purifier 'still': GaussianMixtureScore needs std >= 0"),
+        (f"{SCORE}.means", [[[[i / 5] * 4] * 4] for i in (1, 3)], "purifier 'still': The size of tensor"),
     ],
     ids=lambda value: value if isinstance(value, str) and "." not in value else "",
 )  # fmt: skip
@@ -222,8 +216,8 @@ def test_mistakes_on_the_command_line(args, message, compare, runs):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("purifiers:\n  A: Identity\n  A: MALADE\n", "has two entries 'A'"),
-        ("test: [", "is not readable as YAML"),
+        ("purifiers:\n  A: Identity\n  A: MALADE\n", "two entries 'A'"),
+        ("test: [", "is no YAML"),
         ("output: x\n", "lacks 'test'"),
         ("", "must be a mapping"),
     ],
@@ -234,21 +228,21 @@ def test_files_that_cannot_be_read(text, message, tmp_path):
         read_plan(tmp_path / "x.yaml")
 
 
-def test_the_shared_score_model_goes_wherever_one_is_taken_unless_the_entry_has_its_own(content, tmp_path):
-    own, around = {"class_path": "other.Score"}, {"class_path": "comparable_parts.Around", "init_args": {"inner": WALK}}
-    content["purifiers"] |= {"own": {**WALK, "init_args": {"score_model": own}}, "around": around}
-    (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
-    entries = read_plan(tmp_path / "x.yaml").entries
-    given = {"score_model": content["score_model"], **WALK["init_args"]}
-    assert entries["MALADE"].purifier == {"class_path": "MALADE", "init_args": given}
-    assert entries["around"].purifier["init_args"]["inner"]["init_args"] == given
-    assert entries["own"].purifier["init_args"] == {"score_model": own}
-    assert entries["none"].purifier == {"class_path": "Identity", "init_args": {"score_model": given["score_model"]}}
+def test_an_entry_is_a_purifier_or_options_of_a_test_in_their_order(content, tmp_path):
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    purifiers = read_plan(tmp_path / "x.yaml").purifiers
+    assert purifiers["still"] == {"model.purifier": content["purifiers"]["still"]}
+    assert list(purifiers["MALADE"].items()) == [
+        ("model.purifier", {"class_path": "MALADE"}), ("model.purifier.steps", 2), ("model.purifier.alpha", 0.02),
+    ]  # fmt: skip
 
 
 def test_arguments_are_those_of_an_ordinary_test(content, tmp_path):
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
     _, config, *options = read_plan(tmp_path / "x.yaml", "there").arguments("none", ["--data.test_size", "2"])
     task = json.loads(config)["model"]["init_args"]
-    assert (task["undefended"], task["output"], task["attacks"]["BPDA"]["class_path"]) == (False, "there/none", "PGD")
-    assert options == ["--model.attacks.exact.eot=1", "--data.test_size", "2"]
+    assert task["attacks"]["BPDA"]["class_path"] == "PGD", "files are read into it"
+    assert options == [
+        "--model.undefended=false", "--model.output=there/none", "--model.purifier=Identity",
+        "--model.attacks.exact.eot=1", "--data.test_size", "2",
+    ]  # fmt: skip

@@ -40,7 +40,9 @@ def test_stages_of_the_files_in_configs_parse(file, monkeypatch, capsys):
 
 def test_the_short_quickstart_is_the_quickstart():
     long, short = (read_stages(ROOT / f"configs/digits/{name}.yaml") for name in ("experiment", "experiment_short"))
-    assert [words[:3] for words in short] == long
+    assert [words[:3] for words in short] == [words[:3] for words in long]
+    weights = [words[words.index("--model.classifier.checkpoint") + 1] for words in (long[-1], short[-1])]
+    assert weights == [f"runs/{name}/classifier/classifier.safetensors" for name in ("digits", "short")]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_words_options_switches_and_what_is_passed_on(calls):
         (["f", "--odd", "1"], "unrecognized arguments: --odd 1"),
         (["f", "g"], "unrecognized arguments: g"),
         ([], "the following arguments are required: file"),
-        (["f", "--purifier.rho", "1"], "rho"),
+        (["f", "--purifier", "Identity", "--purifier.rho", "1"], "rho"),
         (["f", "--purifier", "Nothing"], "Nothing"),
     ],
     ids=["abbreviation", "unknown", "extra", "missing", "argument", "class"],
@@ -99,7 +99,7 @@ def test_a_file_is_the_argument_that_it_is_about(tmp_path, calls):
         run_verb("plain", plain, ["f", *words])
         assert isinstance(calls.pop()[1], Identity)
     (tmp_path / "none.yaml").write_text("other: 1")
-    with pytest.raises(ValueError, match=r"none\.yaml is not the file of a purifier .*, and has no `purifier`"):
+    with pytest.raises(ValueError, match=r"none\.yaml is not the file of a purifier .*, and has no purifier; give another"):
         run_verb("plain", plain, ["f", "--config", str(tmp_path / "none.yaml")])
     with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere\.yaml"):
         run_verb("plain", plain, ["f", "--config", str(tmp_path / "nowhere.yaml")])

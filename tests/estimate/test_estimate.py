@@ -209,8 +209,8 @@ def test_weights_that_are_not_there_yet_are_named(repository_root, tmp_path, mon
         main(["estimate", "test", f"--config={config}", few, "--data.eval_batch_size=5", "--estimate.seconds=0.1"]) == 0
     )
     assert (
-        "Not there yet, random weights stood in: checkpoints/digits/score.safetensors, "
-        "checkpoints/digits/classifier.safetensors"
+        "Not there yet, random weights stood in: checkpoints/digits/classifier.safetensors, "
+        "checkpoints/digits/score.safetensors"
     ) in capsys.readouterr().out
 
 

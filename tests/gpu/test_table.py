@@ -79,16 +79,18 @@ def test_every_purifier_is_in_it(setting, repository_root):
     plans = {stage: built.plan(stage) for stage in built.stages()}
     exported = {name: getattr(purifiers, name) for name in purifiers.__all__}
     concrete = {name for name, found in exported.items() if issubclass(found, purifiers.Purifier)} - {"Purifier"}
-    entries = plans["apgd"].entries
-    assert {entry.purifier["class_path"].rpartition(".")[2] for entry in entries.values()} == concrete
-    for name, entry in entries.items():
-        own = entry.purifier["init_args"]
-        assert name == "undefended" or own["score_model"]["init_args"]["checkpoint"] == str(built.score)
-    assert plans["bpda"].entries["DP_DDPM"].options["model.attacks.BPDA2.eot"] == 2
-    assert entries["DP_DDPM"].options["model.attacks.APGD2.evaluations"] == 2
-    assert entries["DP_DDPM"].purifier["init_args"]["steps"] == 200
-    assert setting("--official").plan("apgd").entries["DP_DDPM"].purifier["init_args"]["steps"] == 1000
-    assert not any("eot" in key or "evaluations" in key for key in entries["MagNet"].options)
+    entries = plans["apgd"].purifiers
+    given = [entry["model.purifier"] for entry in entries.values()]
+    named = {one if isinstance(one, str) else one["class_path"].rpartition(".")[2] for one in given}
+    assert named == concrete
+    shared = plans["apgd"].test["model"]["init_args"]["score_model"]
+    assert shared["init_args"]["checkpoint"] == str(built.score)
+    assert not any("score_model" in str(entry) for entry in entries.values()), "no purifier brings its own"
+    assert plans["bpda"].purifiers["DP_DDPM"]["model.attacks.BPDA2.eot"] == 2
+    assert entries["DP_DDPM"]["model.attacks.APGD2.evaluations"] == 2
+    assert entries["DP_DDPM"]["model.purifier.steps"] == 200
+    assert "model.purifier.steps" not in setting("--official").plan("apgd").purifiers["DP_DDPM"]
+    assert not any("eot" in key or "evaluations" in key for key in entries["MagNet"])
 
 
 def test_a_purifier_that_starts_above_the_score_model_is_left_out(table, setting):

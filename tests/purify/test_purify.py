@@ -228,11 +228,11 @@ def digit(tmp_path, repository_root, monkeypatch):
     return tmp_path
 
 
-FILE = "configs/purifier/pursamere_digits.yaml"
+FILES = ["--purifier", "configs/purifier/pursamere_digits.yaml", "--score_model=configs/score_model/digits.yaml"]
 
 
 def test_the_command_and_its_line_in_python(digit, capsys):
-    args = ["purify", str(digit / "in"), str(digit / "out"), "--config", FILE, "--purifier.sigmas.stride=12"]
+    args = ["purify", str(digit / "in"), str(digit / "out"), *FILES, "--purifier.sigmas.stride=12"]
     assert main([*args, "--device", "cpu", "--batch_size", "4"]) == 0
     assert f"1 images purified in {digit / 'out'}" in capsys.readouterr().out
     row = json.loads((digit / "out/made.jsonl").read_text())
@@ -245,13 +245,13 @@ def test_the_command_and_its_line_in_python(digit, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "which purifier? Give --config with its file"),
+        ([], "which purifier? Give its file"),
         (["--config", "nope.yaml"], "there is no file nope.yaml"),
         (["--config=configs/digits/purify.yaml"], "configs/digits/purify.yaml is not the file of a purifier"),
-        (["--config", FILE, "--batch_size", "0"], "batch_size must be at least 1; got 0"),
-        (["--config", FILE, "--purifier.rho_pur=-1"], "got rho_pur=-1.0, rho_sam=0.25\n"),
-        (["--config", FILE, "--device", "cuda:77"], "--device cuda:77 cannot be used here"),
-        (["--config", FILE, "--device", "abacus"], "--device abacus cannot be used here"),
+        ([*FILES, "--batch_size", "0"], "batch_size must be at least 1; got 0"),
+        ([*FILES, "--purifier.rho_pur=-1"], "got rho_pur=-1.0, rho_sam=0.25\n"),
+        ([*FILES, "--device", "cuda:77"], "--device cuda:77 cannot be used here"),
+        ([*FILES, "--device", "abacus"], "--device abacus cannot be used here"),
     ],
     ids=["purifier", "file", "experiment", "batch", "value", "cuda", "device"],
 )

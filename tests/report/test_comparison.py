@@ -48,7 +48,7 @@ def output(rows, pgd, write_run, tmp_path):
     many = attacks | {"exact20": attacks["exact20"] | {"eot": 4}}
     # Four verdicts per image, as of a stochastic purifier.
     diffpure = [row | {"evaluations": 4} for row in records("DiffPure", "4444", "4321", "44", "4")]
-    purifier = {"class": "DiffPure", "sampler": "ode", "t_star": 0.1, "seed": "fresh"}
+    purifier = {"class": "DiffPure", "sampler": "ode", "t_star": 0.1, "noise": "fresh"}
     write_run("DiffPure ODE", diffpure, many, evaluations=4, slots=8, defenses={"DiffPure": {"purifier": purifier}})
     write_run("plain", records("Identity", "++++", "----", "----", "----"), attacks, slots=4)
     write_cost(tmp_path / "PurSAMERE", cost(networks={"score_model": Asked("NCSNv2Score", True, 52.0, 52.0)}))

@@ -31,7 +31,7 @@ def info(kind, view):
 
 
 def of(kind, **settings):
-    return {"class": kind, "seed": "fresh", **settings}
+    return {"class": kind, "noise": "fresh", **settings}
 
 
 @pytest.mark.parametrize(

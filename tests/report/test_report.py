@@ -14,7 +14,7 @@ from lit_pursamere.report import FORMATS, Accuracy, Report, as_csv, as_latex, as
 
 EPS = 8 / 255
 LEVELS = {"class": "NoiseLevels", "sigma_max": 50.0, "sigma_min": 0.01, "count": 232, "stride": 1}
-PAPER = {"class": "PurSAMERE", "rho_pur": 3.0, "rho_sam": 1.5, "draws": 4, "sigmas": LEVELS, "seed": 0}
+PAPER = {"class": "PurSAMERE", "rho_pur": 3.0, "rho_sam": 1.5, "draws": 4, "sigmas": LEVELS, "noise": "fixed"}
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_published_numbers_of_another_question_do_not(paper_run, entries):
 def test_doubtful_numbers_have_a_footnote(rows, pgd, write_run):
     records = [row for name in ("clean", "PGD200-EoT20 l1") for row in rows("ADP", name, "+-", "+-")]
     attacks = {"PGD200-EoT20 l1": pgd(12.0, 200, "exact", "l1") | {"eot": 20, "start": "laplace"}}
-    defenses = {"ADP": {"purifier": {"class": "ADP", "seed": "fresh"}}}
+    defenses = {"ADP": {"purifier": {"class": "ADP", "noise": "fresh"}}}
     report = make_report([write_run("adp", records, attacks, data="cifar10, test images", defenses=defenses)])
     assert column(as_markdown(report), "published")[:2] == [
         "87.93 (Hoang et al. 2026, Table 3)",

@@ -60,9 +60,9 @@ def test_continues_where_it_stopped(tmp_path):
 
 
 def test_fresh_noise_does_not_depend_on_interruptions(tmp_path):
-    predict(tmp_path, world(seed="fresh"), limit=1)
-    again = predict(tmp_path, world(seed="fresh"))
-    whole = predict(tmp_path, world(seed="fresh"), name="whole")
+    predict(tmp_path, world().under("fresh"), limit=1)
+    again = predict(tmp_path, world().under("fresh"))
+    whole = predict(tmp_path, world().under("fresh"), name="whole")
     assert (again.take(again.indices) == whole.take(whole.indices)).all()
     assert (whole.take(range(10)) != whole.take(range(500, 510))).any()
 
