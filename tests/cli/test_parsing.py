@@ -99,7 +99,7 @@ def test_a_file_is_the_argument_that_it_is_about(tmp_path, calls):
         run_verb("plain", plain, ["f", *words])
         assert isinstance(calls.pop()[1], Identity)
     (tmp_path / "none.yaml").write_text("other: 1")
-    with pytest.raises(ValueError, match=r"none\.yaml is not the file of a purifier .*, and has no purifier; give another"):
+    with pytest.raises(ValueError, match=r"none\.yaml is not the file of a purifier .*, and has no purifier; give"):
         run_verb("plain", plain, ["f", "--config", str(tmp_path / "none.yaml")])
     with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere\.yaml"):
         run_verb("plain", plain, ["f", "--config", str(tmp_path / "nowhere.yaml")])
