@@ -17,15 +17,16 @@ __all__ = ["SaveConfig"]
 class SaveConfig(SaveConfigCallback):
     """Writes config.yaml beside the logs, as Lightning does, and into the `output` folder of models that have one.
 
-    Not before the model has accepted the folder: a run that is refused, because the folder holds results of another
-    configuration, must not replace the configuration that these came from.
+    Such a model without a logger has it there alone, and not in the folder where the command was given. Not before the
+    model has accepted the folder: a run that is refused, because the folder holds results of another configuration,
+    must not replace the configuration that these came from.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if isinstance(pl_module, Training):
             pl_module.configuration = self.deciding()
         logs, output = trainer.log_dir, getattr(pl_module, "output", None)
-        if logs is not None and output is not None and Path(logs).resolve() == Path(output).resolve():
+        if output is not None and not (logs and trainer.loggers and Path(logs).resolve() != Path(output).resolve()):
             self.save_to_log_dir = False
         super().setup(trainer, pl_module, stage)
 

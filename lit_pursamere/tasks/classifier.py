@@ -90,6 +90,8 @@ class LitClassifier(Training):
                 "there is no purifier in the training of a classifier: its attack must have the view 'gray'; "
                 f"got {attack.view!r}"
             )
+        if attack is not None and attack.threat is None:
+            raise ValueError("the attack of a training names no threat model: give it as `model.attack.threat`")
         self.classifier = classifier.to(memory_format=torch.channels_last) if channels_last else classifier
         self.lr, self.momentum, self.weight_decay, self.nesterov = lr, momentum, weight_decay, nesterov
         self.schedule, self.milestones, self.gamma, self.warmup = schedule, sorted(milestones), gamma, warmup

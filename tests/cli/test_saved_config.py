@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -32,6 +34,15 @@ def test_the_configuration_in_the_folder_repeats_the_run(tmp_path):
     assert len(rows) == 30 and rows == again
     saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert saved["model"]["init_args"]["threat"]["eps"] == "8/255"
+
+
+def test_without_a_logger_nothing_is_written_where_the_command_is_given(tmp_path, monkeypatch):
+    for part in ("configs", "checkpoints"):
+        (tmp_path / part).symlink_to(Path(part).resolve())
+    monkeypatch.chdir(tmp_path)
+    assert main([word for word in small(tmp_path / "out") if "default_root_dir" not in word]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"configs", "checkpoints", "out"}
+    assert (tmp_path / "out/run/config.yaml").is_file()
 
 
 @pytest.mark.parametrize("logs_in_the_folder", [pytest.param(False, marks=pytest.mark.slow), True])

@@ -273,6 +273,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, schedule):
         ({"schedule": "linear"}, "'milestones' or 'cosine'; got 'linear'"),
         ({"ema_decay": 1.0}, "ema_decay in"),
         ({"attack": PGD(ThreatModel("linf", 0.1), "bpda")}, "'gray'; got 'bpda'"),
+        ({"attack": PGD(view="gray")}, "give it as `model.attack.threat`"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
