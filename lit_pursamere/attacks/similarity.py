@@ -1,7 +1,7 @@
 """How many draws make an average gradient point where the gradient of known noise points?
 
-Reference: Liu et al. (2025), "Towards Understanding the Robustness of Diffusion-Based Purification: A Stochastic
-Perspective", ICLR, appendix A (Figure 7).
+Reference: Liu et al. (2025), "Understanding and Enhancing the Robustness of Diffusion-Based Purification",
+appendix A (Figure 7).
 
     g_j = gradient of the loss at x under fresh noise, j = 1..K
     for k in counts:  mean over groups of k draws of  cos(mean of g_j in the group, reference)

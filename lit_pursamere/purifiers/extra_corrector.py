@@ -1,7 +1,7 @@
 """Extra corrector: DiffPure with a Langevin step before every step back, for more randomness.
 
-Reference: Liu et al. (2025), "Towards Understanding the Robustness of Diffusion-Based Purification: A Stochastic
-Perspective", ICLR, appendix H; predictor and corrector of Song et al. (2021), algorithms 3 and 5.
+Reference: Liu et al. (2025), "Understanding and Enhancing the Robustness of Diffusion-Based Purification",
+appendix H; predictor and corrector of Song et al. (2021), algorithms 3 and 5.
 
     u = sqrt(alpha_bar*) (2 x - 1) + sqrt(1 - alpha_bar*) z
     for t from t* to 0:  eps = 2 (1 - beta_i) (snr |z| / |s(u, t)|)^2;  u = u + eps s(u, t) + sqrt(2 eps) z
