@@ -5,7 +5,8 @@ import shlex
 
 import pytest
 
-from lit_pursamere.cli.main import VERBS, main
+from lit_pursamere.cli.main import main
+from lit_pursamere.cli.usage import VERBS
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,8 @@ from safetensors.torch import load_file
 from session import ROOT
 
 from lit_pursamere.cli.compare import quiet
-from lit_pursamere.cli.main import LIGHTNING_VERBS, main
+from lit_pursamere.cli.main import main
+from lit_pursamere.cli.usage import LIGHTNING_VERBS
 from lit_pursamere.data.pictures import encode
 from lit_pursamere.store import read_rows
 

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from lit_pursamere.cli.lightning import command_line, examined, readable
-from lit_pursamere.cli.main import MISTAKES
+from lit_pursamere.cli.errors import MISTAKES, readable
+from lit_pursamere.cli.lightning import command_line, examined
 from lit_pursamere.cli.plan import OWN, PURIFIER, Plan, read_plan, refuse_own
 from lit_pursamere.evaluation.cost import known_cost, measure_cost
 from lit_pursamere.report.comparison import check_comparison, read_comparison, run_of

@@ -17,12 +17,12 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors import safe_open
 
-from lit_pursamere.cli.lightning import check_run
 from lit_pursamere.cli.saved_config import SaveConfig
 from lit_pursamere.store.manifest import differences
 from lit_pursamere.tasks.training import Training
+from lit_pursamere.weights.archives import check_zip
 
-__all__ = ["COMPLETE", "stopped_at"]
+__all__ = ["COMPLETE", "check_run", "stopped_at"]
 
 COMPLETE = "complete"
 
@@ -76,3 +76,18 @@ def require_same(file: Path, there: dict | None, now: dict) -> None:
             f"{file} was made with another configuration ({found}); remove it, or choose another `model.export` and "
             "another folder for the logs"
         )
+
+
+def check_run(path: Path) -> None:
+    """Refuse a `--ckpt_path` that is no whole Lightning checkpoint, before anything is built."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint at {path} (looked from {Path.cwd()}); see `checkpoints/` of the run's logs"
+        )
+    try:
+        check_zip(path)
+    except Exception as error:  # zipfile raises many kinds
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) is not a whole Lightning checkpoint: {error}. `--ckpt_path` "
+            "continues a training run; weights alone go to the `checkpoint` argument of the network"
+        ) from error

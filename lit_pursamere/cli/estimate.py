@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lit_pursamere.cli.lightning import command_line
-from lit_pursamere.cli.main import LIGHTNING_VERBS
+from lit_pursamere.cli.usage import LIGHTNING_VERBS
 from lit_pursamere.estimate import Estimate, forget_missing_weights, run_estimate
 
 __all__ = ["estimate"]

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from lit_pursamere.cli.composition import compose, read_yaml
-from lit_pursamere.cli.main import LIGHTNING_VERBS, VERBS
+from lit_pursamere.cli.usage import LIGHTNING_VERBS, VERBS
 
 __all__ = ["experiment", "read_stages"]
 

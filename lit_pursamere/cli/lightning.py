@@ -1,4 +1,4 @@
-"""Lightning's command line: from a configuration and options to task, data and trainer, and to errors of one line.
+"""Lightning's command line: from a configuration and options to task, data and trainer.
 
 Nothing heavy is imported before it is needed, so that `lit-pursamere --help` is quick.
 """
@@ -6,9 +6,8 @@ Nothing heavy is imported before it is needed, so that `lit-pursamere --help` is
 from __future__ import annotations
 
 import logging
-import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,49 +19,7 @@ if TYPE_CHECKING:
 
     from lit_pursamere.defense import Defense
 
-__all__ = ["MISFIT", "command_line", "examined", "fit", "know_names", "predict", "readable", "test", "validate"]
-
-MISFIT = "Error(s) in loading state_dict"  # begins torch's message where a checkpoint meets another network
-
-# What jsonargparse says around the one line that names the mistake.
-CALLABLE = re.compile(r"\s*- Type \S*Callable\[.*expects a function or a callable class")
-NOISE = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
-
-
-def readable(error: Exception) -> str:
-    """The message of an error, without the frame that the parser puts around a mistake in a configuration."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    if MISFIT in str(error):
-        return (
-            f"the checkpoint does not fit this configuration: {lines[1]} ({len(lines) - 1} complaints in all). "
-            "Continue a run with the configuration that it was started with, the config.yaml in its logs"
-        )
-    unread = re.search(r"(?:path format: |class_path ')(\S+\.ya?ml)\b", str(error))
-    if unread:
-        return f"there is no file {unread[1]}, and no class of that name"
-    unknown = re.search(r"Expected a dot import path string: (\S+)", str(error))
-    if unknown:
-        keys = re.findall(r'Parser key "([\w.]+)"', str(error))
-        return f"{'.'.join(keys)}: there is no class {unknown[1]} here, and no file of that name"
-    lines = [line.strip().removeprefix("- ") for line in without_callables(str(error).splitlines())]
-    kept = [line for line in lines if line and not line.startswith(NOISE)]
-    if len(kept) == len(lines):
-        return str(error)
-    given = re.search(r"Given value: (?!Namespace\()([^{\n].*)", str(error))  # the innermost comes first
-    kept += [f"got {given[1]}"] if given else []
-    return re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", " ".join(kept))
-
-
-def without_callables(lines: list[str]) -> Iterator[str]:
-    """The lines without what the parser says of a type `Callable`, which repeats what is said of the class itself."""
-    depth = None
-    for line in lines:
-        indent = len(line) - len(line.lstrip())
-        depth = depth if depth is not None and indent > depth else None
-        if depth is None and CALLABLE.match(line):
-            depth = indent
-        if depth is None:
-            yield line
+__all__ = ["command_line", "examined", "fit", "know_names", "predict", "test", "validate"]
 
 
 def command_line(
@@ -91,7 +48,7 @@ def command_line(
     from pytorch_lightning.utilities import rank_zero_only
 
     from lit_pursamere.cli.composition import compose
-    from lit_pursamere.cli.continuing import COMPLETE, stopped_at
+    from lit_pursamere.cli.continuing import COMPLETE, check_run, stopped_at
     from lit_pursamere.cli.saved_config import SaveConfig
     from lit_pursamere.data import ImageDataModule
 
@@ -151,23 +108,6 @@ def know_names() -> None:
     from lit_pursamere.threat import Pixels
 
     register_type(Pixels, serializer=Pixels.plain, deserializer=Pixels, fail_already_registered=False)
-
-
-def check_run(path: Path) -> None:
-    """Refuse a `--ckpt_path` that is no whole Lightning checkpoint, before anything is built."""
-    from lit_pursamere.weights.archives import check_zip
-
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no checkpoint at {path} (looked from {Path.cwd()}); see `checkpoints/` of the run's logs"
-        )
-    try:
-        check_zip(path)
-    except Exception as error:  # zipfile raises many kinds
-        raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) is not a whole Lightning checkpoint: {error}. `--ckpt_path` "
-            "continues a training run; weights alone go to the `checkpoint` argument of the network"
-        ) from error
 
 
 def examined(cli: LightningCLI, count: int, verb: str) -> tuple[Defense, tuple[Tensor, Tensor, Tensor]]:

@@ -24,8 +24,9 @@ from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
 from lit_pursamere.cli.composition import gathered, read_yaml
-from lit_pursamere.cli.lightning import know_names, readable
-from lit_pursamere.cli.main import tell
+from lit_pursamere.cli.errors import readable
+from lit_pursamere.cli.lightning import know_names
+from lit_pursamere.cli.usage import tell
 
 __all__ = ["Verb", "aligned", "build", "read_part", "run_verb"]
 

@@ -11,8 +11,8 @@ from typing import Literal
 
 import pytest
 
-from lit_pursamere.cli.main import VERBS
 from lit_pursamere.cli.parsing import run_verb
+from lit_pursamere.cli.usage import VERBS
 from lit_pursamere.purifiers import Identity, Purifier
 
 CALLS = []

@@ -17,7 +17,7 @@ import torch
 import lit_pursamere.attacks as attacks
 import lit_pursamere.purifiers as purifiers
 from lit_pursamere.attacks.base import Outcome
-from lit_pursamere.cli.main import VERBS
+from lit_pursamere.cli.usage import VERBS
 from lit_pursamere.purifiers import Identity, Purifier, base
 from lit_pursamere.threat import VIEWS
 

@@ -1,0 +1,62 @@
+"""Errors of one line: which exceptions are mistakes of whoever gave the command, and how they read.
+
+Nothing heavy is imported, so that `lit-pursamere --help` is quick.
+"""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentError
+from collections.abc import Iterator
+
+__all__ = ["MISTAKES", "is_mistake", "readable"]
+
+MISTAKES = (ValueError, OSError, RuntimeError, ArgumentError)
+MISFIT = "Error(s) in loading state_dict"  # begins torch's message where a checkpoint meets another network
+NO_GRADIENT = "logits without a gradient"  # as in attacks.gradients, without importing torch for `--help`
+
+# What jsonargparse says around the one line that names the mistake.
+CALLABLE = re.compile(r"\s*- Type \S*Callable\[.*expects a function or a callable class")
+NOISE = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
+
+
+def is_mistake(error: Exception) -> bool:
+    """Whether an error is about what was given, so that one line says enough."""
+    told = not isinstance(error, RuntimeError) or any(text in str(error) for text in (MISFIT, NO_GRADIENT))
+    return isinstance(error, MISTAKES) and told
+
+
+def readable(error: Exception) -> str:
+    """The message of an error, without the frame that the parser puts around a mistake in a configuration."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    if MISFIT in str(error):
+        return (
+            f"the checkpoint does not fit this configuration: {lines[1]} ({len(lines) - 1} complaints in all). "
+            "Continue a run with the configuration that it was started with, the config.yaml in its logs"
+        )
+    unread = re.search(r"(?:path format: |class_path ')(\S+\.ya?ml)\b", str(error))
+    if unread:
+        return f"there is no file {unread[1]}, and no class of that name"
+    unknown = re.search(r"Expected a dot import path string: (\S+)", str(error))
+    if unknown:
+        keys = re.findall(r'Parser key "([\w.]+)"', str(error))
+        return f"{'.'.join(keys)}: there is no class {unknown[1]} here, and no file of that name"
+    lines = [line.strip().removeprefix("- ") for line in without_callables(str(error).splitlines())]
+    kept = [line for line in lines if line and not line.startswith(NOISE)]
+    if len(kept) == len(lines):
+        return str(error)
+    given = re.search(r"Given value: (?!Namespace\()([^{\n].*)", str(error))  # the innermost comes first
+    kept += [f"got {given[1]}"] if given else []
+    return re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", " ".join(kept))
+
+
+def without_callables(lines: list[str]) -> Iterator[str]:
+    """The lines without what the parser says of a type `Callable`, which repeats what is said of the class itself."""
+    depth = None
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        depth = depth if depth is not None and indent > depth else None
+        if depth is None and CALLABLE.match(line):
+            depth = indent
+        if depth is None:
+            yield line
