@@ -84,6 +84,8 @@ def overlay(below: Any, above: Any, name: str = "") -> Any:
     found = dict(below)
     for key, value in above.items():
         plain = key.removesuffix("+") if isinstance(key, str) else key
+        if plain != key and not isinstance(value, Mapping):
+            raise ValueError(f"{key} takes a mapping, name by name, of what is added; got {value!r}")
         if plain != key:
             found[plain] = {**(found.get(plain) or {}), **value}
         else:
@@ -192,4 +194,6 @@ def _with(node: Any, parts: list[str], value: Any, name: str = "") -> Any:
     if "class_path" in node and parts[0] not in ("class_path", "init_args", "dict_kwargs"):
         parts = ["init_args", *parts]
     head, *tail = parts
+    if head.endswith("+") and not tail:
+        return overlay(node, {head: value})
     return {**node, head: _with(node.get(head), tail, value, head)}

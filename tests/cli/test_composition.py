@@ -85,6 +85,12 @@ def test_attacks_of_an_overlay_replace_or_add(key, names, tmp_path):
     attack = {"class_path": "PGD", "init_args": {"threat": {"norm": "linf", "eps": 0.1}}}
     (tmp_path / "more.yaml").write_text(yaml.safe_dump({"model": {"init_args": {key: {"mine": attack}}}}))
     assert list(settings(f"--config={tmp_path}/more.yaml")["attacks"]) == names
+    assert list(settings(f"--model.{key}={json.dumps({'mine': attack})}")["attacks"]) == names
+
+
+def test_what_is_added_has_names():
+    with pytest.raises(ValueError, match=r"attacks\+ takes a mapping, name by name, of what is added; got 'PGD'"):
+        settings("--model.attacks+=PGD")
 
 
 def test_nothing_is_nothing_wherever_it_stands():
