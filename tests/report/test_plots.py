@@ -9,7 +9,9 @@ import pytest
 from matplotlib.colors import same_color
 
 from lit_pursamere.report import make_report
-from lit_pursamere.report.plots import accuracy_figure, save_plots, survival_figure, sweep_figure
+from lit_pursamere.report.accuracy_figures import accuracy_figure
+from lit_pursamere.report.curve_figures import survival_figure, sweep_figure
+from lit_pursamere.report.plots import save_plots
 from lit_pursamere.report.style import GREY
 
 
