@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lit_pursamere.report.comparison import Comparison
-from lit_pursamere.report.figure_parts import caption_of, colour_of, error_bars
+from lit_pursamere.report.figure_parts import NothingToDraw, caption_of, colour_of, error_bars
 from lit_pursamere.report.lines import WORST
 from lit_pursamere.report.report import Report
 from lit_pursamere.report.statistics import Accuracy
@@ -68,12 +68,12 @@ def comparison_figure(comparison: Comparison) -> Figure:
     """Draw a line per purifier: clean, every attack, and the worst case with its 95 % interval.
 
     Raises:
-        ValueError: If there are no records yet.
+        NothingToDraw: If there are no records yet.
     """
     runs = [run for run in comparison.runs if comparison.pivot[run.label]]
     rows = [comparison.pivot[run.label] for run in runs]
     if not rows:
-        raise ValueError("there are no records to draw yet")
+        raise NothingToDraw("there are no records to draw yet")
     figure = new_figure(1.1 + 0.3 * len(rows))
     axes = figure.subplots()
     decorate(axes, "", "accuracy (%)", "")

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from lit_pursamere.report.curves import Survival, Sweep, survivals, sweeps
-from lit_pursamere.report.figure_parts import caption_of, colour_of, error_bars
+from lit_pursamere.report.figure_parts import NothingToDraw, caption_of, colour_of, error_bars
 from lit_pursamere.report.report import Report
 from lit_pursamere.report.runs import eps_text
 from lit_pursamere.report.style import (
@@ -35,11 +35,11 @@ def sweep_figure(report: Report, parameter: Literal["eps", "steps"]) -> Figure:
     """Draw accuracy against the budget or the number of steps, for attacks that differ in nothing else.
 
     Raises:
-        ValueError: If there are no two such attacks.
+        NothingToDraw: If there are no two such attacks.
     """
     found = sweeps(report, parameter)
     if not found:
-        raise ValueError(
+        raise NothingToDraw(
             f"no two attacks differ in {parameter} alone; evaluate one at several, in one run or in several runs"
         )
     panels = list(dict.fromkeys(sweep.panel for sweep in found))
@@ -78,7 +78,7 @@ def survival_figure(report: Report) -> Figure:
     than the defence; the difference is what the attack loses on the way.
 
     Raises:
-        ValueError: If no attack noted when it first succeeded.
+        NothingToDraw: If no attack noted when it first succeeded.
     """
     panels: list[tuple[str, list[Survival]]] = []
     for run in report.runs:
@@ -86,7 +86,9 @@ def survival_figure(report: Report) -> Figure:
             if found := survivals(run, system, report.lines):
                 panels.append((f"{system} ({run.label})" if report.several else system, found))
     if not panels:
-        raise ValueError("no record says after which step its image was first fooled (first_success); nothing to draw")
+        raise NothingToDraw(
+            "no record says after which step its image was first fooled (first_success); nothing to draw"
+        )
     attacks = list(dict.fromkeys(curve.attack for _, found in panels for curve in found))
 
     columns = min(2, len(panels))
@@ -113,11 +115,11 @@ def roc_figure(report: Report) -> Figure:
     """Draw the ROC of every detector, one curve per attack: attacked images rejected against clean ones rejected.
 
     Raises:
-        ValueError: If there was no detector.
+        NothingToDraw: If there was no detector.
     """
     lines = [line for line in report.lines if line.detection and line.detection.curve]
     if not lines:
-        raise ValueError("no records hold the statistic of a detector; nothing to draw")
+        raise NothingToDraw("no records hold the statistic of a detector; nothing to draw")
     figure = new_figure(3.6)
     axes = figure.subplots()
     decorate(axes, "", "clean images rejected (%)", "attacked images rejected (%)")
@@ -140,10 +142,18 @@ def _sweep(
 ) -> None:
     values, accuracies = zip(*sweep.points, strict=True)
     axes.errorbar(
-        values, [100 * accuracy.value for accuracy in accuracies], yerr=error_bars(accuracies, interval), color=colour,
-        marker=marker, markersize=4, linewidth=1.4, linestyle=(0, dashes) if dashes else "-", elinewidth=0.8,
-        capsize=2, label=label,
-    )  # fmt: skip
+        values,
+        [100 * accuracy.value for accuracy in accuracies],
+        yerr=error_bars(accuracies, interval),
+        color=colour,
+        marker=marker,
+        markersize=4,
+        linewidth=1.4,
+        linestyle=(0, dashes) if dashes else "-",
+        elinewidth=0.8,
+        capsize=2,
+        label=label,
+    )
 
 
 def _value_ticks(axes: Axes, values: Sequence[float], parameter: str) -> None:

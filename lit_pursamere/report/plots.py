@@ -5,16 +5,26 @@ The functions that draw return a matplotlib Figure that belongs to nobody, see `
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from lit_pursamere.report.accuracy_figures import accuracy_figure, comparison_figure
 from lit_pursamere.report.comparison import Comparison
 from lit_pursamere.report.curve_figures import roc_figure, survival_figure, sweep_figure
-from lit_pursamere.report.curves import survivals, sweeps
+from lit_pursamere.report.figure_parts import NothingToDraw
 from lit_pursamere.report.formats import save_report
 from lit_pursamere.report.report import Report
 
 __all__ = ["save_comparison", "save_plots"]
+
+FIGURES = {
+    "worst-case": accuracy_figure,
+    "roc": roc_figure,
+    "accuracy-eps": partial(sweep_figure, parameter="eps"),
+    "accuracy-steps": partial(sweep_figure, parameter="steps"),
+    "survival": survival_figure,
+}
 
 
 def save_plots(report: Report, folder: str | Path) -> list[Path]:
@@ -29,18 +39,11 @@ def save_plots(report: Report, folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {"worst-case": accuracy_figure(report)}
-    if any(line.detection and line.detection.curve for line in report.lines):
-        figures["roc"] = roc_figure(report)
-    for parameter in ("eps", "steps"):
-        if sweeps(report, parameter):
-            figures[f"accuracy-{parameter}"] = sweep_figure(report, parameter)
-    if any(survivals(run, system) for run in report.runs for system in run.systems):
-        figures["survival"] = survival_figure(report)
     files = []
-    for name, figure in figures.items():
-        files.append(folder / f"{name}.png")
-        figure.savefig(files[-1], bbox_inches="tight")
+    for name, draw in FIGURES.items():
+        with suppress(NothingToDraw):
+            draw(report).savefig(folder / f"{name}.png", bbox_inches="tight")
+            files.append(folder / f"{name}.png")
     return files
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from lit_pursamere.cli.main import main
 from lit_pursamere.cli.plan import read_plan
+from lit_pursamere.report import as_markdown, read_comparison
 from lit_pursamere.store import read_rows
 
 PARTS = """
@@ -167,6 +168,7 @@ def test_the_networks_of_every_purifier_stand_below_the_table(compare, content):
         f"{CHECKPOINTS}/classifier.safetensors; score model GaussianMixtureScore(std=0.3), but "
         f"NCSNv2Score(weights=ema, ngf=16, channels=1, image_size=8) from {CHECKPOINTS}/score.safetensors for own."
     )
+    assert "GaussianMixtureScore" not in as_markdown(read_comparison("out", ("own", "bare", "none"))), "they use none"
 
 
 def test_one_that_fails_does_not_stop_the_others(compare, content, runs):
