@@ -168,15 +168,12 @@ def about(name: str) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Lightning says nothing about devices and seeds of what is only built."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 @rank_zero_only

@@ -24,6 +24,7 @@ from lit_pursamere.report.style import (
     grid_lines,
     legend,
     new_figure,
+    note,
 )
 from lit_pursamere.report.verdicts import CLEAN
 
@@ -49,9 +50,15 @@ def accuracy_figure(report: Report) -> Figure:
     decorate(axes, "", "", "accuracy (%)")
     width = 0.8 / len(series)
     numbered = (WIDTH - 0.6) / len(names) * width >= NUMBER_WIDTH
+    whiskers = {"ecolor": INK, "elinewidth": 0.9, "capsize": 2, "capthick": 0.9}
     for number, (system, cells) in enumerate(series.items()):
         at = [names.index(name) + (number - (len(series) - 1) / 2) * width for name in cells]
-        _bars(axes, at, list(cells.values()), 0.92 * width, colour_of(list(series), system), system, report, numbered)
+        values = [100 * accuracy.value for accuracy in cells.values()]
+        errors = error_bars(list(cells.values()), report.interval)
+        colour = colour_of(list(series), system)
+        axes.bar(at, values, 0.92 * width, color=colour, label=system, yerr=errors, error_kw=whiskers)
+        for x, value, up in zip(at, values, errors[1], strict=True) if numbered else ():
+            note(axes, f"{value:.1f}", (x, value + up), (0, 2), SMALL - 1, ha="center", va="bottom")
     cut = sum(not name.startswith(WORST) for name in names)
     if 0 < cut < len(names):
         axes.axvline(cut - 0.5, color=GREY, linewidth=0.7, linestyle=(0, (2, 3)))
@@ -110,26 +117,6 @@ def _marks(names: Sequence[str]) -> dict[str, tuple[float, dict[str, object]]]:
         style = {"marker": "|", "markersize": 15, "color": INK, "markeredgewidth": 2, "zorder": 2}
         found[WORST] = 0, {"label": f"{WORST}, 95 % interval", **style}
     return found
-
-
-def _bars(
-    axes: Axes,
-    at: Sequence[float],
-    accuracies: Sequence[Accuracy],
-    width: float,
-    colour: str,
-    label: str,
-    report: Report,
-    numbered: bool,
-) -> None:
-    values = [100 * accuracy.value for accuracy in accuracies]
-    errors = error_bars(accuracies, report.interval)
-    style = {"ecolor": INK, "elinewidth": 0.9, "capsize": 2, "capthick": 0.9}
-    axes.bar(at, values, width, color=colour, label=label, yerr=errors, error_kw=style)
-    if numbered:
-        for x, value, up in zip(at, values, errors[1], strict=True):
-            spot = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-            axes.annotate(f"{value:.1f}", (x, value + up), **spot, fontsize=SMALL - 1, color=INK)
 
 
 def _name_categories(axes: Axes, names: Sequence[str]) -> None:

@@ -82,7 +82,14 @@ class Comparison(Report):
     @property
     def notes(self) -> list[str]:
         """What stands below the table: what its numbers mean, in what its rows differ, and what is missing."""
-        found = [self._explanation(), *attack_notes(self.runs), *network_notes(self.runs)] if self.runs else []
+        found = []
+        if self.runs:
+            success, n = self.runs[0].success, self.runs[0].images
+            mean = with_exceptions("verdicts per image", {r.label: r.manifest.get("evaluations", 1) for r in self.runs})
+            what = (
+                f"{explanation(self.runs, self.interval)}, n = {n}. {success}: {meaning(success)}; {mean}. {WORST_NOTE}"
+            )
+            found = [what, *attack_notes(self.runs), *network_notes(self.runs)]
         found += [*cost_notes(self.costs), *missing_notes(self.runs, self.absent)]
         if self.papers:
             found.append(
@@ -122,14 +129,6 @@ class Comparison(Report):
         whole = line.attack == CLEAN or line.attack.startswith(WORST)
         text = line.headline.text(self.interval) if whole else f"{100 * line.headline.value:.1f}"
         return text if line.headline.n == line.run.images else f"{text}, n = {line.headline.n}"
-
-    def _explanation(self) -> str:
-        first = self.runs[0]
-        mean = with_exceptions("verdicts per image", {r.label: r.manifest.get("evaluations", 1) for r in self.runs})
-        return (
-            f"{explanation(self.runs, self.interval)}, n = {first.images}. {first.success}: {meaning(first.success)}; "
-            f"{mean}. {WORST_NOTE}"
-        )
 
 
 def read_comparison(output: str | Path, names: Iterable[str]) -> Comparison:

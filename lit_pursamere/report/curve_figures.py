@@ -142,18 +142,10 @@ def _sweep(
 ) -> None:
     values, accuracies = zip(*sweep.points, strict=True)
     axes.errorbar(
-        values,
-        [100 * accuracy.value for accuracy in accuracies],
-        yerr=error_bars(accuracies, interval),
-        color=colour,
-        marker=marker,
-        markersize=4,
-        linewidth=1.4,
-        linestyle=(0, dashes) if dashes else "-",
-        elinewidth=0.8,
-        capsize=2,
-        label=label,
-    )
+        values, [100 * accuracy.value for accuracy in accuracies], yerr=error_bars(accuracies, interval), color=colour,
+        marker=marker, markersize=4, linewidth=1.4, linestyle=(0, dashes) if dashes else "-", elinewidth=0.8,
+        capsize=2, label=label,
+    )  # fmt: skip
 
 
 def _value_ticks(axes: Axes, values: Sequence[float], parameter: str) -> None:
