@@ -152,6 +152,15 @@ def test_latex_is_a_table_of_as_many_columns(output):
     assert "DiffPure ODE (5 verdicts missing)" in text and r"\par{\footnotesize [3] DiffPure" in text
 
 
+def test_in_latex_the_first_note_is_the_caption_and_the_others_stand_below(output):
+    comparison = read_comparison(output, NAMES)
+    (caption,) = (line for line in as_latex(comparison).splitlines() if line.startswith(r"\caption"))
+    below = [line for line in as_latex(comparison).splitlines() if line.startswith(r"\par{\footnotesize ")]
+    assert "Wilson" in caption and "Attacks:" not in caption
+    assert len(below) == len(comparison.notes) - 1 + len(comparison.footnotes)
+    assert r"\par{\footnotesize The same compare command completes them.}" in below
+
+
 def test_everything_is_written(output):
     save_comparison(read_comparison(output, NAMES), output / "out")
     written = sorted(path.name for path in (output / "out").iterdir())
