@@ -39,8 +39,11 @@ def readable(error: Exception) -> str:
         return f"there is no file {unread[1]}, and no class of that name"
     unknown = re.search(r"Expected a dot import path string: (\S+)", str(error))
     if unknown:
-        keys = re.findall(r'Parser key "([\w.]+)"', str(error))
-        return f"{'.'.join(keys)}: there is no class {unknown[1]} here, and no file of that name"
+        return f"{key_of(error)}: there is no class {unknown[1]} here, and no file of that name"
+    if missing := re.search(r"No module named '([\w.]+)'", str(error)):
+        return f"{key_of(error)}: there is no module {missing[1]}; the folder that holds it must be on PYTHONPATH"
+    if absent := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", str(error)):
+        return f"{key_of(error)}: the module {absent[1]} has no class {absent[2]}"
     lines = [line.strip().removeprefix("- ") for line in without_callables(str(error).splitlines())]
     kept = [line for line in lines if line and not line.startswith(NOISE)]
     if len(kept) == len(lines):
@@ -48,6 +51,11 @@ def readable(error: Exception) -> str:
     given = re.search(r"Given value: (?!Namespace\()([^{\n].*)", str(error))  # the innermost comes first
     kept += [f"got {given[1]}"] if given else []
     return re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", " ".join(kept))
+
+
+def key_of(error: Exception) -> str:
+    """The setting that the parser complains of, by its dotted name."""
+    return ".".join(re.findall(r'Parser key "([\w.]+)"', str(error)))
 
 
 def without_callables(lines: list[str]) -> Iterator[str]:

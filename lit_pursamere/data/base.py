@@ -190,6 +190,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             wanted = {"train", "test"}
         for split in wanted - self.sources.keys():
             self.sources[split] = self.load(split)
+        if untold := [name for name in ImageDataModule.__annotations__ if not hasattr(self, name)]:
+            raise ValueError(f"{type(self).__name__} must say its {', '.join(untold)}, as attributes of the class")
 
     def indices(self, split: Literal["train", "val", "test"]) -> list[int]:
         """Positions in the source split that make up a split, ascending."""

@@ -134,6 +134,8 @@ def noted(init: Callable[..., None]) -> Callable[..., None]:
     @wraps(init)
     def construct(self: Purifier, *args: object, **kwargs: object) -> None:
         init(self, *args, **kwargs)
+        if "_modules" not in vars(self):
+            raise ValueError(f"{type(self).__name__}.__init__ must begin with super().__init__(score_model, seed)")
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         _, *arguments = bound.arguments.items()
@@ -182,6 +184,14 @@ class Purifier(nn.Module, ABC):
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
             cls.__init__ = noted(cls.__init__)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "score_model" and name not in self._modules:
+            raise ValueError(
+                f"{type(self).__name__} has no score model: its constructor must take `score_model: ScoreModel`, so "
+                "typed and without a default, and hand it to super().__init__"
+            )
+        return super().__getattr__(name)
 
     @property
     def settings(self) -> dict[str, object]:

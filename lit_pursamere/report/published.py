@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -84,9 +85,25 @@ class Published:
 
 @cache
 def all_published() -> tuple[Published, ...]:
-    """Every row of published.csv."""
-    with open(FILE, encoding="utf-8", newline="") as file:
-        return tuple(_parse(row) for row in csv.DictReader(file))
+    """Every row of published.csv, and of the file that the environment variable LIT_PURSAMERE_PUBLISHED names.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it has other columns, or a row of it is wrong.
+    """
+    own = os.environ.get("LIT_PURSAMERE_PUBLISHED")
+    return tuple(cell for file in (FILE, *([Path(own)] if own else [])) for cell in _read(file))
+
+
+def _read(file: Path) -> list[Published]:
+    with open(file, encoding="utf-8", newline="") as lines:
+        rows = csv.DictReader(lines)
+        if sorted(rows.fieldnames or ()) != sorted(field.name for field in fields(Published)):
+            raise ValueError(f"{file} needs the columns {', '.join(field.name for field in fields(Published))}")
+        try:
+            return [_parse(row) for row in rows]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file}, line {rows.line_num}: {error}") from error
 
 
 def _parse(row: dict[str, str]) -> Published:

@@ -293,3 +293,12 @@ def test_sizes_beyond_the_data_are_refused():
         ready("fit", val_size=TRAIN).indices("train")
     with pytest.raises(ValueError, match=f"test_size=12 exceeds the {TEST} test images of ramp"):
         ready("test", test_size=12).test_dataloader()
+
+
+def test_what_images_look_like_must_be_said():
+    class Bare(ImageDataModule):
+        name, channels = "bare", 1
+        load = Ramp.load
+
+    with pytest.raises(ValueError, match="Bare must say its num_classes, image_size, class_names, as attributes"):
+        Bare().setup("test")

@@ -76,3 +76,30 @@ def test_identity_returns_the_image_that_it_got(tiny_score):
     for identity in (Identity(), Identity(tiny_score), Identity(tiny_score, "fresh")):
         assert identity(x) is x and not list(identity.children())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Shrink(Purifier):
+    """Toward grey, without need of a score model until it is asked for one."""
+
+    def __init__(self, score_model=None, sigma: float = 0.1) -> None:
+        super().__init__(score_model)
+        self.sigma = sigma
+
+    def purify(self, x, noise):
+        return self.score_model.denoise(x, self.sigma)
+
+
+def test_a_purifier_that_got_no_score_model_says_how_to_take_one(images):
+    with pytest.raises(ValueError, match=r"Shrink has no score model: .* `score_model: ScoreModel`.* super"):
+        Shrink()(images)
+
+
+def test_a_constructor_that_leaves_out_its_base_is_told_so():
+    class Left(Purifier):
+        def __init__(self, sigma: float = 0.1) -> None:
+            self.sigma = sigma
+
+        purify = Shrink.purify
+
+    with pytest.raises(ValueError, match=r"Left.__init__ must begin with super\(\).__init__\(score_model, seed\)"):
+        Left()

@@ -20,7 +20,7 @@ def score(width: int = 4) -> NCSNv2Score:
     return NCSNv2Score(ngf=width, channels=1, image_size=8)
 
 
-# Of every purifier, for every argument but score model and seed, another value than its default.
+# Of a purifier, for every argument but score model and seed, another value than its default, if `another` finds none.
 OTHERS: dict[str, dict[str, object]] = {
     "ADBM": {"noise_level": 50, "steps": 10, "rounds": 2, "schedule": "consistent", "clip": False},
     "ADP": {"sigma": 0.1, "lam": 0.5, "delta": 1e-4, "steps": 9, "tau": 0.0, "rescale": True},
@@ -58,7 +58,16 @@ def concrete() -> Iterator[type[Purifier]]:
 
 
 def others(kind: type[Purifier]) -> dict[str, object]:
-    return {"score_model": score(8), "seed": 7, **OTHERS[kind.__name__]}
+    found = OTHERS.get(kind.__name__)
+    if found is None:
+        given = inspect.signature(kind).parameters.values()
+        found = {one.name: another(one.default) for one in given if one.name not in ("score_model", "seed")}
+    return {"score_model": score(8), "seed": 7, **found}
+
+
+def another(value: object) -> object:
+    """Another value than a default; a purifier for which this is out of range, or nothing, needs an entry in OTHERS."""
+    return not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else value / 2
 
 
 def build(kind: type[Purifier], **changed: object) -> Purifier:

@@ -211,3 +211,36 @@ def test_settings_are_named_as_our_constructors_name_them():
         known = set(settings(cell.system)) if hasattr(purifiers, cell.system) else set()
         own = {name.partition(".")[0] for name in cell.settings} - foreign - {"attack"}
         assert own <= known, (cell.system, own - known)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Writes a file of one's own numbers."""
+    file = tmp_path / "own.csv"
+    monkeypatch.setenv("LIT_PURSAMERE_PUBLISHED", str(file))
+    all_published.cache_clear()
+    yield lambda *lines: file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    all_published.cache_clear()
+
+
+HEAD = "dataset,system,classifier,setting,attack,norm,eps,clean,robust,n,source,doubtful"
+
+
+def test_numbers_of_ones_own_stand_beside_those_of_the_package(own):
+    own(HEAD, 'digits,Blur,WRN-10-2,sigma=0.2,BPDA20,linf,0.15,97.5,41.0,397,"Doe 2026, Table 1",')
+    (cell,) = published("Blur", "BPDA20")
+    assert (cell.dataset, cell.robust, cell.settings) == ("digits", 41.0, {"sigma": "0.2"})
+    assert published("PurSAMERE", "gPGD20")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ((HEAD, "digits,Blur,,,BPDA20,linf,wide,97.5,41.0,397,Doe,"), "own.csv, line 2: .*wide"),
+        (("dataset,system",), "own.csv needs the columns dataset, system, classifier"),
+    ],
+)
+def test_a_file_that_is_none_is_refused(own, lines, message):
+    own(*lines)
+    with pytest.raises(ValueError, match=message):
+        all_published()
