@@ -1,6 +1,6 @@
 # make quickstart   install, purify the digits, train on pairs, attack, print the table
 # make test         install, run the test suite; SLOW=1: with the tests that kill and start processes
-# make lint         ruff
+# make lint         ruff, and mypy: half a minute at first, then seconds
 # SHORT=1 makes the quickstart a check of a minute that writes to runs/short.
 
 PYTHON ?= python3
@@ -33,6 +33,7 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@echo "Installing into $(VENV) (torch and its friends: about two minutes) ..."

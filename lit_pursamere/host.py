@@ -40,11 +40,11 @@ class Docket:
         """See `note`."""
         if any(number.is_meta for number in numbers):  # there is nothing to read
             return
-        numbers = [number.detach().reshape(()) for number in numbers]
+        scalars = [number.detach().reshape(()) for number in numbers]
         if self.open:
-            self.notes.append((complain, numbers))
+            self.notes.append((complain, scalars))
         else:
-            complain(*read(numbers))
+            complain(*read(scalars))
 
     def settle(self) -> None:
         """Read what is noted, and call who noted it."""

@@ -20,7 +20,7 @@ __all__ = ["VIEWS", "Pixels", "ThreatModel", "View", "project_l2_ball_and_box"]
 Norm = Literal["linf", "l2", "l1"]
 # What the attacker differentiates; see defense.py.
 View = Literal["gray", "bpda", "first_order", "adjoint", "surrogate", "exact"]
-VIEWS: tuple[str, ...] = get_args(View)
+VIEWS: tuple[View, ...] = get_args(View)
 L1_FRACTION = 0.05  # share of the coordinates that one l1 step moves
 
 
@@ -47,7 +47,7 @@ class Pixels(float):
         """The number, or the text of a fraction: what a configuration file should hold."""
         return self.text if "/" in self.text else float(self)
 
-    def __reduce__(self):  # pickling by value would lose the text
+    def __reduce__(self) -> tuple[type[Pixels], tuple[str]]:  # pickling by value would lose the text
         return type(self), (self.text,)
 
 

@@ -14,6 +14,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, Literal
 
@@ -63,11 +64,11 @@ class APGD(SurvivorAttack):
         if self.loss not in ("ce", "margin", "dlr", "dlr-t"):
             raise ValueError(f"loss must be 'ce', 'margin', 'dlr' or 'dlr-t'; got {self.loss!r}")
         at_least_one(self, "steps", "restarts", "targets", "eot")
-        if self.large_eps and self.threat is not None and self.threat.norm != "l1":
-            raise ValueError(f"large_eps is for l1 only; the norm is {self.threat.norm}")
+        if self.large_eps and self.threat is not None and self.budget.norm != "l1":
+            raise ValueError(f"large_eps is for l1 only; the norm is {self.budget.norm}")
 
     def runs(self, view: LibraryView) -> list[Run]:
-        targeted, l1 = self.loss == "dlr-t", self.threat.norm == "l1"
+        targeted, l1 = self.loss == "dlr-t", self.budget.norm == "l1"
         needed = {"ce": 2, "margin": 2, "dlr": 3, "dlr-t": 4}[self.loss]
         if view.classes < needed:
             raise ValueError(f"the loss {self.loss} needs at least {needed} classes; the view has {view.classes}")
@@ -80,9 +81,9 @@ class APGD(SurvivorAttack):
         library = make(
             view,
             n_iter=self.steps,
-            norm=NORM[self.threat.norm],
+            norm=NORM[self.budget.norm],
             n_restarts=restarts,
-            eps=float(self.threat.eps),
+            eps=float(self.budget.eps),
             seed=self.seed,
             eot_iter=self.eot,
             use_largereps=large_eps,
@@ -140,10 +141,10 @@ class FAB(SurvivorAttack):
         targets = min(self.targets, view.classes - 1) if self.targeted else 1
         library = require("pyautoattack.fab_pt", PACKAGE).FABAttack_PT(
             view,
-            norm=NORM[self.threat.norm],
+            norm=NORM[self.budget.norm],
             n_restarts=self.restarts,
             n_iter=self.steps,
-            eps=float(self.threat.eps),
+            eps=float(self.budget.eps),
             seed=self.seed,
             targeted=self.targeted,
             n_target_classes=targets,
@@ -192,24 +193,25 @@ class Square(SurvivorAttack):
     def runs(self, view: LibraryView) -> list[Run]:
         library = require("pyautoattack.square", PACKAGE).SquareAttack(
             view,
-            norm=NORM[self.threat.norm],
+            norm=NORM[self.budget.norm],
             n_queries=self.queries,
-            eps=float(self.threat.eps),
+            eps=float(self.budget.eps),
             n_restarts=self.restarts,
             seed=self.seed,
             resc_schedule=False,
         )
 
         def mean_margin(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            margin = -sum(adversarial_loss(view(x), y, "margin") for _ in range(self.eot)) / self.eot
+            total: Any = sum(adversarial_loss(view(x), y, "margin") for _ in range(self.eot))
+            margin = -total / self.eot
             return margin, margin.clone()  # the package writes into both
 
         library.margin_and_loss = mean_margin
 
         @torch.no_grad()
         def restart(x: Tensor, y: Tensor, number: int) -> list[Tensor]:
-            if self.threat.norm != "linf" and min(x.shape[-2:]) < 5:
-                raise ValueError(f"Square in {self.threat.norm} needs images of 5x5 pixels at least; got {x.shape}")
+            if self.budget.norm != "linf" and min(x.shape[-2:]) < 5:
+                raise ValueError(f"Square in {self.budget.norm} needs images of 5x5 pixels at least; got {x.shape}")
             if self.decision == "original":
                 return [library.perturb(x, y)]
             library.init_hyperparam(x)
@@ -231,4 +233,4 @@ def _ranked(logits: Tensor, y: Tensor, rank: int) -> Tensor:
 
 def _in_turn(restart: Callable[..., list[Tensor]], calls: int, settings: list[dict[str, Any]]) -> list[Run]:
     """One run per setting of a restart."""
-    return [Run(calls, lambda x, y, chosen=chosen: restart(x, y, **chosen)) for chosen in settings]
+    return [Run(calls, partial(restart, **chosen)) for chosen in settings]

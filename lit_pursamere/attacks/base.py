@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,19 @@ class Attack(ABC):
             raise ValueError(f"view must be one of {', '.join(VIEWS)}; got {self.view!r}")
 
     @property
+    def budget(self) -> ThreatModel:
+        """Its threat model.
+
+        Raises:
+            ValueError: If it has none.
+        """
+        if self.threat is None:
+            raise ValueError(
+                f"{type(self).__name__} has no threat model: give it one, such as ThreatModel('linf', 8 / 255)"
+            )
+        return self.threat
+
+    @property
     def settings(self) -> dict[str, object]:
         """Its class and every field by name as JSON values; attacks, purifiers and networks in it as dictionaries.
 
@@ -79,7 +92,9 @@ class Attack(ABC):
     @final
     def within(self, threat: ThreatModel) -> Attack:
         """The same attack within a threat model, and so the attacks in it; what names its own keeps that."""
-        given = {field.name: _within(getattr(self, field.name), threat) for field in fields(self) if field.init}
+        given: dict[str, Any] = {
+            field.name: _within(getattr(self, field.name), threat) for field in fields(self) if field.init
+        }
         if "threat" in given:
             given["threat"] = self.threat or threat
         changed = {name: value for name, value in given.items() if value is not getattr(self, name)}
@@ -118,10 +133,7 @@ class Attack(ABC):
     @final
     def _check(self, x: Tensor, y: Tensor) -> None:
         """Raise a ValueError if images (B, C, H, W) leave [0, 1] (noted, see `host`) or y is not B integers."""
-        if self.threat is None:
-            raise ValueError(
-                f"{type(self).__name__} has no threat model: give it one, such as ThreatModel('linf', 8 / 255)"
-            )
+        _ = self.budget  # complains if there is none
         check_labels(y, len(x))
         note(_refuse_outside, *torch.aminmax(x))
 
@@ -148,8 +160,8 @@ class Attack(ABC):
         Raises:
             RuntimeError: If it leaves the budget all the same, or is NaN (noted, see `host`).
         """
-        last, any_ = (self.threat.project(candidate.detach(), x) for candidate in (outcome.last, outcome.any))
-        told = [(*torch.aminmax(images), self.threat.distance(images, x).max()) for images in (last, any_)]
+        last, any_ = (self.budget.project(candidate.detach(), x) for candidate in (outcome.last, outcome.any))
+        told = [(*torch.aminmax(images), self.budget.distance(images, x).max()) for images in (last, any_)]
         note(self._refuse_excess, self._reach(x), *told[0], *told[1])
         return outcome._replace(last=last, any=any_)
 
@@ -157,13 +169,13 @@ class Attack(ABC):
         """`told`: smallest and largest pixel and largest distance of the last iterates, and again of the others."""
         for low, high, distance in (told[:3], told[3:]):
             if not (low >= 0 and high <= 1 and distance <= reach):
-                raise RuntimeError(f"{self} left its budget: distance {distance:g} > eps {self.threat.eps:g}, or NaN")
+                raise RuntimeError(f"{self} left its budget: distance {distance:g} > eps {self.budget.eps:g}, or NaN")
 
     @final
     def _reach(self, x: Tensor) -> Tensor:
         """Largest distance from images like x that rounding may make of eps, (1,)."""
-        rounding = self.threat.distance(torch.full_like(x[:1], torch.finfo(x.dtype).eps), torch.zeros_like(x[:1]))
-        return self.threat.eps * (1 + BUDGET_SLACK) + rounding
+        rounding = self.budget.distance(torch.full_like(x[:1], torch.finfo(x.dtype).eps), torch.zeros_like(x[:1]))
+        return self.budget.eps * (1 + BUDGET_SLACK) + rounding
 
 
 def _within(value: object, threat: ThreatModel) -> object:

@@ -9,7 +9,7 @@ References: Athalye, Carlini, Wagner (2018), section 4.2 (EoT); Croce, Hein (202
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -176,7 +176,8 @@ def _evaluate(view: nn.Module, x_adv: Tensor, size: int) -> tuple[Tensor, Tensor
 def _mean_logits(view: nn.Module, x_adv: Tensor, sizes: list[int]) -> Tensor:
     """Logits averaged over all evaluations, (B, K), leaving noise and torch's generators as they were."""
     with torch.no_grad(), repeated_draws():
-        return sum(_evaluate(view, x_adv, size)[1].sum(0) for size in sizes) / sum(sizes)
+        total: Any = sum(_evaluate(view, x_adv, size)[1].sum(0) for size in sizes)
+        return total / sum(sizes)
 
 
 def _slope(logits: Tensor, y: Tensor, loss: Loss) -> Tensor:

@@ -76,7 +76,7 @@ class IterativeAttack(Attack):
 
         # One slot per image: nobody waits, and the batch shrinks as images leave.
         for position, done in _groups(self, view, x, y, len(x), of_the_batch, pad=False):
-            last[position], any_[position], first_success[position] = done
+            last[position], any_[position], first_success[position] = done  # type: ignore[assignment]
         return Outcome(last, any_, first_success)
 
     @final
@@ -117,8 +117,8 @@ class IterativeAttack(Attack):
                     return
                 position, done = group
                 rows = cycle(len(position), slots, x.device)  # projections, too, see as many images every time
-                done = self._verified(Outcome(*(value[rows] for value in done)), x[position[rows]])
-            yield position, Outcome(*(value[: len(position)] for value in done))
+                done = self._verified(_rows(done, rows), x[position[rows]])
+            yield position, _rows(done, slice(len(position)))
 
 
 class Active(NamedTuple):
@@ -146,6 +146,10 @@ class Active(NamedTuple):
         last = self.state["x_adv"]
         any_ = torch.where(over_images(self.success >= 0, last), self.first, last)
         return _whole(self.position, last.device), Outcome(last, any_, self.success)
+
+
+def _rows(outcome: Outcome, rows: Tensor | slice) -> Outcome:
+    return Outcome(*(value[rows] for value in outcome if value is not None))
 
 
 def _whole(numbers: list[int], device: torch.device) -> Tensor:

@@ -47,7 +47,7 @@ def frozen(view: nn.Module) -> Iterator[None]:
 
 def fingerprint(x: Tensor) -> int:
     """A number of 32 bits that depends on the pixels of a batch."""
-    return zlib.crc32(x.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return zlib.crc32(x.detach().cpu().contiguous().view(torch.uint8).numpy().data)
 
 
 class LibraryView(nn.Module):

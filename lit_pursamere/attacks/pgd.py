@@ -77,8 +77,8 @@ class PGD(IterativeAttack):
         if self.start == "none":
             return {"x_adv": x.clone()}
         # Uniform noise per pixel is the linf ball's random start, and the Laplace direction the l1 ball's.
-        norm = {"ball": self.threat.norm, "box-noise": "linf", "laplace": "l1"}[self.start]
-        ball = replace(self.threat, norm=norm)
+        norm = {"ball": self.budget.norm, "box-noise": "linf", "laplace": "l1"}[self.start]
+        ball = replace(self.budget, norm=norm)
         return {"x_adv": ball.random_start(x, torch.Generator().manual_seed(self.seed))}
 
     def step(self, view: nn.Module, x: Tensor, y: Tensor, state: PerImage) -> tuple[PerImage, Tensor]:
@@ -91,8 +91,8 @@ class PGD(IterativeAttack):
 
     def move(self, x_adv: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
         """The next iterate: a step from x_adv that the gradient asks for, within the budget around x, (B, C, H, W)."""
-        step_size = 2.5 * self.threat.eps / self.steps if self.step_size is None else self.step_size
-        return self.threat.project(x_adv + step_size * self.unit_step(gradient), x)
+        step_size = 2.5 * self.budget.eps / self.steps if self.step_size is None else self.step_size
+        return self.budget.project(x_adv + step_size * self.unit_step(gradient), x)
 
     def unit_step(self, gradient: Tensor) -> Tensor:
         """The step (B, C, H, W) of length 1 that a gradient of that shape asks for."""
@@ -100,10 +100,10 @@ class PGD(IterativeAttack):
             return gradient.sign()
         if self.direction == "top1":
             return largest_signs(gradient, 1)
-        return self.threat.ascent_direction(gradient)
+        return self.budget.ascent_direction(gradient)
 
     def counts(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Whether a misclassification of x_adv is a success, (B,): a start outside the ball around x is none."""
         if self.start != "box-noise":
             return torch.ones(len(x), dtype=torch.bool, device=x.device)
-        return self.threat.distance(x_adv, x) <= self._reach(x)
+        return self.budget.distance(x_adv, x) <= self._reach(x)

@@ -49,7 +49,7 @@ class RandomSearch(Attack):
             settle()  # what is wrong from the start shows here
             best, first, largest = x.clone(), x.clone(), torch.full_like(x.flatten(1)[:, 0], -torch.inf)
             for i in range(2 * self.draws):
-                point = self._on_surface(x, generator) if i % 2 else self.threat.random_start(x, generator)
+                point = self._on_surface(x, generator) if i % 2 else self.budget.random_start(x, generator)
                 logits = view(point)
                 margin = adversarial_loss(logits, y, "margin").to(largest)
                 better, hit = margin > largest, (logits.argmax(1) != y) & ~fooled
@@ -61,10 +61,10 @@ class RandomSearch(Attack):
     def _on_surface(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """A random point at distance eps, before clamping to the box."""
         direction = torch.randn((1, *x.shape[1:]), generator=generator).sign()
-        if self.threat.norm == "l2":
+        if self.budget.norm == "l2":
             direction = torch.randn(direction.shape, generator=generator)
-        if self.threat.norm == "l1":
+        if self.budget.norm == "l1":
             direction = direction * torch.empty(direction.shape).exponential_(generator=generator)
         direction = onto(direction, x.device, x.dtype)
-        delta = self.threat.eps * direction / over_images(image_norm(direction, self.threat.norm), direction)
-        return self.threat.project(x + delta, x)
+        delta = self.budget.eps * direction / over_images(image_norm(direction, self.budget.norm), direction)
+        return self.budget.project(x + delta, x)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,8 +49,8 @@ class ReconstructionPGD(PenalisedPGD):
         super().__post_init__()
         sigmas = self.sigmas.values if isinstance(self.sigmas, NoiseLevels) else self.sigmas
         object.__setattr__(self, "sigmas", tuple(sigmas))
-        if not self.sigmas or not all(0 < sigma < math.inf for sigma in self.sigmas):
-            raise ValueError(f"ReconstructionPGD needs positive sigmas; got {list(self.sigmas)}")
+        if not sigmas or not all(0 < sigma < math.inf for sigma in sigmas):
+            raise ValueError(f"ReconstructionPGD needs positive sigmas; got {list(sigmas)}")
         if self.draws < 1:
             raise ValueError(f"ReconstructionPGD needs draws >= 1; got {self.draws}")
         SeededNoise(self.noise_seed)
@@ -63,7 +64,8 @@ class ReconstructionPGD(PenalisedPGD):
         """Gradient of R, averaged over the levels, (B, C, H, W)."""
         model, noise = self.score_model.to(x.device), SeededNoise(self.noise_seed)
         x, total = x.detach().requires_grad_(), torch.zeros_like(x)
-        for k, sigma in enumerate(self.sigmas, start=1):
+        sigmas: Any = self.sigmas  # a tuple of numbers by now
+        for k, sigma in enumerate(sigmas, start=1):
             xi = noise.draw("level", k, self.draws, x)
             total += torch.autograd.grad(expected_reconstruction_error(model, x, sigma, xi).sum(), x)[0]
-        return total / len(self.sigmas)
+        return total / len(sigmas)

@@ -78,5 +78,5 @@ class SelectivePGD(PGD):
 
     def _gain(self, toward: Tensor, gradients: Tensor, losses: Tensor) -> Tensor:
         """Loss of every draw, (eot, B), that a step of length eps along `toward` (B, C, H, W) promises."""
-        direction = self.threat.ascent_direction(toward)
-        return losses + self.threat.eps * (direction * gradients).flatten(2).sum(2)
+        direction = self.budget.ascent_direction(toward)
+        return losses + self.budget.eps * (direction * gradients).flatten(2).sum(2)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from lit_pursamere.attacks.base import Attack
-from lit_pursamere.attacks.gradients import draw_gradients, loss_gradient
+from lit_pursamere.attacks.gradients import Loss, draw_gradients, loss_gradient
 from lit_pursamere.host import deferred
 
 __all__ = ["Cosines", "eot_similarity"]
@@ -68,7 +68,8 @@ def eot_similarity(
     """
     if not counts or min(counts) < 1:
         raise ValueError(f"eot_similarity needs counts of at least 1; got {list(counts)}")
-    draws, loss = max(counts), getattr(attack, "loss", "ce")
+    draws = max(counts)
+    loss: Loss = getattr(attack, "loss", "ce")
     references = torch.stack([loss_gradient(known, x, y, loss=loss)[0], attack(known, x, y).last - x]).flatten(2)
     parts = []
     for done in range(0, draws, chunk or draws):

@@ -69,9 +69,9 @@ class SPSA(IterativeAttack):
         with torch.no_grad():
             wrong = view(x_adv).argmax(1) != y
             gradient = self._estimate(view, x_adv, y, number)
-        step_size = self.threat.eps / 8 if self.step_size is None else self.step_size
-        moved = x_adv + step_size * self.threat.ascent_direction(gradient)
-        return {"x_adv": self.threat.project(moved, x), "number": number + 1}, wrong
+        step_size = self.budget.eps / 8 if self.step_size is None else self.step_size
+        moved = x_adv + step_size * self.budget.ascent_direction(gradient)
+        return {"x_adv": self.budget.project(moved, x), "number": number + 1}, wrong
 
     def _estimate(self, view: nn.Module, x_adv: Tensor, y: Tensor, number: Tensor) -> Tensor:
         """Estimate of the loss gradient (B, C, H, W); pairs belong to the image's own step number (B,)."""

@@ -75,7 +75,7 @@ class SurvivorAttack(Attack):
         return self._hits(view, x, y, stage=0)[0] / self.draws
 
     def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:
-        if self.threat.eps == 0:
+        if not self.budget.eps:
             progress(1, 1)
             return Outcome(x, x)
         size = 1 if self.one_by_one else len(x)
@@ -123,8 +123,8 @@ class SurvivorAttack(Attack):
 
     def _feasible(self, candidate: Tensor, x: Tensor) -> Tensor:
         """The candidate, with rounding projected away; x itself where it is out of reach or not a number."""
-        near = self.threat.distance(candidate, x) <= self.threat.eps * (1 + ROUNDING)
-        return torch.where(over_images(near, x), self.threat.project(candidate, x), x)
+        near = self.budget.distance(candidate, x) <= self.budget.eps * (1 + ROUNDING)
+        return torch.where(over_images(near, x), self.budget.project(candidate, x), x)
 
 
 class _Meter:

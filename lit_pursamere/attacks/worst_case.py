@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,8 @@ class Restarts(Attack):
         super().__post_init__()
 
     def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:
-        runs = [replace(self.attack, seed=self.attack.seed + i) for i in range(self.count)]
+        attack: Any = self.attack  # which has a seed
+        runs = [replace(attack, seed=attack.seed + i) for i in range(self.count)]
         last, any_, highest = x.clone(), x.clone(), torch.full_like(x.flatten(1)[:, 0], -torch.inf)
         for left, outcome, broken in in_turn(runs, view, x, y, progress):
             with torch.no_grad():

@@ -12,6 +12,7 @@ section 4 and Algorithm 1.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -149,7 +150,7 @@ def _separate(features: Tensor) -> tuple[Tensor, Tensor]:
 def _with_readout(defense: Defense, name: str, weight: Tensor, offset: Tensor) -> Defense:
     """The defence with another last layer, whose two logits are minus and plus a linear function."""
     classifier = copy.deepcopy(defense.classifier)
-    old = classifier.get_submodule(name)
+    old: Any = classifier.get_submodule(name)
     new = nn.Linear(old.in_features, 2).to(old.weight)
     with torch.no_grad():
         new.weight.copy_(torch.stack([-weight, weight]))

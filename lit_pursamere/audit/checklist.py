@@ -87,9 +87,9 @@ def examine(exam: Examination, check: str) -> Finding:
 
 def as_markdown(exam: Examination, findings: dict[str, Finding]) -> str:
     """Table of the findings, and what the attacks of the audit leave together."""
-    rows = [(check, CHECKS[check].__doc__.splitlines()[0], f.verdict, f.detail) for check, f in findings.items()]
+    rows = [(check, str(CHECKS[check].__doc__).splitlines()[0], f.verdict, f.detail) for check, f in findings.items()]
     lines = [
-        f"Audit of {exam.name} ({type(exam.attack).__name__}, {exam.attack.threat}, view {exam.attack.view}) on "
+        f"Audit of {exam.name} ({type(exam.attack).__name__}, {exam.attack.budget}, view {exam.attack.view}) on "
         f"{len(exam)} images that {type(exam.defense.purifier).__name__} gets right",
         "",
         markdown_table(["check", "question", "verdict", "found"], rows),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -22,10 +23,10 @@ from lit_pursamere.attacks import PGD, Attack, RandomSearch, Restarts, Square
 from lit_pursamere.attacks.gradients import loss_gradient
 from lit_pursamere.attacks.iterative import IterativeAttack
 from lit_pursamere.audit.binarization import plant, random_points
-from lit_pursamere.audit.examination import Examination, Finding, NotApplicable, variant
+from lit_pursamere.audit.examination import Examination, Finding, NotApplicable, Verdict, variant
 from lit_pursamere.purifiers import Identity
 from lit_pursamere.report import Accuracy
-from lit_pursamere.threat import ThreatModel, View
+from lit_pursamere.threat import Pixels, ThreatModel, View
 
 __all__ = ["CHECKS", "Check"]
 
@@ -59,7 +60,7 @@ def gradients(exam: Examination) -> Finding:
     shares = {name: _without_gradient(exam, name) for name in _views(exam)}
     share = shares[exam.attack.view]
     detail = ", ".join(f"{name} {round(value * len(exam))}" for name, value in shares.items())
-    verdict = "pass" if share == 0 else "doubt" if share <= TOLERANCE else "fail"
+    verdict: Verdict = "pass" if share == 0 else "doubt" if share <= TOLERANCE else "fail"
     return Finding(verdict, f"zero, missing or not finite on so many of {len(exam)} images: {detail}")
 
 
@@ -111,7 +112,7 @@ def single_step(exam: Examination) -> Finding:
     attack = _iterative(exam)
     if attack.steps == 1:
         return Finding("fail", "the attack on trial is a single step")
-    changes = {"step_size": attack.threat.eps} if hasattr(attack, "step_size") else {}
+    changes = {"step_size": attack.budget.eps} if hasattr(attack, "step_size") else {}
     return _compare(exam, variant(attack, steps=1, **changes), "one step of size eps")
 
 
@@ -163,20 +164,20 @@ def transfer(exam: Examination) -> Finding:
 
 def random_search(exam: Examination) -> Finding:
     """Do random points of the ball break no more?"""
-    attack = RandomSearch(exam.attack.threat, exam.attack.view, draws=exam.queries // 2, seed=exam.seed)
+    attack = RandomSearch(exam.attack.budget, exam.attack.view, draws=exam.queries // 2, seed=exam.seed)
     return _compare(exam, _seeing(attack), f"{2 * attack.draws} random points")
 
 
 def black_box(exam: Examination) -> Finding:
     """Does an attack by queries alone (Square) break no more?"""
-    threat, evaluations = exam.attack.threat, exam.evaluations
+    threat, evaluations = exam.attack.budget, exam.evaluations
     attack = Square(threat, exam.attack.view, seed=exam.seed, evaluations=evaluations, queries=exam.queries)
     return _compare(exam, _seeing(attack), f"Square with {exam.queries} queries")
 
 
 def radius(exam: Examination) -> Finding:
     """Does success rise with eps, and reach everything without a bound?"""
-    threat = exam.attack.threat
+    threat = exam.attack.budget
     whole = {"linf": 1.0, "l2": math.sqrt(exam.x[0].numel()), "l1": float(exam.x[0].numel())}[threat.norm]
     sizes = [threat.eps / 2, threat.eps, 2 * threat.eps, 4 * threat.eps]
     sizes = [*(eps for eps in sizes if eps < whole), whole]
@@ -190,12 +191,13 @@ def radius(exam: Examination) -> Finding:
 
 def _resized(attack: Attack, eps: float) -> Attack:
     """The attack with another radius, its step in proportion."""
-    threat = ThreatModel(attack.threat.norm, eps)
-    if eps == attack.threat.eps:
+    threat = ThreatModel(attack.budget.norm, Pixels(eps))
+    if eps == attack.budget.eps:
         return attack
-    if getattr(attack, "step_size", None) is None:
+    step_size = getattr(attack, "step_size", None)
+    if step_size is None:
         return variant(attack, threat=threat)
-    return variant(attack, threat=threat, step_size=attack.step_size * eps / attack.threat.eps)
+    return variant(attack, threat=threat, step_size=step_size * eps / attack.budget.eps)
 
 
 def planted(exam: Examination) -> Finding:
@@ -208,7 +210,7 @@ def planted(exam: Examination) -> Finding:
     with exam.progress.inside("planted examples", "image") as images:
         for i in range(wanted):
             images(i, wanted)
-            results.append(exam.remember(f"planted {attack!r} at {i}", lambda i=i: _find_planted(exam, attack, i)))
+            results.append(exam.remember(f"planted {attack!r} at {i}", partial(_find_planted, exam, attack, i)))
     count, found, by_chance = torch.stack(results).sum(0).tolist()
     if not count:
         raise NotApplicable(f"no linear readout tells a planted point from the others, on any of {wanted} images")
@@ -224,12 +226,12 @@ def planted(exam: Examination) -> Finding:
 def _find_planted(exam: Examination, attack: Attack, i: int) -> Tensor:
     """Whether an example could be planted around an image, whether the attack finds it, and a random search, (3,)."""
     x, target = exam.x[i : i + 1], torch.zeros(1, dtype=exam.y.dtype, device=exam.y.device)
-    world = plant(exam.defense, x, attack.threat, batch=exam.batch, seed=exam.seed + i)
+    world = plant(exam.defense, x, attack.budget, batch=exam.batch, seed=exam.seed + i)
     if world is None:
         return torch.zeros(3, dtype=torch.bool)
     defense, _ = world
     outcome = attack(defense.view(attack.view), x, target)
-    tries = random_points(x, exam.queries, attack.threat, exam.seed + i)
+    tries = random_points(x, exam.queries, attack.budget, exam.seed + i)
     with torch.no_grad():
         found = bool(defense(torch.cat([outcome.last, outcome.any])).argmax(1).any())
         by_chance = any(bool(defense(points).argmax(1).any()) for points in tries.split(exam.batch))
@@ -251,7 +253,7 @@ def _union(exam: Examination, attacks: dict[str, Attack]) -> Finding:
 
 def _judge(exam: Examination, gained: Tensor, name: str) -> Finding:
     more, base = int(gained.sum()), int((~exam.left).sum())
-    verdict = "pass" if not more else "doubt" if more <= max(1, TOLERANCE * len(exam)) else "fail"
+    verdict: Verdict = "pass" if not more else "doubt" if more <= max(1, TOLERANCE * len(exam)) else "fail"
     return Finding(verdict, f"{name}: +{more} beyond the {base} of {len(exam)}")
 
 

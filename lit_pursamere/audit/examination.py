@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class NotApplicable(Exception):
     """Why a check cannot be made of this defence and attack."""
 
 
-def variant(attack: Attack, **changes: object) -> Attack:
+def variant(attack: Attack, **changes: Any) -> Attack:
     """The attack with other settings.
 
     Raises:
@@ -142,7 +142,7 @@ class Examination:
     @torch.no_grad()
     def _right(self, defense: Defense, x: Tensor, y: Tensor, every: bool = False) -> Tensor:
         """Whether the defence is right most of the time, or every time, (B,) on the CPU."""
-        hits = sum(
+        hits: Any = sum(
             torch.cat([defense(images).argmax(1) == labels for images, labels in self._groups(x, y)]).long()
             for _ in range(self.evaluations)
         )

@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lit_pursamere.attacks.similarity import eot_similarity
 from lit_pursamere.audit.base import Audit, Trial
@@ -69,8 +70,10 @@ class Similarity(Audit):
             OSError: If another run is writing there.
         """
         if hasattr(trial.attack, "eot"):
-            trial = replace(trial, attack=replace(trial.attack, eot=1))
-        views = [d.view(trial.attack.view) for d in (trial.defense, known_twin(trial.defense, self.table))]
+            attack: Any = trial.attack
+            trial = replace(trial, attack=replace(attack, eot=1))
+        view = trial.defense.view(trial.attack.view)
+        known = known_twin(trial.defense, self.table).view(trial.attack.view)
         manifest = self.manifest(trial)
         with (
             ResultsFolder(self.output, manifest) as opened,
@@ -86,7 +89,9 @@ class Similarity(Audit):
                     )
                 if new:
                     with progress.inside("fresh noise", "draw") as draws, forked_randomness(self.seed, position):
-                        cosines = eot_similarity(*views, trial.attack, image, label, self.counts, trial.batch, draws)
+                        cosines = eot_similarity(
+                            view, known, trial.attack, image, label, self.counts, trial.batch, draws
+                        )
                     values = {key: value[0].tolist() for key, value in cosines._asdict().items()}
                     rows[position] = {"index": position, "label": int(label), "pixels": pixels, **values}
                     opened.append_rows(ROWS, [rows[position]])

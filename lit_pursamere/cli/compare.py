@@ -103,7 +103,7 @@ def evaluate(plan: Plan, names: Sequence[str], options: Sequence[str]) -> dict[s
                 raise
             failed[name] = readable(error)
             say(f"purifier {name} failed: {failed[name]}")
-        cli = None
+        cli = None  # type: ignore[assignment]  # lets the networks go
         release()
     return failed
 
@@ -127,7 +127,7 @@ def prospect(folder: Path, name: str, cli: LightningCLI) -> Run:
     """
     cli.datamodule.prepare_data()
     cli.datamodule.setup("test")
-    cli.model.trainer, cli.trainer.datamodule = cli.trainer, cli.datamodule
+    cli.model.trainer, cli.trainer.datamodule = cli.trainer, cli.datamodule  # type: ignore[attr-defined]
     cli.trainer.precision_plugin.convert_module(cli.model)  # as the run does before it writes its manifest
     cli.model.calibrate()
     manifest = cli.model.manifest()

@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from lit_pursamere.cli.saved_config import SaveConfig
 from lit_pursamere.store.manifest import differences
-from lit_pursamere.tasks.training import Training
+from lit_pursamere.tasks.training import Training, callback_of
 from lit_pursamere.weights.archives import check_zip
 
 __all__ = ["COMPLETE", "check_run", "stopped_at"]
@@ -40,7 +40,7 @@ def stopped_at(trainer: Trainer, task: LightningModule) -> str | None:
     Raises:
         ValueError: If another configuration made what is there, or a file is damaged.
     """
-    saved = next((callback for callback in trainer.callbacks if isinstance(callback, SaveConfig)), None)
+    saved = callback_of(trainer, SaveConfig)
     if saved is None or not isinstance(task, Training) or task.export is None:
         return None
     export, last, wanted = Path(task.export), last_checkpoint(trainer), saved.deciding()
@@ -58,7 +58,7 @@ def stopped_at(trainer: Trainer, task: LightningModule) -> str | None:
 def last_checkpoint(trainer: Trainer) -> Path | None:
     """The newest checkpoint called `last` of a training."""
     logs = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
-    callbacks = [callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint)]
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     folders = {Path(callback.dirpath or logs) for callback in callbacks}
     found = [file for folder in folders for file in folder.glob("last*.ckpt")]
     return max(found, key=lambda file: file.stat().st_mtime, default=None)

@@ -10,7 +10,7 @@ from lit_pursamere.worlds.figures import FIGURES
 __all__ = ["figure"]
 
 
-def figure(name: Literal[tuple(sorted(FIGURES))], output: Path) -> None:
+def figure(name: Literal[tuple(sorted(FIGURES))], output: Path) -> None:  # type: ignore[valid-type]
     """Draw a figure of the theory as PNG, PDF or SVG.
 
     Args:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -77,7 +77,7 @@ def command_line(
             if path not in (None, "last", "best", "hpc"):
                 check_run(Path(path))
 
-        def fit(self, ckpt_path: str | None = None, **arguments: object) -> None:
+        def fit(self, ckpt_path: str | None = None, **arguments: Any) -> None:
             last = None if ckpt_path else stopped_at(self.trainer, self.model)
             if last == COMPLETE:
                 rank_zero_only(print)(f"{self.model.export} is complete")

@@ -64,7 +64,8 @@ def run_verb(name: str, verb: Verb | dict[str, Verb], args: Sequence[str]) -> No
             raise SystemExit(tell(f"{name} VERB", helps, word))
         name, verb = f"{name} {word}", verb[word]
     signature = inspect.signature(verb, eval_str=True)
-    parameters, passed = signature.parameters, []
+    parameters = signature.parameters
+    passed: list[str] = []
     if list(parameters) == ["options"]:
         return verb(*args)
     if "options" in parameters:

@@ -160,7 +160,7 @@ def section(value: object, where: str, known: Iterable[str] | None = None, requi
             raise ValueError(f"{where}: unknown key {key!r}; known: {listed(known)}")
     for key in required:
         if key not in value:
-            raise ValueError(f"{where} lacks {key!r}; known: {listed(known)}")
+            raise ValueError(f"{where} lacks {key!r}; known: {listed(known or required)}")
     return value
 
 

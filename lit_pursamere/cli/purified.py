@@ -9,12 +9,11 @@ from __future__ import annotations
 from argparse import ArgumentError
 from pathlib import Path
 
-from torch.utils.data import Dataset
-
 from lit_pursamere.cli.parsing import aligned, build, read_part
 from lit_pursamere.data import ImageDataModule, PurifiedSet
 from lit_pursamere.data.inspection import described, image_pairs, measured, spread
 from lit_pursamere.data.purified_checks import complain, examine, require
+from lit_pursamere.data.source import Source
 from lit_pursamere.report.pictures import purified_grid
 from lit_pursamere.store.manifest import digest_of
 
@@ -62,7 +61,7 @@ def inspect(
     complain(found)
 
 
-def originals(config: Path, made: PurifiedSet) -> Dataset:
+def originals(config: Path, made: PurifiedSet) -> Source:
     """The source split that a set was made from, if its files are here; nothing is downloaded.
 
     Raises:

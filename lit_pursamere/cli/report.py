@@ -14,8 +14,8 @@ __all__ = ["report"]
 
 def report(
     runs: list[Path],
-    format: Literal[tuple(FORMATS)] = "markdown",
-    interval: Literal[tuple(INTERVALS)] = "wilson",
+    format: Literal[tuple(FORMATS)] = "markdown",  # type: ignore[valid-type]
+    interval: Literal[tuple(INTERVALS)] = "wilson",  # type: ignore[valid-type]
     mix: bool = False,
     figures: bool = False,
     output: Path | None = None,
@@ -42,6 +42,6 @@ def report(
     print(FORMATS[format][1](table), end="")
     if folder is not None:
         save_report(table, folder)
-    if figures:
+    if figures and folder is not None:
         for file in save_plots(table, folder):
             print(f"wrote {file}", file=sys.stderr)  # beside the table, which may go into a file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pytorch_lightning import LightningModule, Trainer
@@ -40,7 +41,7 @@ class SaveConfig(SaveConfigCallback):
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save_to_output(trainer, pl_module)
 
-    def _save_to_output(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _save_to_output(self, trainer: Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero or getattr(pl_module, "output", None) is None:
             return
         file = Path(pl_module.output) / self.config_filename

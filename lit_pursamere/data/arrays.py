@@ -12,12 +12,13 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from lit_pursamere.data.base import ArrayDataset, ImageDataModule, Split
+from lit_pursamere.data.source import Source
 
 __all__ = ["NPZ"]
 
@@ -40,7 +41,7 @@ class NPZ(ImageDataModule):
         ValueError: If arrays are missing, or have a wrong shape, type or range.
     """
 
-    def __init__(self, path: str, **kwargs) -> None:
+    def __init__(self, path: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.path = Path(path).expanduser()
         if not self.path.is_file():
@@ -58,7 +59,7 @@ class NPZ(ImageDataModule):
         self.class_names = self._read_classes()
         self.num_classes = len(self.class_names)
 
-    def load(self, split: Split) -> Dataset:
+    def load(self, split: Split) -> Source:
         if split not in self.labels:
             raise ValueError(f"{self.path} has no {split} images; it holds the arrays {sorted(self.arrays)}")
         images = self._read(f"{split}_images") if self.paired else self._read("images")[self._rows() == split]

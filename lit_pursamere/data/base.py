@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import pytorch_lightning as pl
@@ -22,6 +22,7 @@ from torch.utils.data.distributed import DistributedSampler
 from lit_pursamere.data.purified import PurifiedSet
 from lit_pursamere.data.purified_checks import require, verify
 from lit_pursamere.data.resident import ResidentLoader, to_float
+from lit_pursamere.data.source import Source
 from lit_pursamere.data.training import LazyLoader, TrainingLoader
 
 __all__ = ["ArrayDataset", "ImageDataModule", "ShardSampler"]
@@ -60,7 +61,7 @@ class ArrayDataset(Dataset):
 class IndexedView(Dataset):
     """Chosen images of a source, as (x, y, index), paired with their purified twins on the way."""
 
-    def __init__(self, source: Dataset, indices: Sequence[int], twins: PurifiedSet | None = None) -> None:
+    def __init__(self, source: Source, indices: Sequence[int], twins: PurifiedSet | None = None) -> None:
         self.source, self.indices, self.twins = source, list(indices), twins
 
     def __len__(self) -> int:
@@ -98,7 +99,7 @@ class ShardSampler(DistributedSampler):
                 f"{length} images in batches of {chunk} make {chunks}, too few for {world} processes; use fewer "
                 "devices, or a smaller `data.eval_batch_size`"
             )
-        super().__init__(range(length), num_replicas=world, rank=rank, shuffle=False)
+        super().__init__(range(length), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]
         self.positions = [position for position in range(length) if position // chunk % world == rank]
 
     def __iter__(self) -> Iterator[int]:
@@ -177,11 +178,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.test_seed, self.test_generator = test_seed, test_generator
         self.crop, self.flip, self.purified, self.resident, self.seed = crop, flip, purified, resident, seed
         self.purified_by = purified_by
-        self.sources: dict[str, Dataset] = {}
-        self.twins: PurifiedSet | None = None  # where set, what stands in for the folder `purified`
+        self.sources: dict[str, Source] = {}
+        self.twins: Any = None  # where set, what stands in for the folder `purified`
 
     @abstractmethod
-    def load(self, split: Split) -> Dataset:
+    def load(self, split: Split) -> Source:
         """The whole split as a dataset of (x in [0, 1], y)."""
 
     def setup(self, stage: str | None = None) -> None:
@@ -230,7 +231,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         for index in indices:
             x, y = source[index]
             digest.update(f"{index} {int(y)} {tuple(x.shape)}".encode())
-            digest.update(x.contiguous().numpy())
+            digest.update(x.contiguous().numpy().data)
         shape = [self.channels, self.image_size, self.image_size]
         return {"count": len(indices), "digest": digest.hexdigest()[:16], "shape": shape}
 
@@ -265,7 +266,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def train_dataloader(self) -> TrainingLoader:
         source, indices = self.sources["train"], self.indices("train")
         twins = self._twins(indices)
-        options = {
+        options: dict[str, Any] = {
             "device": "cpu" if self.trainer is None else self.trainer.strategy.root_device,
             "crop": self.crop, "flip": self.flip, "seed": self.seed, "rank": self._rank(), "world": self._world(),
         }  # fmt: skip
@@ -277,7 +278,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             versions.append(torch.from_numpy(twins.take(indices)))
         return ResidentLoader(versions, source.labels[chosen], chosen, self.batch_size, **options)
 
-    def _is_resident(self, source: Dataset) -> bool:
+    def _is_resident(self, source: Source) -> TypeGuard[ArrayDataset]:
         if self.resident is None:
             return isinstance(source, ArrayDataset) and source.images.nbytes <= RESIDENT_BYTES
         if self.resident and not isinstance(source, ArrayDataset):

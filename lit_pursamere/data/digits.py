@@ -6,9 +6,9 @@ Reference: Alpaydin & Kaynak (1998), "Optical Recognition of Handwritten Digits"
 from __future__ import annotations
 
 import torch
-from torch.utils.data import Dataset
 
 from lit_pursamere.data.base import ArrayDataset, ImageDataModule, Split
+from lit_pursamere.data.source import Source
 
 __all__ = ["Digits"]
 
@@ -26,7 +26,7 @@ class Digits(ImageDataModule):
     num_classes, channels, image_size = 10, 1, 8
     class_names = tuple("0123456789")
 
-    def load(self, split: Split) -> Dataset:
+    def load(self, split: Split) -> Source:
         from sklearn.datasets import load_digits  # heavy, and needed for this data set alone
 
         raw = load_digits()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -15,6 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from lit_pursamere.data.base import ImageDataModule, Split
+from lit_pursamere.data.source import Source
 
 __all__ = ["ImageFolder"]
 
@@ -77,7 +78,7 @@ class ImageFolder(ImageDataModule):
         image_size: int = 32,
         channels: Literal[1, 3] = 3,
         order: Literal["class", "name"] = "class",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if image_size < 1 or channels not in (1, 3) or order not in ("class", "name"):
@@ -90,7 +91,7 @@ class ImageFolder(ImageDataModule):
         self.class_names = self._find_classes()
         self.num_classes = len(self.class_names)
 
-    def load(self, split: Split) -> Dataset:
+    def load(self, split: Split) -> Source:
         found = [
             (path, label)
             for label, name in enumerate(self.class_names)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from lit_pursamere.data.purified import PurifiedSet
 from lit_pursamere.data.resident import to_float
+from lit_pursamere.data.source import Source
 from lit_pursamere.progress import Progress
 from lit_pursamere.threat import image_norm
 
@@ -40,13 +40,13 @@ def _settings(entries: dict, indent: str = "") -> Iterator[tuple[str, str]]:
             yield f"{indent}{name}", str(value)
 
 
-def image_pairs(made: PurifiedSet, indices: Sequence[int], source: Dataset | None) -> tuple[Tensor, Tensor | None]:
+def image_pairs(made: PurifiedSet, indices: Sequence[int], source: Source | None) -> tuple[Tensor, Tensor | None]:
     """Purified images (B, C, H, W) in [0, 1], and their originals where the source is given."""
     purified = to_float(torch.from_numpy(made.take(indices)))
     return purified, None if source is None else torch.stack([source[int(index)][0] for index in indices])
 
 
-def measured(made: PurifiedSet, parts: Sequence[int], source: Dataset | None) -> dict[str, str]:
+def measured(made: PurifiedSet, parts: Sequence[int], source: Source | None) -> dict[str, str]:
     """Range of the pixels, and how far in l2 the images were moved where the source is given, over these parts."""
     ends, distances = [], []
     with Progress("distances", "part", len(parts)) as progress:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from lit_pursamere.data.purified import PurifiedSet
-
-if TYPE_CHECKING:
-    from torch.utils.data import Dataset
+from lit_pursamere.data.source import Source
 
 __all__ = ["complain", "examine", "probe", "require", "verify"]
 
@@ -55,7 +52,7 @@ def complain(found: Sequence[str]) -> None:
         raise ValueError(found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""))
 
 
-def probe(source: Dataset, indices: Sequence[int]) -> list[float]:
+def probe(source: Source, indices: Sequence[int]) -> list[float]:
     """Means of a few originals, spread evenly: whether the images still have the same order can be seen from them."""
     places = np.linspace(0, len(indices) - 1, min(PROBES, len(indices))).round().astype(int)
     return [round(float(source[int(indices[place])][0].to(torch.float64).mean()), 4) for place in places]
@@ -65,7 +62,7 @@ def require(
     purified: PurifiedSet,
     data: str,
     split: str,
-    source: Dataset,
+    source: Source,
     indices: Sequence[int],
     shape: Sequence[int],
     purified_by: Mapping[str, object] | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class ResidentLoader(TrainingLoader):
         index: Tensor,
         batch_size: int,
         device: torch.device | str = "cpu",
-        **options,
+        **options: Any,
     ) -> None:
         if any(len(images) != len(labels) for images in versions) or len(index) != len(labels):
             raise ValueError(f"{[len(v) for v in versions]} images, {len(labels)} labels and {len(index)} indices")

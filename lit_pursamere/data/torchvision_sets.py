@@ -9,20 +9,22 @@ from __future__ import annotations
 from abc import abstractmethod
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 
 from lit_pursamere.data.base import ArrayDataset, ImageDataModule, Split
+from lit_pursamere.data.source import Source
 
 __all__ = ["CIFAR10", "CIFAR100", "MNIST", "FashionMNIST"]
 
 # torchvision checks no sums of unpacked MNIST files, so its reader trips over damaged ones in any of these ways.
 READ_ERRORS = (OSError, HTTPException, RuntimeError, AssertionError, ValueError, TypeError, LookupError)
 
+CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck"
 CIFAR100_NAMES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
 caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
@@ -49,7 +51,7 @@ class TorchvisionModule(ImageDataModule):
 
     source: type[datasets.VisionDataset]
 
-    def __init__(self, root: str = "data", download: bool = False, **kwargs) -> None:
+    def __init__(self, root: str = "data", download: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root, self.download = Path(root).expanduser(), download
 
@@ -79,7 +81,7 @@ class TorchvisionModule(ImageDataModule):
         except READ_ERRORS as error:
             raise OSError(self._complaint("cannot be downloaded to, or read from,", error)) from error
 
-    def load(self, split: Split) -> Dataset:
+    def load(self, split: Split) -> Source:
         if missing := [name for name in self.files() if not (self.folder / name).is_file()]:
             raise FileNotFoundError(self._complaint("is not in", f"no {', '.join(missing)}"))
         try:
@@ -129,9 +131,11 @@ class CIFAR10(TorchvisionModule):
     source = datasets.CIFAR10
     name = "cifar10"
     num_classes, channels, image_size = 10, 3, 32
-    class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    class_names = tuple(CIFAR10_NAMES.split())
 
-    def __init__(self, root: str = "data", download: bool = False, crop: int = 4, flip: bool = True, **kwargs) -> None:
+    def __init__(
+        self, root: str = "data", download: bool = False, crop: int = 4, flip: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(root, download, crop=crop, flip=flip, **kwargs)
 
     @property

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from lit_pursamere.seeding import generator, run_seed
 
@@ -136,7 +137,7 @@ class LazyLoader(TrainingLoader):
         options: Other arguments as in `TrainingLoader`.
     """
 
-    def __init__(self, view: Dataset, batch_size: int, num_workers: int = 0, **options) -> None:
+    def __init__(self, view: Any, batch_size: int, num_workers: int = 0, **options: Any) -> None:
         super().__init__(len(view), batch_size, **options)
         self.batches: list[list[int]] = []  # of the epoch, from which the workers, who stay, are told what to read
         self.reader = DataLoader(

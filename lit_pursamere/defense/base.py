@@ -140,7 +140,7 @@ class Defense(nn.Module):
         }
 
     @property
-    def views(self) -> tuple[str, ...]:
+    def views(self) -> tuple[View, ...]:
         """The views that it has."""
         lacking = {"adjoint": self.purifier.adjoint is None, "surrogate": self.surrogate is None}
         return tuple(name for name in VIEWS if not lacking.get(name))

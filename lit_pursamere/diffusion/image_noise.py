@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lit_pursamere.seeding import forked_randomness
 
-__all__ = ["follow", "image_keys", "keyed_normal", "next_keys", "repeated_draws", "stepped"]
+__all__ = ["combine", "follow", "image_keys", "keyed_normal", "next_keys", "repeated_draws", "stepped"]
 
 # As signed numbers, because torch's 64-bit integers are: they wrap around as unsigned ones do.
 GOLDEN, FIRST, SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685

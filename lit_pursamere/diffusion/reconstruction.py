@@ -34,7 +34,7 @@ def expected_reconstruction_error(score_model: ScoreModel, x: Tensor, sigma: flo
         raise ValueError(f"noise must be (m, 1 or {len(x)}, {tuple(x.shape[1:])}); got {tuple(noise.shape)}")
     draws, batch = len(noise), len(x)
     y = (x + per_image(sigma, x) * noise).flatten(0, 1)
-    if getattr(sigma, "ndim", 0):
+    if isinstance(sigma, Tensor) and sigma.ndim:
         sigma = sigma.repeat(draws)
     residual = noise - score_model.predict_noise(y, sigma).unflatten(0, (draws, batch))
     return residual.square().flatten(2).sum(2).mean(0)

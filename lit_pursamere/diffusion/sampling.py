@@ -222,5 +222,5 @@ def ddpm_step(
     variance: Literal["fixed_large", "fixed_small"] = "fixed_large",
 ) -> Tensor:
     """Ancestral step from signal power alpha_bar to `lower` with the noise z, see `ddpm_moments`."""
-    mean, variance = ddpm_moments(u, xi_hat, alpha_bar, lower, clip, variance)
-    return mean + variance**0.5 * z
+    mean, square = ddpm_moments(u, xi_hat, alpha_bar, lower, clip, variance)
+    return mean + square**0.5 * z

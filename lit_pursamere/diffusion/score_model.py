@@ -86,20 +86,25 @@ class GaussianMixtureScore(ScoreModel):
     Reference: X ~ sum_k w_k N(mu_k, tau_k^2 I), so Y_sigma has variances tau_k^2 + sigma^2 and a closed form score.
     """
 
-    def __init__(self, means: Tensor | list, std: float | list[float] = 0.1, weights: list[float] | None = None):
+    means: Tensor
+    std: Tensor
+    log_weights: Tensor
+
+    def __init__(
+        self, means: Tensor | list, std: float | list[float] = 0.1, weights: list[float] | None = None
+    ) -> None:
         super().__init__()
         means = torch.as_tensor(means)
         means = means if means.is_floating_point() else means.to(torch.get_default_dtype())
         if means.ndim != 4:
             raise ValueError(f"GaussianMixtureScore needs means of shape (K, C, H, W); got {tuple(means.shape)}")
-        std = torch.as_tensor(std, dtype=means.dtype).expand(len(means))
-        weights = torch.ones(len(means)) if weights is None else torch.as_tensor(weights)
-        weights = weights.to(means.dtype)
-        if (std < 0).any() or len(weights) != len(means) or (weights <= 0).any():
-            raise ValueError(f"GaussianMixtureScore needs std >= 0 and {len(means)} weights > 0; got {std}, {weights}")
+        stds = torch.as_tensor(std, dtype=means.dtype).expand(len(means))
+        shares = (torch.ones(len(means)) if weights is None else torch.as_tensor(weights)).to(means.dtype)
+        if (stds < 0).any() or len(shares) != len(means) or (shares <= 0).any():
+            raise ValueError(f"GaussianMixtureScore needs std >= 0 and {len(means)} weights > 0; got {stds}, {shares}")
         self.register_buffer("means", means)
-        self.register_buffer("std", std.clone())
-        self.register_buffer("log_weights", (weights / weights.sum()).log())
+        self.register_buffer("std", stds.clone())
+        self.register_buffer("log_weights", (shares / shares.sum()).log())
 
     def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         sigma = per_image(sigma, y)

@@ -20,7 +20,7 @@ sigma_u are gone; Ho et al. (2020); Song et al. (2021).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,7 @@ def edm(sigma_u: Tensor) -> tuple[Tensor, Tensor, float | Tensor, float | Tensor
     return torch.rsqrt(variance), sigma_u.log() / 4, sigma_u / variance, -DATA_STD * torch.rsqrt(variance)
 
 
+Preconditioning = Literal["ddpm", "ddpm_nearest", "vp", "ve", "edm"]
 PRECONDITIONINGS: dict[str, Callable] = {"ddpm": ddpm, "ddpm_nearest": ddpm_nearest, "vp": vp, "ve": ve, "edm": edm}
 
 
@@ -82,7 +83,7 @@ class PreconditionedScore(ScoreModel):
     def __init__(
         self,
         network: nn.Module,
-        preconditioning: Literal["ddpm", "ddpm_nearest", "vp", "ve", "edm"],
+        preconditioning: Preconditioning,
         checkpoint: str | None = None,
         weights: str = "ema",
     ) -> None:
@@ -111,7 +112,7 @@ class NCSNv2Score(ScoreModel):
     Reference: Song & Ermon (2020); s(y; sigma) = body(y) / sigma.
     """
 
-    def __init__(self, *, checkpoint: str | None = None, weights: str = "ema", **network) -> None:
+    def __init__(self, *, checkpoint: str | None = None, weights: str = "ema", **network: Any) -> None:
         super().__init__()
         self.network = prepared(NCSNv2(**network), checkpoint, weights)
 
@@ -133,7 +134,7 @@ class FFDNetScore(DenoiserScore):
     """
 
     def __init__(
-        self, *, sigma_max: float = 75 / 255, checkpoint: str | None = None, weights: str = "ema", **network
+        self, *, sigma_max: float = 75 / 255, checkpoint: str | None = None, weights: str = "ema", **network: Any
     ) -> None:
         super().__init__()
         if not sigma_max > 0:
@@ -181,11 +182,11 @@ class DDPMScore(PreconditionedScore):
         index: Literal["fractional", "nearest"] = "fractional",
         checkpoint: str | None = None,
         weights: str = "ema",
-        **network,
+        **network: Any,
     ) -> None:
         if index not in ("fractional", "nearest"):
             raise ValueError(f"DDPMScore needs index 'fractional' or 'nearest'; got {index!r}")
-        preconditioning = "ddpm" if index == "fractional" else "ddpm_nearest"
+        preconditioning: Preconditioning = "ddpm" if index == "fractional" else "ddpm_nearest"
         super().__init__(DDPMUNet(**network), preconditioning, checkpoint, weights)
 
 
@@ -200,7 +201,7 @@ class DDPMppScore(PreconditionedScore):
     Reference: Song et al. (2021), "Score-Based Generative Modeling through SDEs". Defaults are the CIFAR-10 network.
     """
 
-    def __init__(self, *, checkpoint: str | None = None, weights: str = "ema", **network) -> None:
+    def __init__(self, *, checkpoint: str | None = None, weights: str = "ema", **network: Any) -> None:
         super().__init__(DDPMpp(**network), "vp", checkpoint, weights)
 
 
@@ -223,6 +224,6 @@ class EDMScore(PreconditionedScore):
         preconditioning: Literal["edm", "vp", "ve"] = "edm",
         checkpoint: str | None = None,
         weights: str = "ema",
-        **network,
+        **network: Any,
     ) -> None:
         super().__init__(SongUNet(**network), preconditioning, checkpoint, weights)

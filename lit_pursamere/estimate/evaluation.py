@@ -8,6 +8,8 @@ a gradient is:  the classifier's on `gray`; with a purification before it on `bp
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from torch import Tensor
 
 from lit_pursamere.attacks import Attack, IterativeAttack
@@ -16,6 +18,7 @@ from lit_pursamere.estimate.calls import Queries, count_queries
 from lit_pursamere.estimate.stages import Stage
 from lit_pursamere.estimate.timing import Cost, classifier_cost, purification_cost
 from lit_pursamere.tasks import LitPurification, LitRobustness
+from lit_pursamere.threat import View
 
 __all__ = ["evaluation_stages", "purification_stages"]
 
@@ -66,11 +69,11 @@ class SystemCost:
         self.defense, self.x, self.classes, self.limit = defense, x, classes, limit
         self.known: dict[tuple[str, bool], Cost] = {}
 
-    def value(self, view: str) -> Cost:
+    def value(self, view: View) -> Cost:
         """Logits of the view."""
         return self._purification("values" if view != "gray" else view) + self._classifier(False)
 
-    def gradient(self, view: str) -> Cost:
+    def gradient(self, view: View) -> Cost:
         """Gradient of a loss on the view."""
         return self._purification("values" if view == "bpda" else view) + self._classifier(True)
 
@@ -80,14 +83,14 @@ class SystemCost:
             self.known[key] = classifier_cost(self.defense.classifier, self.x, derivative, self.limit)
         return self.known[key]
 
-    def _purification(self, view: str) -> Cost:
+    def _purification(self, view: View | Literal["values"]) -> Cost:
         """What comes before the classifier: nothing, a purification, or one with its derivative."""
         if view == "gray":
             return Cost()
         key = view, view != "values"
         if key not in self.known:
-            purifier = (self.defense if view == "values" else self.defense.view(view)).purifier
-            self.known[key] = purification_cost(purifier, self.x, self.classes, view != "values", self.limit)
+            system: Any = self.defense if view == "values" else self.defense.view(view)
+            self.known[key] = purification_cost(system.purifier, self.x, self.classes, view != "values", self.limit)
         return self.known[key]
 
 

@@ -69,6 +69,7 @@ def run_estimate(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if isinstance(task, Training):
+        ratio: float | None
         with quiet():
             stages, ratio = training_stages(task, data, settings, estimate.seconds)
     elif isinstance(task, LitPurification | LitRobustness):
@@ -109,10 +110,10 @@ def evaluated(
     data.prepare_data()
     data.setup("test" if test else "predict")
     x, y, _ = next(iter(data.test_dataloader() if test else data.predict_dataloader()))
-    task = precision.convert_module(task).to(trainer.strategy.root_device)
+    precision.convert_module(task).to(trainer.strategy.root_device)
     x, y = precision.convert_input(x).to(task.device), y.to(task.device)
     with precision.forward_context():
-        if test:
+        if isinstance(task, LitRobustness):
             return evaluation_stages(task, x, y, len(data.test_indices()), data.num_classes, estimate.seconds)
         images = len(data.indices(data.evaluate))
         return purification_stages(task, x, images, data.num_classes, estimate.seconds)

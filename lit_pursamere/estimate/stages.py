@@ -60,7 +60,7 @@ def table(stages: list[Stage], devices: int) -> str:
     missing = len(stages) - len(known)
     rows.append([
         "**all**", "", quantity(sum(stage.total_flop(1) or 0 for stage in stages), "FLOP"),
-        *(duration(sum(stage.total_seconds(n) for stage in known)) for n in counts),
+        *(duration(sum(stage.total_seconds(n) or 0 for stage in known)) for n in counts),
         f"without {missing} that could not be estimated" if missing else "",
     ])  # fmt: skip
     return markdown_table(heads, rows)

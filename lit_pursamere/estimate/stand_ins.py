@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jsonargparse import Namespace
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from lit_pursamere.data import ImageDataModule
+from lit_pursamere.data.source import Source
 
 __all__ = ["forget_missing_weights", "pair_with_itself"]
 
@@ -41,7 +42,7 @@ def forget_missing_weights(config: object) -> list[str]:
 class Originals:
     """In the place of a purified set: every image is its own twin."""
 
-    def __init__(self, sources: dict[str, Dataset]) -> None:
+    def __init__(self, sources: dict[str, Source]) -> None:
         self.sources = sources
 
     def __getitem__(self, index: int) -> Tensor:
@@ -49,7 +50,8 @@ class Originals:
 
     def take(self, indices: Sequence[int]) -> np.ndarray:
         """Those images as they are stored, (N, C, H, W)."""
-        return self.sources["train"].images[torch.tensor(indices)].numpy()
+        source: Any = self.sources["train"]
+        return source.images[torch.tensor(indices)].numpy()
 
 
 def pair_with_itself(data: ImageDataModule) -> None:

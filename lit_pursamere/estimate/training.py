@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from functools import partial
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -31,17 +32,18 @@ class BatchClock(pl.Callback):
         self.limit, self.last = limit, 0.0
         self.seconds: list[float] = []
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, *unused) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, *unused: Any) -> None:
         self.last = now(trainer.strategy.root_device)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *unused) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
         time = now(trainer.strategy.root_device)
         self.seconds.append(time - self.last)
         self.last = time
         timed = self.seconds[WARMUP:]
         trainer.should_stop = trainer.should_stop or (len(timed) >= STEPS and sum(timed) > self.limit)
 
-    on_validation_epoch_start, on_validation_batch_end = on_train_epoch_start, on_train_batch_end
+    on_validation_epoch_start = on_train_epoch_start  # type: ignore[assignment]
+    on_validation_batch_end = on_train_batch_end  # type: ignore[assignment]
 
 
 def training_stages(task: Training, data: ImageDataModule, settings: dict, limit: float) -> tuple[list[Stage], float]:
@@ -57,7 +59,7 @@ def training_stages(task: Training, data: ImageDataModule, settings: dict, limit
     clock, trainer = small_trainer(settings, limit, limit_val_batches=0)
     trainer.fit(task, data)
     timed = clock.seconds[WARMUP:] or clock.seconds
-    epoch = trainer.num_training_batches  # of the whole epoch, though it was not trained to its end
+    epoch = int(trainer.num_training_batches)  # of the whole epoch, though it was not trained to its end
     batches, shared = training_batches(settings, epoch)
     x = next(iter(data.train_dataloader()))[0]
     halves = x.shape[1] if x.ndim == 5 else 1
@@ -83,7 +85,7 @@ def small_trainer(settings: dict, limit: float, **changes: object) -> tuple[Batc
     return clock, pl.Trainer(**{**settings, **small, **changes})
 
 
-def training_batches(settings: dict, epoch: int) -> tuple[int, bool]:
+def training_batches(settings: dict, epoch: int) -> tuple[float, bool]:
     """Batches of a training, and whether they are shared by the devices: epochs are, a number of steps is not."""
     epochs, steps = settings.get("max_epochs"), settings.get("max_steps") or -1
     if epochs is None and steps < 0:
@@ -100,7 +102,8 @@ def training_batches(settings: dict, epoch: int) -> tuple[int, bool]:
 def training_flop(task: Training, x: Tensor) -> tuple[int, float]:
     """FLOP of a forward of one image (1, C, H, W), and what torch counts with gradients divided by three of them."""
     if isinstance(task, LitClassifier):
-        network, call = task.classifier, task.classifier
+        network: Any = task.classifier
+        call: Any = network
     elif isinstance(task, LitScoreModel):
         network, call = task.score_model, partial(task.score_model, sigma=1.0)
     else:
@@ -114,7 +117,7 @@ def training_flop(task: Training, x: Tensor) -> tuple[int, float]:
 
 
 def validation_stage(
-    task: Training, data: ImageDataModule, settings: dict, rounds: int, forward: float
+    task: Training, data: ImageDataModule, settings: dict, rounds: float, forward: float
 ) -> Stage:  # fmt: skip
     """All validations: the first batches, attacked ones included, are clocked; the last of these stands for others."""
     first = 2

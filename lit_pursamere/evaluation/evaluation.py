@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import compress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from lit_pursamere.attacks import Attack, IterativeAttack, Outcome
 from lit_pursamere.attacks.base import Progress, silent
 from lit_pursamere.defense import Defense
-from lit_pursamere.diffusion.image_noise import image_keys, repeated_draws, stepped
+from lit_pursamere.diffusion.image_noise import combine, image_keys, repeated_draws
 from lit_pursamere.evaluation.judge import Verdict, distances, judge
 from lit_pursamere.purifiers import Identity
 from lit_pursamere.seeding import reseed
@@ -196,7 +196,8 @@ class Evaluation:
     def _in_slots(
         self, system: str, name: str, batches: list[Batch], wanted: list[Tensor], progress: Progress
     ) -> Iterator[tuple[Batch, Outcome, Tensor]]:
-        attack, chosen = self.attacks[name], torch.cat(wanted)
+        attack: Any = self.attacks[name]  # by steps
+        chosen = torch.cat(wanted)
         x, y, index = (torch.cat(column)[chosen.to(column[0].device)] for column in zip(*batches, strict=True))
         view, keys = self.systems[system].view(attack.view), image_keys(index, self.seed, system, name)
         for position, outcome in attack.in_slots(view, x, y, self.slots, progress, keys):
@@ -230,7 +231,7 @@ class Evaluation:
         last = judge(defense, outcome.last, y, self.evaluations, self.slots, keys["last"])
         if attack is None or (attack.view == "gray" and not isinstance(defense.purifier, Identity)):
             return Judged(last, None, outcome.last, fooled)
-        if isinstance(attack, IterativeAttack):  # it did not ask about its last iterate
+        if isinstance(attack, IterativeAttack) and fooled is not None:  # it did not ask about its last iterate
             fooled = torch.where((fooled < 0) & (last.prediction != y), attack.steps, fooled)
         worse, decisive = Verdict(*(value.clone() for value in last)), outcome.last.clone()
         # An image that is neither right nor rejected at the last iterate cannot get worse.
@@ -259,7 +260,7 @@ class Evaluation:
         x, y, index = batch
         numbers = index.tolist()
         on_clean = judged.last.prediction if name == CLEAN else [clean[number] for number in numbers]
-        columns = {"index": numbers, "label": y, "prediction_clean": on_clean}
+        columns: dict[str, Any] = {"index": numbers, "label": y, "prediction_clean": on_clean}
         for key in ("prediction", "votes", "margin", "loss"):
             columns[f"{key}_last"] = getattr(judged.last, key)
             columns[f"{key}_any"] = None if judged.any is None else getattr(judged.any, key)
@@ -283,7 +284,7 @@ class Evaluation:
 def verdict_keys(index: Tensor, seed: int, system: str, attack: str) -> dict[str, Tensor]:
     """Keys of the noise at which images (B,) are judged after an attack, at the `last` iterate and at `any`."""
     keys = image_keys(index.cpu(), seed, system, attack)
-    return {iterate: stepped(keys, -step) for step, iterate in enumerate(("last", "any"), start=2)}
+    return {iterate: combine(keys, -step) for step, iterate in enumerate(("last", "any"), start=2)}
 
 
 def listed(column: Tensor | list | None, count: int) -> list:

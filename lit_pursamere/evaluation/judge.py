@@ -16,7 +16,7 @@ from lit_pursamere.attacks.gradients import adversarial_loss
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion.image_noise import follow
 from lit_pursamere.host import deferred
-from lit_pursamere.threat import image_norm
+from lit_pursamere.threat import Norm, image_norm
 
 __all__ = ["Verdict", "distances", "judge"]
 
@@ -88,6 +88,6 @@ def statistics_of(defense: Defense, x: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def distances(x_adv: Tensor, x: Tensor, slots: int) -> dict[str, Tensor]:
     """How far x_adv (B, C, H, W) is from x in every norm, (B,) each."""
-    norms = ("linf", "l2", "l1")
+    norms: tuple[Norm, ...] = ("linf", "l2", "l1")
     found = in_groups(lambda a, b: tuple(image_norm(a - b, norm) for norm in norms), slots, x_adv, x)
     return dict(zip(norms, found, strict=True))

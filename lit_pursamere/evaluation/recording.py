@@ -66,7 +66,7 @@ class RecordedEvaluation:
     def _clean(self, system: str, batches: list[Batch]) -> dict[int, object]:
         """What the system predicts on the untouched images, by position."""
         numbers = [number for _, _, index in batches for number in index.tolist()]
-        return {number: self.records.get(system, CLEAN, number)["prediction_last"] for number in numbers}
+        return {number: self.records.rows[system, CLEAN, number]["prediction_last"] for number in numbers}
 
     def _record(self, part: Evaluated) -> None:
         """Write the rows; images are on disk before their rows."""

@@ -85,10 +85,12 @@ class MagNetAutoencoder(nn.Module):
         self.pooling = pooling
         inner = 4 if pooling else 2
         sizes = [channels, *[width] * inner, channels]
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(sizes))
-        for conv in self.convs:  # the start that the original's framework gives
+        convs = [nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(sizes)]
+        self.convs = nn.ModuleList(convs)
+        for conv in convs:  # the start that the original's framework gives
             nn.init.xavier_uniform_(conv.weight)
-            nn.init.zeros_(conv.bias)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Denoise images (B, C, H, W); with pooling, H and W must be even, else a ValueError is raised."""

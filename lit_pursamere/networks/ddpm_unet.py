@@ -10,6 +10,7 @@ The state dict of google/ddpm-cifar10-32 loads as it is, or after `OLD_ATTENTION
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -123,7 +124,8 @@ class DDPMUNet(nn.Module):
         self.conv_in = conv(channels, self.width)
         mlp = {"linear_1": linear(self.width, embedding), "linear_2": linear(embedding, embedding)}
         self.time_embedding = nn.ModuleDict(mlp)
-        self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
+        self.down_blocks: Any = nn.ModuleList()
+        self.up_blocks: Any = nn.ModuleList()
         settings = (embedding, dropout, norm_num_groups)
         self._build(widths, attention, layers_per_block, settings)
         self.mid_block = Level([widths[-1]] * 2, widths[-1], [True, False], *settings)

@@ -42,7 +42,7 @@ class FFDNet(nn.Sequential):
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
         super().__init__(*layers[:-1])
 
-    def forward(self, y: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, y: Tensor, sigma: Tensor) -> Tensor:  # type: ignore[override]
         """Denoise images.
 
         Args:

@@ -9,6 +9,8 @@ Parameter names equal those of the released checkpoints, so their state dicts lo
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -84,8 +86,8 @@ class ResidualConvUnit(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         for first, second in self.names:
-            out = self._modules[first](F.elu(h))
-            h = h + self._modules[second](F.elu(out))
+            out = getattr(self, first)(F.elu(h))
+            h = h + getattr(self, second)(F.elu(out))
         return h
 
 
@@ -97,7 +99,7 @@ class MultiScaleFusion(nn.Module):
         self.convs = nn.ModuleList([conv3x3(channels, outputs) for channels in inputs])
 
     def forward(self, inputs: list[Tensor], size: torch.Size) -> Tensor:
-        fused = 0
+        fused: Any = 0
         for conv, h in zip(self.convs, inputs, strict=True):
             h = conv(h)
             if h.shape[2:] != size:  # at equal size the bilinear map with aligned corners is the identity

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +30,12 @@ __all__ = [
     "sinusoidal_embedding",
 ]
 
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+
 LAST_GAIN = 1e-5  # of the layer that ends a residual branch: a new network starts as a chain of its shortcuts
 
 
-def glorot(layer: nn.Module, gain: float = 1.0) -> nn.Module:
+def glorot(layer: Layer, gain: float = 1.0) -> Layer:
     """Draw the weight from Glorot's uniform distribution times `gain`; the bias starts at zero."""
     nn.init.xavier_uniform_(layer.weight, gain)
     if layer.bias is not None:
@@ -40,11 +43,11 @@ def glorot(layer: nn.Module, gain: float = 1.0) -> nn.Module:
     return layer
 
 
-def conv(inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0) -> nn.Module:
+def conv(inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0) -> nn.Conv2d:
     return glorot(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), gain)
 
 
-def linear(inputs: int, outputs: int, gain: float = 1.0, bias: bool = True) -> nn.Module:
+def linear(inputs: int, outputs: int, gain: float = 1.0, bias: bool = True) -> nn.Linear:
     return glorot(nn.Linear(inputs, outputs, bias=bias), gain)
 
 
@@ -113,14 +116,14 @@ class ResidualBlock(nn.Module):
         self.names, self.dropout, self.scale = tuple(names), dropout, scale
         self.resample = nn.Identity() if resample is None else resample
         same = inputs == outputs and resample is None
-        layers = [group_norm(inputs, groups), conv(inputs, outputs), linear(embedding, outputs)]
+        layers: list[nn.Module] = [group_norm(inputs, groups), conv(inputs, outputs), linear(embedding, outputs)]
         layers += [group_norm(outputs, groups), conv(outputs, outputs, gain=LAST_GAIN)]
         layers += [nn.Identity() if same else conv(inputs, outputs, kernel=1)]
         for name, layer in zip(self.names, layers, strict=True):
             self.add_module(name, layer)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        norm0, conv0, affine, norm1, conv1, shortcut = (self._modules[name] for name in self.names)
+        norm0, conv0, affine, norm1, conv1, shortcut = (getattr(self, name) for name in self.names)
         h = conv0(self.resample(F.silu(norm0(x)))) + affine(emb)[:, :, None, None]
         h = F.dropout(F.silu(norm1(h)), self.dropout, self.training)
         return (shortcut(self.resample(x)) + conv1(h)) * self.scale

@@ -29,6 +29,9 @@ def check_wide_resnet(network: str, depth: int, width: int, num_classes: int, dr
 class Normalise(nn.Module):
     """(x - mean) / std per channel, constants that no checkpoint holds; without them the identity."""
 
+    mean: Tensor | None
+    std: Tensor | None
+
     def __init__(self, channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
         super().__init__()
         if (mean is None) != (std is None):
@@ -44,7 +47,7 @@ class Normalise(nn.Module):
             self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x if self.mean is None else (x - self.mean) / self.std
+        return x if self.mean is None or self.std is None else (x - self.mean) / self.std
 
 
 class BasicBlock(nn.Module):
@@ -57,10 +60,8 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.dropout = dropout
-        if inputs != outputs or stride != 1:
-            self.convShortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-        else:
-            self.convShortcut = None
+        same = inputs == outputs and stride == 1
+        self.convShortcut = None if same else nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.bn1(x))

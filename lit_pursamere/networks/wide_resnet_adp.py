@@ -76,7 +76,7 @@ class WideResNetADP(nn.Module):
 
     def _initialise(self) -> None:
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.xavier_uniform_(module.weight, nn.init.calculate_gain("relu"))
                 nn.init.zeros_(module.bias)
 

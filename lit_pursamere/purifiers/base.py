@@ -35,7 +35,7 @@ class Recomputed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, step: Callable, name: str, *state: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, step: Callable, name: str, *state: Tensor) -> tuple[Tensor, ...]:
         result = tuple(step(*state))
         ctx.set_materialize_grads(False)
         ctx.step, ctx.name, ctx.inputs = step, name, len(state)
@@ -46,7 +46,7 @@ class Recomputed(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         state, first = ctx.saved_tensors[: ctx.inputs], ctx.saved_tensors[ctx.inputs :]
         needed = ctx.needs_input_grad[2:]
         state = [tensor.detach().requires_grad_(need) for tensor, need in zip(state, needed, strict=True)]
@@ -104,7 +104,7 @@ class Adjoint(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, steps: Sequence[Callable[[Tensor], tuple[Tensor]]], u: Tensor) -> Tensor:
+    def forward(ctx: Any, steps: Sequence[Callable[[Tensor], tuple[Tensor]]], u: Tensor) -> Tensor:
         for step in steps:
             (u,) = step(u)
         ctx.steps, ctx.autocast = steps, autocast_of(u)
@@ -113,7 +113,7 @@ class Adjoint(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, a: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, a: Tensor) -> tuple[None, Tensor]:
         (u,) = ctx.saved_tensors
         for step in reversed(ctx.steps):
             with torch.enable_grad(), ctx.autocast():
@@ -171,7 +171,9 @@ class Purifier(nn.Module, ABC):
     first_order = False
     adjoint: bool | None = None
     streams: tuple[str, ...] = ("forward", "reverse")
-    knowledge: Knowledge = "fresh"
+    knowledge: Knowledge | NoiseSource = "fresh"
+    _arguments: dict[str, object]
+    _networks: set[str]
 
     @noted
     def __init__(self, score_model: ScoreModel | None = None, seed: int = 0) -> None:
@@ -183,7 +185,7 @@ class Purifier(nn.Module, ABC):
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
-            cls.__init__ = noted(cls.__init__)
+            cls.__init__ = noted(cls.__init__)  # type: ignore[method-assign]
 
     def __getattr__(self, name: str) -> Any:
         if name == "score_model" and name not in self._modules:
@@ -290,7 +292,7 @@ class Purifier(nn.Module, ABC):
         return other
 
     @staticmethod
-    def _source(knowledge: Knowledge, seed: int) -> NoiseSource:
+    def _source(knowledge: Knowledge | NoiseSource, seed: int) -> NoiseSource:
         fixed = SeededNoise(seed)  # complains of the seed
         named = {"fresh": FreshNoise(), "fixed": fixed, "forward": PartlySeededNoise(seed)}
         if isinstance(knowledge, str) and knowledge in named:
@@ -330,8 +332,8 @@ def complete(
     Raises:
         ValueError: If there is no score model to give.
     """
-    purifier = equipped(purifier, score_model)
-    return purifier if noise is None else purifier.under(noise)
+    completed: Purifier = equipped(purifier, score_model)
+    return completed if noise is None else completed.under(noise)
 
 
 def equipped(part: Any, score_model: ScoreModel | None) -> Any:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,7 @@ class COUP(Purifier):
     """
 
     adjoint, streams = False, ("reverse",)
+    classifier: Any  # a module, or None
 
     def __init__(
         self,
@@ -95,7 +97,7 @@ class COUP(Purifier):
     def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         if self.lam > 0 and self.classifier is None:
             raise ValueError("COUP is guided by a classifier: give it to a `Defense`, or name its own `classifier`")
-        advance = self._euler if self.sampler == "sde" else self._ancestral
+        advance: Callable[..., tuple[Tensor]] = self._euler if self.sampler == "sde" else self._ancestral
         steps = (
             partial(advance, step=step, z=noise.draw("reverse", k, 1, x)[0] if k <= self.draws else 0.0)
             for k, step in enumerate(self.steps, start=1)

@@ -25,7 +25,7 @@ from lit_pursamere.diffusion import (
     expected_reconstruction_error,
 )
 from lit_pursamere.purifiers.base import Purifier
-from lit_pursamere.threat import ThreatModel, image_norm, over_images, project_l2_ball_and_box
+from lit_pursamere.threat import Pixels, ThreatModel, image_norm, over_images, project_l2_ball_and_box
 
 __all__ = ["PurSAMERE", "Trajectory"]
 
@@ -98,7 +98,7 @@ class PurSAMERE(Purifier):
         self.projection = projection
         self._check()
         self.lrs = learning_rates(len(self.sigmas), lr_max, lr_min, lr_schedule)
-        self.ball = ThreatModel("l2", rho_pur)
+        self.ball = ThreatModel("l2", Pixels(rho_pur))
 
     def _check(self) -> None:
         if not (0 <= self.rho_pur < math.inf and 0 <= self.rho_sam < math.inf):
@@ -115,17 +115,18 @@ class PurSAMERE(Purifier):
 
     def trajectory(self, x: Tensor, noise: NoiseSource | None = None) -> tuple[Tensor, Trajectory]:
         """Purify x and report the reconstruction error, the ascent norm and the distance at every level."""
-        rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        rows: list[tuple[Tensor, ...]] = []
         purified = self._descend(x.detach(), (noise or self.noise).once(x), rows)
         error, ascent_norm, distance = (torch.stack(column) for column in zip(*rows, strict=True))
         return purified, Trajectory(self.sigmas, self.lrs, error, ascent_norm, distance)
 
-    def _descend(self, x_adv: Tensor, noise: NoiseSource, rows: list | None) -> Tensor:
+    def _descend(self, x_adv: Tensor, noise: NoiseSource, rows: list[tuple[Tensor, ...]] | None) -> Tensor:
         state = State(x_adv, torch.zeros_like(x_adv), torch.zeros_like(x_adv))
         for k, sigma in enumerate(self.sigmas, start=1):
             xi = noise.draw("level", k, self.draws, x_adv)
-            row = [] if rows is not None else None
-            state = State(*self.checkpointed(partial(self._step, k=k, sigma=sigma, xi=xi, row=row), *state, x_adv))
+            row: list[Tensor] = []
+            step = partial(self._step, k=k, sigma=sigma, xi=xi, row=None if rows is None else row)
+            state = State(*self.checkpointed(step, *state, x_adv))
             if rows is not None:
                 rows.append((*row, self.ball.distance(state.x, x_adv)))
         return state.x

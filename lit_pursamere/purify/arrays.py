@@ -127,5 +127,5 @@ def as_file(arrays: dict[str, np.ndarray], suffix: str) -> bytes:
     if suffix == ".npy":
         np.save(file, arrays[ONLY])
     else:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     return file.getvalue()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lit_pursamere.report.comparison import Comparison
 from lit_pursamere.report.figure_parts import NothingToDraw, caption_of, colour_of, error_bars
@@ -103,10 +103,10 @@ def comparison_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def _marks(names: Sequence[str]) -> dict[str, tuple[float, dict[str, object]]]:
+def _marks(names: Sequence[str]) -> dict[str, tuple[float, dict[str, Any]]]:
     """How far below its line, and how, each column is marked: equal values of several attacks stay visible."""
     attacks = [name for name in names if name != CLEAN and not name.startswith(WORST)]
-    found: dict[str, tuple[float, dict[str, object]]] = {}
+    found: dict[str, tuple[float, dict[str, Any]]] = {}
     if CLEAN in names:
         style = {"marker": "o", "markersize": 6, "color": "white", "markeredgecolor": INK, "zorder": 4}
         found[CLEAN] = 0, {"label": CLEAN, **style}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lit_pursamere.report.curves import Survival, Sweep, survivals, sweeps
 from lit_pursamere.report.figure_parts import NothingToDraw, caption_of, colour_of, error_bars
@@ -103,7 +103,8 @@ def survival_figure(report: Report) -> Figure:
             _survival(axes, curve, CYCLE[attacks.index(curve.attack) % len(CYCLE)], attacks.index(curve.attack))
         axes.set(ylim=(0, 104), yticks=range(0, 101, 20))
         axes.set_xlim(left=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        locator: Any = axes.xaxis.get_major_locator()
+        locator.set_params(integer=True)
         grid_lines(axes)
     legend(figure, 4)
     text = caption_of(report, [curve.n for _, found in panels for curve in found], intervals=False)
@@ -117,23 +118,23 @@ def roc_figure(report: Report) -> Figure:
     Raises:
         NothingToDraw: If there was no detector.
     """
-    lines = [line for line in report.lines if line.detection and line.detection.curve]
+    lines = [(line, line.detection) for line in report.lines if line.detection and line.detection.curve]
     if not lines:
         raise NothingToDraw("no records hold the statistic of a detector; nothing to draw")
     figure = new_figure(3.6)
     axes = figure.subplots()
     decorate(axes, "", "clean images rejected (%)", "attacked images rejected (%)")
     axes.plot([0, 100], [0, 100], color=GREY, linewidth=0.7, linestyle=(0, (2, 3)))
-    for number, line in enumerate(lines):
+    for number, (line, detection) in enumerate(lines):
         dashes = DASHES[number // len(CYCLE) % len(DASHES)]
-        points = [[100 * value for value in column] for column in zip(*line.detection.curve, strict=True)]
-        name = f"{report.system_of(line)}, {line.attack}: AUC {line.detection.auc:.3f}"
+        points = [[100 * value for value in column] for column in zip(*detection.curve, strict=True)]
+        name = f"{report.system_of(line)}, {line.attack}: AUC {detection.auc:.3f}"
         colour = CYCLE[number % len(CYCLE)]
         axes.plot(*points, color=colour, linewidth=1.4, linestyle=(0, dashes) if dashes else "-", label=name)
     axes.set(xlim=(0, 100), ylim=(0, 102), aspect="equal")
     grid_lines(axes, "both")
     legend(figure, 2)
-    caption(figure, caption_of(report, [line.headline.n for line in lines], intervals=False))
+    caption(figure, caption_of(report, [line.headline.n for line, _ in lines], intervals=False))
     return figure
 
 
@@ -155,15 +156,21 @@ def _value_ticks(axes: Axes, values: Sequence[float], parameter: str) -> None:
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     elif parameter == "steps":
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        locator: Any = axes.xaxis.get_major_locator()
+        locator.set_params(integer=True)
     elif len(ticks) <= 8 and min(b - a for a, b in pairwise(ticks)) > 0.08 * ticks[-1]:
         axes.set_xticks(ticks, [eps_text(tick) if tick else "0" for tick in ticks])
 
 
 def _survival(axes: Axes, curve: Survival, colour: str, number: int) -> None:
     dashes = DASHES[number % len(DASHES)]
-    line = {"color": colour, "linewidth": 1.4, "linestyle": (0, dashes) if dashes else "-"}
-    mark = {"color": colour, "marker": MARKERS[number % len(MARKERS)], "markersize": 6, "markeredgecolor": "white"}
+    line: dict[str, Any] = {"color": colour, "linewidth": 1.4, "linestyle": (0, dashes) if dashes else "-"}
+    mark: dict[str, Any] = {
+        "color": colour,
+        "marker": MARKERS[number % len(MARKERS)],
+        "markersize": 6,
+        "markeredgecolor": "white",
+    }
     shares = [100 * share for share in curve.shares]
     axes.plot(range(len(shares)), shares, drawstyle="steps-post", **line)
     axes.plot([], [], label=curve.attack, **(line | mark))  # the legend's: curve and mark together

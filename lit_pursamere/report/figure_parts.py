@@ -16,12 +16,13 @@ class NothingToDraw(ValueError):
     """The records do not hold what a figure is about."""
 
 
-def caption_of(report: Report, sizes: Sequence[int], intervals: bool = True) -> str:
+def caption_of(report: Report, sizes: Sequence[int | None], intervals: bool = True) -> str:
     """Which images, how many, what counts as success, and what the whiskers are if there are any."""
     places = list(dict.fromkeys(run.data for run in report.runs if run.data))
-    n = f"n = {min(sizes)}" if min(sizes) == max(sizes) else f"n = {min(sizes)} to {max(sizes)}"
+    known = sorted({size for size in sizes if size is not None})
+    n = [f"n = {' to '.join(map(str, dict.fromkeys((known[0], known[-1]))))}"] if known else []
     success = ", ".join(dict.fromkeys(run.success for run in report.runs))
-    parts = [*places, n, f"success: {success}"]
+    parts = [*places, *n, f"success: {success}"]
     return "; ".join(parts + ([f"whiskers: 95 % {INTERVAL_NAMES[report.interval]} intervals"] if intervals else []))
 
 

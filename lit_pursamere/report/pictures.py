@@ -6,7 +6,7 @@ Every function returns a matplotlib Figure that belongs to nobody, see `style`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -78,7 +78,8 @@ def picture_grid(
 
     rows = len(columns[0])
     figure = new_figure(0.55 + 1.3 * rows)
-    figure.get_layout_engine().set(h_pad=0.07)
+    layout: Any = figure.get_layout_engine()
+    layout.set(h_pad=0.07)
     grid = figure.subplots(rows, len(columns), squeeze=False)
     for column, pictures in enumerate(columns):
         for axes, picture in zip(grid[:, column], pictures, strict=True):

@@ -5,9 +5,11 @@ The functions that draw return a matplotlib Figure that belongs to nobody, see `
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lit_pursamere.report.accuracy_figures import accuracy_figure, comparison_figure
 from lit_pursamere.report.comparison import Comparison
@@ -16,9 +18,12 @@ from lit_pursamere.report.figure_parts import NothingToDraw
 from lit_pursamere.report.formats import save_report
 from lit_pursamere.report.report import Report
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 __all__ = ["save_comparison", "save_plots"]
 
-FIGURES = {
+FIGURES: dict[str, Callable[[Report], Figure]] = {
     "worst-case": accuracy_figure,
     "roc": roc_figure,
     "accuracy-eps": partial(sweep_figure, parameter="eps"),

@@ -151,7 +151,7 @@ def differences(cell: Published, run: Run, system: str, attack: str) -> dict[str
     found = {}
     if cell.dataset != run.dataset:
         found["dataset"] = f"{cell.dataset} there, {run.dataset or UNSTATED} here"
-    if cell.budget and not (cell.norm == info.norm and math.isclose(cell.eps, info.eps, rel_tol=1e-4)):
+    if cell.budget and not (cell.norm == info.norm and math.isclose(cell.eps or 0, info.eps or 0, rel_tol=1e-4)):
         found["budget"] = f"{cell.budget} there, {info.budget or UNSTATED} here"
     for name, theirs in cell.settings.items():
         value = ours.get(name, ours.get(f"{name}.class", UNSTATED))

@@ -6,7 +6,7 @@ A figure belongs to nobody: no pyplot, no display, no global state. matplotlib i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def decorate(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
         spine.set(visible=side in ("left", "bottom"), color=GREY, linewidth=0.7)
 
 
-def grid_lines(axes: Axes, axis: str = "y") -> None:
+def grid_lines(axes: Axes, axis: Literal["both", "x", "y"] = "y") -> None:
     """Draw pale lines behind the data."""
     axes.grid(axis=axis, which="major", color=PALE, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -55,13 +55,13 @@ def caption(figure: Figure, text: str) -> None:
 
 def legend(figure: Figure, columns: int) -> None:
     """Name every label of the figure once, above the axes, in at most so many columns as fit."""
-    entries: dict[str, object] = {}
+    entries: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     fitting = next(count for count in range(min(columns, len(entries)), 0, -1) if count == 1 or _fits(entries, count))
-    style = {"ncols": fitting, "frameon": False, "fontsize": SMALL + 0.5, "labelcolor": INK}
-    figure.legend(entries.values(), entries, loc="outside upper left", **style)
+    style: dict[str, Any] = {"ncols": fitting, "frameon": False, "fontsize": SMALL + 0.5, "labelcolor": INK}
+    figure.legend(list(entries.values()), list(entries), loc="outside upper left", **style)
 
 
 def _fits(labels: Iterable[str], columns: int) -> bool:
@@ -78,7 +78,7 @@ def note(
     size: float = SMALL,
     colour: str = INK,
     units: str | tuple[str, str] = "data",
-    **alignment: str,
+    **alignment: Any,
 ) -> None:
     axes.annotate(
         text, at, offset, xycoords=units, textcoords="offset points", fontsize=size, color=colour, **alignment

@@ -44,14 +44,19 @@ class FolderLock:
         # A process forked off, such as a loader's worker, would hold the lock for as long as it outlives this one.
         own = weakref.ref(self)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=lambda: own() and own()._forget())
+
+            def forget() -> None:
+                if (lock := own()) is not None:
+                    lock._forget()
+
+            os.register_at_fork(after_in_child=forget)
         try:
             if rank == 0:
                 self._take(".lock")
                 for file in sorted(self.folder.glob(".lock-*")):
                     self._take(file.name)
-                for file in self.held[1:]:
-                    file.close()
+                for lock in self.held[1:]:
+                    lock.close()
                 del self.held[1:]
             self._take(f".lock-{rank}")
         except OSError:

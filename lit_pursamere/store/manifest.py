@@ -76,7 +76,7 @@ def differing(*settings: dict, prefix: str = "") -> dict[str, list[object]]:
     """Entries that are not the same in all, "attacks.PGD.eps", with the value of each; None where there is no such."""
     found: dict[str, list[object]] = {}
     for key in sorted(set().union(*settings)):
-        values = [each.get(key) for each in settings]
+        values: list[Any] = [each.get(key) for each in settings]
         if all(isinstance(value, dict) for value in values):
             found |= differing(*values, prefix=f"{prefix}{key}.")
         elif any(value != values[0] for value in values):
@@ -118,7 +118,7 @@ def settings_of(module: Any, depth: int = 1) -> dict[str, object]:
     return found
 
 
-def setting_of(value: object) -> object:
+def setting_of(value: object) -> Any:
     """A setting as a JSON value, short, and without anything that changes from process to process."""
     if value is None or isinstance(value, bool | int | float | str):
         return value

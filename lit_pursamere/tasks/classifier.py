@@ -8,7 +8,7 @@ Reference: PurSAMERE, eq. (17); SGD recipe of Zagoruyko & Komodakis (2016).
 from __future__ import annotations
 
 from bisect import bisect
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -97,14 +97,14 @@ class LitClassifier(Training):
         self.schedule, self.milestones, self.gamma, self.warmup = schedule, sorted(milestones), gamma, warmup
         self.lr_reference_batch, self.ema_decay, self.compile_network = lr_reference_batch, ema_decay, compile
         self.attack, self.attacked_images, self.export = attack, attacked_images, export
-        self.accuracy = nn.ModuleDict({name: MeanMetric() for name in ("clean", "purified", "attacked")})
+        self.accuracy: Any = nn.ModuleDict({name: MeanMetric() for name in ("clean", "purified", "attacked")})
         self.left_to_attack = 0
 
     def configure_callbacks(self) -> list[pl.Callback]:
         average = [] if self.ema_decay is None else [ExponentialMovingAverage(self.ema_decay, buffers=True)]
         return [*super().configure_callbacks(), *average]
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> Any:
         scale = 1.0 if self.lr_reference_batch is None else self.effective_batch() / self.lr_reference_batch
         optimizer = torch.optim.SGD(
             self.classifier.parameters(), self.lr * scale, self.momentum, weight_decay=self.weight_decay,
@@ -168,17 +168,18 @@ class LitClassifier(Training):
     def _attacked(self, images: Tensor, y: Tensor) -> Tensor:
         if torch.is_inference_mode_enabled():
             raise RuntimeError("attacks need gradients: use Trainer(inference_mode=False), as the command line does")
-        return self.attack(self.classifier, images, y).last
+        attack: Any = self.attack
+        return attack(self.classifier, images, y).last
 
     def on_fit_end(self) -> None:
         self.export_weights(self.classifier, self.export)
 
     def facts(self) -> dict[str, object]:
         return {
-            "purified": getattr(self.trainer.datamodule, "purified", None),
+            "purified": getattr(self.data, "purified", None),
             "classifier": type(self.classifier).__name__,
             "loss": "cross-entropy, half on clean and half on purified images where there are pairs",
             "lr": self.lr,
-            "effective_batch": None if self.trainer.datamodule is None else self.effective_batch(),
+            "effective_batch": None if self.data is None else self.effective_batch(),
             "ema_decay": self.ema_decay,
         }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 
+from lit_pursamere.data import ImageDataModule
 from lit_pursamere.store import ResultsFolder
 from lit_pursamere.store.provenance import note_start
 
@@ -16,10 +18,10 @@ __all__ = ["FolderTask"]
 class Closing(pl.Callback):
     """Closes a task's folder when its run ends, or fails: whoever catches that may continue in the same process."""
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         pl_module.close()
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         pl_module.close()
 
 
@@ -36,6 +38,11 @@ class FolderTask(pl.LightningModule, ABC):
         self.folder: ResultsFolder | None = None
         self.visible = False  # whether progress is shown, by this process
 
+    @property
+    def data(self) -> ImageDataModule:
+        """The data of the run."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
     @abstractmethod
     def open(self) -> None:
         """Open `output` for this process, as `folder`.
@@ -51,7 +58,7 @@ class FolderTask(pl.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         bar = self.trainer.progress_bar_callback
         self.visible = bar is not None and self.trainer.is_global_zero
-        if self.visible:  # Lightning's bar counts batches, and those of one process only
+        if bar is not None and self.visible:  # Lightning's bar counts batches, and those of one process only
             bar.disable()
 
     def open_in_turn(self) -> None:
@@ -80,8 +87,8 @@ class FolderTask(pl.LightningModule, ABC):
         """Let other runs into the folder, and give Lightning its bar back."""
         if self.folder is not None:
             self.folder.release()
-        if self.visible:
-            self.trainer.progress_bar_callback.enable()
+        if self.visible and (bar := self.trainer.progress_bar_callback) is not None:
+            bar.enable()
 
     def stop_if_told(self) -> None:
         """End the run if a signal said so; Lightning only notes it, and would run on to the end."""

@@ -42,6 +42,8 @@ class LitPurification(FolderTask):
         noise: What is known of the purifier's noise, see `Purifier.under`. None: as in its paper.
     """
 
+    set: PurifiedSet  # from `open` on
+
     def __init__(
         self,
         purifier: Purifier | Recipe,
@@ -55,7 +57,6 @@ class LitPurification(FolderTask):
         purifier = complete(purifier, score_model, noise)
         self.purifier = purifier if classifier is None else purifier.in_front_of(classifier)
         self.storage = dtype
-        self.set: PurifiedSet | None = None
         self.watch: Watch | None = None
 
     def on_predict_start(self) -> None:
@@ -65,7 +66,7 @@ class LitPurification(FolderTask):
 
     def open(self) -> None:
         """Open the folder, and create or continue the set in it."""
-        data = self.trainer.datamodule
+        data = self.data
         split = "test" if data.evaluate == "test" else "train"
         source, indices = data.sources[split], data.indices(data.evaluate)
         manifest = {

@@ -7,7 +7,7 @@ rows per image  ->  records  ->  report.md, report.csv, figures, TensorBoard
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -69,6 +69,9 @@ class LitRobustness(FolderTask):
     are judged at the last iterate (`last`) and at the first one that fooled the view (`any`).
     """
 
+    records: Records  # from `open` on
+    evaluation: RecordedEvaluation
+
     def __init__(
         self,
         purifier: Purifier | Recipe,
@@ -107,20 +110,18 @@ class LitRobustness(FolderTask):
         defense = Defense(purifier, classifier, ensemble, surrogate, detector)
         for attack in attacks.values():
             defense.view(attack.view)  # complains of one that the defence does not have
-        self.systems = nn.ModuleDict(systems_of(defense, undefended))
+        self.systems: Any = nn.ModuleDict(systems_of(defense, undefended))  # for torch all are mere modules
         self.attacks, self.pictures, self.calibrate_on = dict(attacks), pictures, calibrate_on
         self.evaluations, self.success, self.pool, self.save_images = evaluations, success, pool, save_images
         self.columns = [(s, a, k) for s in self.systems for a in ("clean", *attacks) for k in ("last", "any")]
-        self.accuracies = nn.ModuleList([MeanMetric(nan_strategy="disable") for _ in self.columns])
-        self.records: Records | None = None
-        self.evaluation: RecordedEvaluation | None = None
+        self.accuracies: Any = nn.ModuleList([MeanMetric(nan_strategy="disable") for _ in self.columns])
         self.waiting: list[Batch] = []
-        self.pictured: list[int] | None = None  # positions of the images in the grid: the first ones
+        self.pictured: list[int] = []  # positions of the images in the grid: the first ones
         self.shown: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # of those: image, class, attacked image
 
     def manifest(self) -> dict[str, object]:
         """What decides the verdicts; a folder of records belongs to exactly one of these."""
-        data = self.trainer.datamodule
+        data = self.data
         return {
             "data": data.images_name,
             "images": data.evaluated(),
@@ -145,7 +146,7 @@ class LitRobustness(FolderTask):
         """Find the detector's threshold if it lacks one, on the same images in the same way on every process."""
         if self.detector is None or self.detector.calibrated:
             return
-        data = self.trainer.datamodule
+        data = self.data
         if self.calibrate_on == "val":
             images = data.validation_images()
         else:
@@ -156,7 +157,7 @@ class LitRobustness(FolderTask):
     def on_test_start(self) -> None:
         if torch.is_inference_mode_enabled():
             raise RuntimeError("attacks need gradients: use Trainer(inference_mode=False), as the command line does")
-        loader = self.trainer.test_dataloaders
+        loader: Any = self.trainer.test_dataloaders
         if self.trainer.world_size > 1 and not isinstance(loader.sampler, ShardSampler):
             raise RuntimeError(
                 "the test loader would repeat images to even out the processes, which falsifies accuracies: use "
@@ -164,9 +165,9 @@ class LitRobustness(FolderTask):
             )
         self.calibrate()
         self.open_in_turn()
-        slots = self.trainer.datamodule.eval_batch_size
-        images = min(len(loader.sampler), self.trainer.num_test_batches[0] * slots)
-        name, systems = self.trainer.datamodule.name, dict(self.systems.items())
+        slots = self.data.eval_batch_size
+        images = int(min(len(loader.sampler), self.trainer.num_test_batches[0] * slots))
+        name, systems = self.data.name, dict(self.systems.items())
         rows = images * len(systems) * (1 + len(self.attacks))
         self.evaluation = RecordedEvaluation(
             Evaluation(systems, self.attacks, name, slots, self.evaluations, run_seed()),
@@ -184,7 +185,7 @@ class LitRobustness(FolderTask):
         if self.waiting and sum(len(y) for _, y, _ in self.waiting) + len(batch[1]) > self.pool:
             self._evaluate_pool()
         self.waiting.append(batch)
-        if self.pictured is None:
+        if not self.pictured:
             self.pictured = batch[2][: self.pictures].tolist()
 
     def on_test_epoch_end(self) -> None:
@@ -218,7 +219,7 @@ class LitRobustness(FolderTask):
 
     def _count(self, system: str, attack: str, indices: list[int]) -> None:
         """Add the verdicts on these images to the metrics."""
-        rows = [self.records.get(system, attack, index) for index in indices]
+        rows = [self.records.rows[system, attack, index] for index in indices]
         for kind in ("last", "any"):
             correct = [row[f"votes_{kind}"] / self.evaluations for row in rows if row[f"votes_{kind}"] is not None]
             if correct:
@@ -245,7 +246,7 @@ class LitRobustness(FolderTask):
                 "attacked": defense.classifier(attacked).argmax(1),
                 "purified": defense.classifier(purified).argmax(1),
             }
-        names = self.trainer.datamodule.class_names
+        names = self.data.class_names
         figures = {"pictures": picture_grid(x, attacked, purified, y, predictions, names)}
         if trajectory is not None:
             figures["levels"] = trajectory_figure(trajectory)

@@ -9,7 +9,7 @@ NCSN's denoising score matching, DDPM's noise prediction or EDM's loss:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -81,12 +81,12 @@ class LitScoreModel(Training):
         self.lr, self.weight_decay, self.warmup, self.schedule = lr, weight_decay, warmup, schedule
         self.ema_decay, self.ema_warmup, self.compile_network = ema_decay, ema_warmup, compile
         self.sample_every, self.export = sample_every, export
-        self.image_shape: torch.Size | None = None  # (C, H, W) of the validation images, for the samples
+        self.image_shape: Sequence[int] = ()  # (C, H, W) of the validation images, for the samples
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return [*super().configure_callbacks(), ExponentialMovingAverage(self.ema_decay, self.ema_warmup)]
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.score_model.parameters(), self.lr, weight_decay=self.weight_decay)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -103,7 +103,8 @@ class LitScoreModel(Training):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         if self.compile_network:
-            self.score_model.network.compile()
+            network: Any = self.score_model.network
+            network.compile()
 
     def draw(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """A level and a noise image for every image of x: sigma (B,), noise (1, B, C, H, W)."""
@@ -121,7 +122,8 @@ class LitScoreModel(Training):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        x, logged = batch[0], {"batch_size": len(batch[0]), "sync_dist": True}
+        x = batch[0]
+        logged: dict[str, Any] = {"batch_size": len(x), "sync_dist": True}
         self.image_shape = x.shape[1:]
         draws = generator(0, batch_idx)  # the same noise at every validation
         levels, losses = torch.tensor(self.objective.levels, device=x.device), []
@@ -132,9 +134,9 @@ class LitScoreModel(Training):
             losses.append((self.objective.weight(sigma, x[0].numel()) * error).mean())
             name = f"val/error_sigma_{band[0]:.3g}_to_{band[-1]:.3g}"
             self.log(name, error.mean() / x[0].numel(), **logged)
-        for sigma in self.psnr_at:
+        for level in self.psnr_at:
             noise = torch.randn(x.shape, generator=draws).to(x)
-            self.log(f"val/psnr_{255 * sigma:.3g}", psnr(self.score_model, x, sigma, noise).mean(), **logged)
+            self.log(f"val/psnr_{255 * level:.3g}", psnr(self.score_model, x, level, noise).mean(), **logged)
         self.log("val/loss", torch.stack(losses).mean(), prog_bar=True, **logged)
 
     def on_validation_epoch_end(self) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -31,11 +31,14 @@ __all__ = [
     "ExponentialMovingAverage",
     "Training",
     "WholeCheckpoints",
+    "callback_of",
     "cosine",
     "deciding",
     "inverse_sqrt",
     "rise",
 ]
+
+Callback = TypeVar("Callback", bound=pl.Callback)
 
 # Settings that say where and how fast a training runs, not what it comes to.
 FREE = {
@@ -46,6 +49,11 @@ FREE = {
 # Those settings of a trainer that do decide it.
 DECIDING = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val",
             "gradient_clip_algorithm", "limit_train_batches", "sync_batchnorm")  # fmt: skip
+
+
+def callback_of(trainer: pl.Trainer, kind: type[Callback]) -> Callback | None:
+    """The first callback of a kind that a trainer has."""
+    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
 
 
 def deciding(config: dict) -> dict:
@@ -190,13 +198,19 @@ class Training(pl.LightningModule):
     """
 
     configuration: dict | None = None
+    export: str | None = None
+
+    @property
+    def data(self) -> Any:
+        """The data module of the run; None where its trainer was given loaders."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nobody asked for another one
             self.trainer.strategy.checkpoint_io = WholeCheckpoints()
 
     def on_fit_start(self) -> None:
-        if getattr(self.trainer.datamodule, "batch_size", None):
+        if getattr(self.data, "batch_size", None):
             rank_zero_info(self.batch_line())
 
     def configure_callbacks(self) -> list[pl.Callback]:
@@ -204,11 +218,11 @@ class Training(pl.LightningModule):
 
     def effective_batch(self) -> int:
         """Images, or pairs, that one step of the optimiser sees over all processes."""
-        return self.trainer.world_size * self.trainer.accumulate_grad_batches * self.trainer.datamodule.batch_size
+        return self.trainer.world_size * self.trainer.accumulate_grad_batches * self.data.batch_size
 
     def batch_line(self) -> str:
         """What makes up the batch of a step, in words."""
-        trainer, data = self.trainer, self.trainer.datamodule
+        trainer, data = self.trainer, self.data
         unit = "images" if getattr(data, "purified", None) is None else "pairs"
         return (
             f"One step: processes {trainer.world_size} x accumulated batches {trainer.accumulate_grad_batches} x "
@@ -217,7 +231,7 @@ class Training(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["configuration"] = self.configuration
-        clock = next((c for c in self.trainer.callbacks if isinstance(c, Clock)), None)
+        clock = callback_of(self.trainer, Clock)
         hours = {} if clock is None else clock.named()
         checkpoint["card"] = self.card() | {name: f"{value:.4g}" for name, value in hours.items()}
 
@@ -244,7 +258,7 @@ class Training(pl.LightningModule):
 
         Not the hours: the same run again gives the same file.
         """
-        data, metrics = self.trainer.datamodule, self.trainer.callback_metrics
+        data, metrics = self.data, self.trainer.callback_metrics
         measured = {name: value for name, value in metrics.items() if not name.startswith(Clock.PREFIX)}
         return model_card(
             data=getattr(data, "name", "unknown"),

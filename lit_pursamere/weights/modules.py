@@ -59,7 +59,8 @@ def _module_tensors(root: Record, memo: dict[int, Any]) -> dict[str, Tensor]:
     tensors, waiting, seen = {}, [("", root)], 0
     while waiting:
         prefix, record = waiting.pop()
-        state, seen = record.module, seen + 1
+        state: Any = record.module
+        seen += 1
         if seen > MODULES_AT_MOST:
             raise Refused(f"it holds more than {MODULES_AT_MOST} modules")
         derived = state.get("_non_persistent_buffers_set") or ()

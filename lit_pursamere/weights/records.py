@@ -70,6 +70,9 @@ class Record(metaclass=Sealed):
 
     __slots__ = ("args", "items", "state")
     origin, may_be_called = "?", True
+    args: tuple[Any, ...]
+    state: Any
+    items: dict[Any, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Record:
         record = object.__new__(cls)
@@ -145,7 +148,9 @@ class TensorRecord:
 
     __slots__ = ("dtype", "offset", "size", "storage", "stride")
 
-    def __init__(self, storage: StorageRecord, offset: int, size: tuple, stride: tuple, dtype=None) -> None:
+    def __init__(
+        self, storage: StorageRecord, offset: int, size: tuple, stride: tuple, dtype: torch.dtype | None = None
+    ) -> None:
         if not isinstance(storage, StorageRecord):
             raise Refused(f"a tensor is built on a {type(storage).__name__}")
         self.storage, self.offset, self.size, self.stride = storage, offset, tuple(size), tuple(stride)
@@ -163,7 +168,7 @@ class TensorRecord:
             raise Refused("a tensor reaches beyond its storage")
         root = self.storage.root
         root.built += count * itemsize
-        if root.built > max(COPIES_AT_MOST * len(root.data), 1 << 20):
+        if root.built > max(COPIES_AT_MOST * len(root.data or b""), 1 << 20):
             raise Refused("it makes too many tensors of the same numbers")
         if count == 0:
             return torch.empty(self.size, dtype=self.dtype)

@@ -109,5 +109,5 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         own = tensor.detach().cpu().flatten().clone(memory_format=torch.contiguous_format)
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(own.view(torch.uint8).numpy())
+        digest.update(own.view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -53,7 +53,9 @@ RECORDED = {
 }  # fmt: skip
 
 
-def _rebuild_typed(storage, offset, size, stride, requires_grad, hooks, dtype, metadata=None) -> TensorRecord:
+def _rebuild_typed(
+    storage: Any, offset: int, size: tuple, stride: tuple, grad: Any, hooks: Any, dtype: Any, metadata: Any = None
+) -> TensorRecord:
     return TensorRecord(storage, offset, size, stride, dtype if isinstance(dtype, torch.dtype) else None)
 
 
@@ -183,5 +185,5 @@ def _check_opcodes(stream: io.BytesIO) -> None:
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if opcode.name in REFUSED_OPCODES:
             raise Refused(f"it uses the opcode {opcode.name}, which no weight file has")
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
             raise Refused("it reserves room for more objects than it has")

@@ -44,8 +44,8 @@ def smooth_mixture_score(means: Sequence[float] = MEANS, std: float = STD) -> Ga
     Returns:
         A float64 score model for images (B, 1, 1, 1).
     """
-    means = torch.tensor(means, dtype=torch.float64)
-    return _mixture(means, std, torch.ones_like(means))
+    centres = torch.tensor(means, dtype=torch.float64)
+    return _mixture(centres, std, torch.ones_like(centres))
 
 
 def truncated_mixture_score(means: Sequence[float] = MEANS, std: float = STD, nodes: int = 256) -> GaussianMixtureScore:
@@ -59,8 +59,8 @@ def truncated_mixture_score(means: Sequence[float] = MEANS, std: float = STD, no
     Returns:
         A float64 score model for images (B, 1, 1, 1).
     """
-    points, weights = np.polynomial.legendre.leggauss(nodes)
-    points = torch.from_numpy(points + 1) / 2
+    places, weights = np.polynomial.legendre.leggauss(nodes)
+    points = torch.from_numpy(places + 1) / 2
     return _mixture(points, 0.0, torch.from_numpy(weights) * truncated_mixture_density(points, means, std))
 
 
