@@ -101,7 +101,7 @@ def test_short_class_names(capsys):
         (["--model.classifier.network.width", "3"], "shapes differ"),
         (["--model.score_model", "null"], "PurSAMERE needs a score model: name one as `score_model`"),
         (["--model.purifier", "PurSAMER"], "model.purifier: there is no class PurSAMER here, and no file of that name"),
-        (["--model.purifier", "my_own.Blur"], "model.purifier: there is no module my_own; the folder that holds it must be"),
+        (["--model.purifier", "my_own.Blur"], "model.purifier: there is no module my_own; the folder"),
         (["--model.purifier", "lit_pursamere.purifiers.Blur"], "module lit_pursamere.purifiers has no class Blur"),
         (["--model.threat", "null"], "the attack gPGD20 names no threat model"),
         (["--data.test_size", "400"], "test_size=400 exceeds the 397 test images"),
