@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_pursamere.report.formats import markdown_table
+from lit_pursamere.markdown import markdown_table
 from lit_pursamere.report.style import CYCLE, DASHES, GREY, decorate, grid_lines, new_figure
 
 PSNR = "val/psnr_"

@@ -18,7 +18,8 @@ from typing import TypeVar
 import torch
 from session import synchronise
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+
+from lit_pursamere.estimate.calls import FlopCount
 
 __all__ = [
     "PRECISIONS",
@@ -98,14 +99,10 @@ def clock(work: Callable[[], object], device: torch.device, calls: int) -> float
 
 
 def flop_of(work: Callable[[], object]) -> float:
-    """Floating point operations of work(), of matrices and convolutions, derivatives included.
-
-    A module must not be called with a leaf of the graph: torch's counter hooks its inputs, and fails on leaves where
-    gradients are asked for with torch.autograd.grad.
-    """
-    with FlopCounterMode(display=False) as counter:
+    """Floating point operations of work(), of matrices and convolutions, derivatives included."""
+    with FlopCount() as count:
         work()
-    return float(counter.get_total_flops())
+    return float(count.total)
 
 
 def on_meta(module: Module) -> Module:

@@ -45,8 +45,7 @@ from lit_pursamere.diffusion import EDMScore, ScoreModel
 from lit_pursamere.networks import WideResNet
 from lit_pursamere.purifiers import Purifier
 from lit_pursamere.report import Report, Run, as_markdown
-from lit_pursamere.report.comparison import run_of
-from lit_pursamere.report.runs import missing_rows
+from lit_pursamere.report.runs import run_of
 from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.store.atomic import replacing, write_whole
 from lit_pursamere.store.manifest import read_manifest
@@ -390,7 +389,7 @@ def evaluate(setting: Setting, plan: Plan, name: str) -> dict:
     """
     with quiet():
         cli = build(plan, name, ())
-        missing = sum(missing_rows(prospect(plan.output / name, name, cli)).values())
+        missing = sum(prospect(plan.output / name, name, cli).missing.values())
         if not missing:
             return COMPLETE
         x = next(iter(cli.datamodule.test_dataloader()))[0][:1].to(setting.device)

@@ -28,9 +28,10 @@ from lit_pursamere.cli.errors import MISTAKES, readable
 from lit_pursamere.cli.lightning import command_line, examined
 from lit_pursamere.cli.plan import OWN, PURIFIER, Plan, read_plan, refuse_own
 from lit_pursamere.evaluation.cost import known_cost, measure_cost
-from lit_pursamere.report.comparison import check_comparison, read_comparison, run_of
-from lit_pursamere.report.comparison_formats import comparison_as_markdown, save_comparison
-from lit_pursamere.report.runs import Run, missing_rows
+from lit_pursamere.report import Run, as_markdown, read_comparison
+from lit_pursamere.report.comparison import check_comparison
+from lit_pursamere.report.plots import save_comparison
+from lit_pursamere.report.runs import run_of
 from lit_pursamere.store import Records
 from lit_pursamere.store.costs import write_cost
 
@@ -89,7 +90,7 @@ def evaluate(plan: Plan, names: Sequence[str], options: Sequence[str]) -> dict[s
             measure(plan, name, options)
     failed = {}
     for number, name in enumerate(names, start=1):
-        complete = not missing_rows(runs[name])
+        complete = not runs[name].missing
         say(f"purifier {number} of {len(names)}: {name}{' is complete' if complete else ''}")
         if complete:
             continue
@@ -167,15 +168,12 @@ def about(name: str) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Lightning says nothing about devices and seeds of what is only built."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 @rank_zero_only
@@ -187,8 +185,8 @@ def say(text: str) -> None:
 def show(plan: Plan) -> None:
     """Print the table and write it."""
     comparison = read_comparison(plan.output, plan.purifiers)
-    if not comparison.contestants:
+    if not comparison.runs:
         raise ValueError(f"there are no runs in {plan.output} yet; run the comparison without --table first")
     save_comparison(comparison, plan.output)
-    print(comparison_as_markdown(comparison), end="")
+    print(as_markdown(comparison), end="")
     say(f"Runs, tables and figure: {plan.output}")

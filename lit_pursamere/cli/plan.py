@@ -77,17 +77,15 @@ def read_plan(file: str | Path, output: str | Path | None = None) -> Plan:
         ValueError: If an entry is missing, unknown, or not of its kind; the message names it and the known ones.
     """
     file = Path(file)
-    content = mapping(read_yaml(file), str(file))
-    check_keys(content, TOP, required=TOP, where=str(file))
-    test = mapping(content["test"], f"test in {file}")
-    check_keys(test, TEST + OF_RUNS, required=("model", "data"), where=f"test in {file}")
-    model = mapping(test["model"], f"test.model in {file}")
+    content = section(read_yaml(file), str(file), TOP, required=TOP)
+    test = section(content["test"], f"test in {file}", TEST + OF_RUNS, required=("model", "data"))
+    model = section(test["model"], f"test.model in {file}")
     if "LitRobustness" not in str(model.get("class_path")) or "attacks" not in (model.get("init_args") or {}):
         raise ValueError(
             f"test.model in {file} must be a LitRobustness with attacks, given as class_path and init_args"
         )
-    attacks = mapping(model["init_args"]["attacks"], f"test.model.init_args.attacks in {file}")
-    purifiers = mapping(content["purifiers"], f"purifiers in {file}")
+    attacks = section(model["init_args"]["attacks"], f"test.model.init_args.attacks in {file}")
+    purifiers = section(content["purifiers"], f"purifiers in {file}")
     if not purifiers:
         raise ValueError(f"purifiers in {file} names no purifier")
     return Plan(
@@ -108,7 +106,7 @@ def entry(name: str, value: object, attacks: Collection[str], file: Path) -> dic
         raise ValueError(f"{where}: a name is a folder's: letters, digits, spaces and _ . + - = ( ); got {name!r}")
     if isinstance(value, str) or (isinstance(value, dict) and "class_path" in value):
         return {PURIFIER: value}
-    options = {str(option): given for option, given in mapping(value, where).items()}
+    options = {str(option): given for option, given in section(value, where).items()}
     if PURIFIER not in options:
         raise ValueError(f"{where} needs {PURIFIER}, beside other options of `test`; it has {listed(options)}")
     for option in options:
@@ -143,29 +141,27 @@ def refuse_own(option: str, where: str, own: Iterable[str] = OWN) -> None:
         )
 
 
-def mapping(value: object, where: str) -> dict:
-    """The value, if it is a mapping.
+def section(value: object, where: str, known: Iterable[str] | None = None, required: Iterable[str] = ()) -> dict:
+    """The value, if it is a mapping with these keys.
+
+    Args:
+        value: What a file holds.
+        where: Its place in the file, for messages.
+        known: Its keys; None: any.
+        required: Those that may not be missing.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If it is no mapping, or has an unknown key, or lacks one; the message names the key and the known.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{where} must be a mapping (`key: value` lines); got {value!r}")
-    return value
-
-
-def check_keys(content: dict, known: Iterable[str], where: str, required: Iterable[str] = ()) -> None:
-    """Refuse a mapping with an unknown key, or without a required one.
-
-    Raises:
-        ValueError: Naming the key and the known ones.
-    """
-    for key in content:
-        if key not in known:
+    for key in value:
+        if known is not None and key not in known:
             raise ValueError(f"{where}: unknown key {key!r}; known: {listed(known)}")
     for key in required:
-        if key not in content:
+        if key not in value:
             raise ValueError(f"{where} lacks {key!r}; known: {listed(known)}")
+    return value
 
 
 def listed(names: Iterable[object]) -> str:

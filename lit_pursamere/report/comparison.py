@@ -1,99 +1,138 @@
-"""A comparison: one row per purifier, one column per attack, what a purification costs, and what papers report.
+"""A comparison: a report pivoted, one row per purifier and one column per attack, with costs and published numbers.
 
-Every purifier has a run of its own, OUTPUT/NAME; `comparison_formats` writes the table down.
+Every purifier has a run of its own, OUTPUT/NAME.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
-import yaml
-
-from lit_pursamere.report.nearest import Nearest, nearest
-from lit_pursamere.report.report import Line, Report
-from lit_pursamere.report.runs import Run, differences, missing_rows
+from lit_pursamere.report.comparison_notes import attack_notes, missing_notes, network_notes
+from lit_pursamere.report.costs import COST_HEAD, cost_cells, cost_notes, cost_record
+from lit_pursamere.report.lines import WORST, Line
+from lit_pursamere.report.nearest import NEAREST_HEAD, Nearest, nearest, nearest_cell, nearest_note, nearest_record
+from lit_pursamere.report.notes import WORST_NOTE, explanation, meaning, with_exceptions
+from lit_pursamere.report.report import Report
+from lit_pursamere.report.runs import FREE, Run, differences, run_of, told
+from lit_pursamere.report.verdicts import CLEAN
 from lit_pursamere.store.costs import Cost, read_cost
 from lit_pursamere.store.manifest import read_manifest
-from lit_pursamere.store.records import read_rows
 
-__all__ = ["Comparison", "Contestant", "check_comparison", "read_comparison", "run_of"]
+__all__ = ["Comparison", "check_comparison", "read_comparison"]
 
-MAY_DIFFER = ("evaluations", "slots")  # beside systems and attacks: how often, and in what batches, is judged
+MAY_DIFFER = (*FREE, "evaluations", "slots")  # how often, and in what batches, is judged
 MUST_AGREE = ("view", "norm", "eps")  # of attacks of one name
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """One row of a comparison.
-
-    Args:
-        run: Its run, labelled by the purifier's name.
-        cost: What a purification costs, if that was measured.
-        setting: Classifier and score model, as far as the run's configuration tells.
-    """
-
-    run: Run
-    cost: Cost | None
-    setting: dict[str, str]
-
-    @property
-    def system(self) -> str:
-        """Class of the purifier."""
-        return next(iter(self.run.manifest.get("systems", {})), "")
-
-    @cached_property
-    def lines(self) -> dict[str, Line]:
-        """Accuracies by attack, `clean` first, worst cases last."""
-        return {line.attack: line for line in Report((self.run,)).lines}
-
-    @cached_property
-    def papers(self) -> list[Nearest]:
-        """The nearest published numbers, each with our attack beside it and with what differs between them."""
-        return nearest(self.run, self.system)
-
-    @property
-    def missing(self) -> int:
-        """Verdicts that the run still lacks."""
-        return sum(missing_rows(self.run).values())
-
-
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(Report):
     """A table of purifiers.
 
     Args:
-        contestants: The rows; undefended classifiers first.
+        runs: A run for every row, labelled by the purifier's name; there may be none.
+        interval: One of INTERVALS.
+        costs: What a purification costs, by purifier, where it was measured.
         absent: Purifiers of which there is no run yet.
+
+    Raises:
+        ValueError: If the runs do not compare.
     """
 
-    contestants: tuple[Contestant, ...]
+    costs: dict[str, Cost] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
 
-    @property
-    def runs(self) -> tuple[Run, ...]:
-        """The runs of the rows."""
-        return tuple(contestant.run for contestant in self.contestants)
+    name: ClassVar[str] = "comparison"
+    ruled: ClassVar[tuple[str, ...]] = ()
+    csv_head: ClassVar[tuple[str, ...]] = (*Report.csv_head, "missing", *COST_HEAD, *NEAREST_HEAD)
+
+    def __post_init__(self) -> None:
+        check_comparison(self.runs)
 
     @cached_property
-    def columns(self) -> list[str]:
+    def pivot(self) -> dict[str, dict[str, Line]]:
+        """The lines of every purifier by attack: `clean` first, worst cases last."""
+        found: dict[str, dict[str, Line]] = {run.label: {} for run in self.runs}
+        for line in self.lines:
+            found[line.run.label][line.attack] = line
+        return found
+
+    @cached_property
+    def attacks(self) -> list[str]:
         """Names of clean, attacks and worst cases."""
-        return list(dict.fromkeys(name for contestant in self.contestants for name in contestant.lines))
+        return list(dict.fromkeys(line.attack for line in self.lines))
 
+    @cached_property
+    def papers(self) -> dict[str, list[Nearest]]:
+        """By purifier the nearest published numbers, where there are any."""
+        found = {run.label: nearest(run, run.system) for run in self.runs}
+        return {label: papers for label, papers in found.items() if papers}
 
-def run_of(folder: Path, label: str, manifest: dict) -> Run:
-    """The run in a folder, with or without records."""
-    try:
-        rows = read_rows(folder)
-    except FileNotFoundError:
-        rows = []
-    return Run(folder, manifest, rows, label)
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """The table as text: the cells of every column."""
+        rows = [self._row(run) for run in self.runs]
+        return {
+            name: [row.get(name, "") for row in rows] for name in dict.fromkeys(name for row in rows for name in row)
+        }
+
+    @property
+    def notes(self) -> list[str]:
+        """What stands below the table: what its numbers mean, in what its rows differ, and what is missing."""
+        found = []
+        if self.runs:
+            success, n = self.runs[0].success, self.runs[0].images
+            mean = with_exceptions("verdicts per image", {r.label: r.manifest.get("evaluations", 1) for r in self.runs})
+            what = (
+                f"{explanation(self.runs, self.interval)}, n = {n}. {success}: {meaning(success)}; {mean}. {WORST_NOTE}"
+            )
+            found = [what, *attack_notes(self.runs), *network_notes(self.runs)]
+        found += [*cost_notes(self.costs), *missing_notes(self.runs, self.absent)]
+        if self.papers:
+            found.append(
+                "Published: clean / under the attack that leaves least, doubtful ones last, of the families that were "
+                "run here; weights differ, and so does what the footnotes name."
+            )
+        return found
+
+    @property
+    def footnotes(self) -> list[str]:
+        """What cells refer to by number, from 1."""
+        return [nearest_note(label, papers) for label, papers in self.papers.items()]
+
+    def record(self, line: Line, semantics: str) -> dict[str, object]:
+        """A line of the CSV as in a report, with the purifier's costs, and the nearest published number beside it.
+
+        `published` is of the same setting, `nearest_robust` of one that differs in what `nearest_differs` names.
+        """
+        label = line.run.label
+        cost = cost_record(self.costs[label]) if label in self.costs else {}
+        papers = nearest_record(self.papers.get(label, ()), line.attack)
+        return {**super().record(line, semantics), "missing": sum(line.run.missing.values()), **cost, **papers}
+
+    def _row(self, run: Run) -> dict[str, str]:
+        label, missing = run.label, sum(run.missing.values())
+        row = {"purifier": label + (f" ({missing} verdicts missing)" if missing else "")}
+        row |= {attack: self._accuracy(self.pivot[label].get(attack)) for attack in self.attacks}
+        row |= cost_cells(self.costs.get(label))
+        if label in self.papers:
+            row["published"] = f"{nearest_cell(self.papers[label])} [{[*self.papers].index(label) + 1}]"
+        return row
+
+    def _accuracy(self, line: Line | None) -> str:
+        """Accuracy in %: clean and in the worst case with its interval; and n if it is not all."""
+        if line is None:
+            return ""
+        whole = line.attack == CLEAN or line.attack.startswith(WORST)
+        text = line.headline.text(self.interval) if whole else f"{100 * line.headline.value:.1f}"
+        return text if line.headline.n == line.run.images else f"{text}, n = {line.headline.n}"
 
 
 def read_comparison(output: str | Path, names: Iterable[str]) -> Comparison:
-    """Read the runs of purifiers.
+    """Read the runs of purifiers; undefended classifiers come first.
 
     Args:
         output: Folder of the comparison.
@@ -102,17 +141,18 @@ def read_comparison(output: str | Path, names: Iterable[str]) -> Comparison:
     Raises:
         ValueError: If a file is damaged, or runs do not compare.
     """
-    contestants, absent = [], []
+    runs, costs, absent = [], {}, []
     for name in names:
         folder = Path(output) / name
         manifest = read_manifest(folder)
         if manifest is None:
             absent.append(name)
-        else:
-            contestants.append(Contestant(run_of(folder, name, manifest), read_cost(folder), read_setting(folder)))
-    check_comparison([contestant.run for contestant in contestants])
-    contestants.sort(key=lambda contestant: contestant.system != "Identity")
-    return Comparison(tuple(contestants), tuple(absent))
+            continue
+        runs.append(run_of(folder, name, manifest))
+        if cost := read_cost(folder):
+            costs[name] = cost
+    runs.sort(key=lambda run: run.system != "Identity")
+    return Comparison(tuple(runs), costs=costs, absent=tuple(absent))
 
 
 def check_comparison(runs: Sequence[Run]) -> None:
@@ -122,45 +162,23 @@ def check_comparison(runs: Sequence[Run]) -> None:
         ValueError: If other images, seeds, headlines or attacks were used; the message names run and difference.
     """
     for run in runs[1:]:
-        pair = [
-            replace(one, manifest={k: v for k, v in one.manifest.items() if k not in MAY_DIFFER})
-            for one in (runs[0], run)
-        ]
-        found = differences(pair)
-        for name in dict.fromkeys((*runs[0].attacks, *run.attacks)):
-            infos = [one.attacks.get(name) for one in (runs[0], run)]
-            if None in infos:
-                lacking, having = (runs[0], run) if infos[0] is None else (run, runs[0])
-                found.append(f"{name}: an attack of {having.label} that {lacking.label} lacks")
-                continue
-            for key in MUST_AGREE:
-                values = [getattr(info, key) for info in infos]
-                if values[0] != values[1]:
-                    found.append(f"{key} of {name}: {values[0]!r} in {runs[0].label}, {values[1]!r} in {run.label}")
-        if found:
+        pair = runs[0], run
+        if found := differences(pair, MAY_DIFFER) + _other_attacks(*pair):
             raise ValueError(
                 f"{run.label} does not compare with {runs[0].label}: {'; '.join(found)}. Purifiers of one comparison "
                 "need the same images, seed, headline and attacks; use another `output` folder for other ones"
             )
 
 
-def read_setting(folder: Path) -> dict[str, str]:
-    """Classifier and score model of a run as its config.yaml describes them; empty without such a file."""
-    try:
-        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        task = content["model"]["init_args"]
-        purifier = task["purifier"].get("init_args") or {}
-    except (FileNotFoundError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-        return {}
-    found = {"classifier": described(task.get("classifier"), task.get("checkpoint"))}
-    if purifier.get("score_model"):
-        found["score model"] = described(purifier["score_model"])
+def _other_attacks(first: Run, other: Run) -> list[str]:
+    found = []
+    for name in dict.fromkeys((*first.attacks, *other.attacks)):
+        if name not in first.attacks or name not in other.attacks:
+            having, lacking = (first, other) if name in first.attacks else (other, first)
+            found.append(f"{name}: an attack of {having.label} that {lacking.label} lacks")
+            continue
+        for key in MUST_AGREE:
+            values = [getattr(run.attacks[name], key) for run in (first, other)]
+            if values[0] != values[1]:
+                found.append(told(f"{key} of {name}", values, (first, other)))
     return found
-
-
-def described(part: dict, checkpoint: str | None = None) -> str:
-    """A network as a configuration gives it, "WideResNet(depth=10, ...) from net.safetensors"."""
-    arguments = dict(part.get("init_args") or {})
-    checkpoint = arguments.pop("checkpoint", None) or checkpoint
-    listed = ", ".join(f"{k}={v}" for k, v in arguments.items() if isinstance(v, str | int | float) and v is not False)
-    return f"{part['class_path'].rpartition('.')[2]}({listed})" + (f" from {checkpoint}" if checkpoint else "")

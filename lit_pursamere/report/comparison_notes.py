@@ -1,106 +1,79 @@
-"""Notes below a comparison: what its numbers mean, in what its rows differ, and what papers report."""
+"""Notes of a comparison on its runs: in what attacks differ, what was purified and classified with, what is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Sequence
 
-from lit_pursamere.report.comparison import Comparison
-from lit_pursamere.report.nearest import Nearest
-from lit_pursamere.report.notes import meaning
-from lit_pursamere.report.report import WORST
-from lit_pursamere.report.runs import flat, missing_rows
+import yaml
 
-__all__ = ["comparison_notes", "paper_note"]
+from lit_pursamere.report.notes import with_exceptions
+from lit_pursamere.report.runs import Run, flat
 
+__all__ = ["attack_notes", "missing_notes", "network_notes"]
 
-def comparison_notes(comparison: Comparison) -> list[str]:
-    """Notes of a comparison, without its footnotes; those that say nothing here are left out."""
-    runs = comparison.runs
-    found = [_accuracies(comparison)] if runs else []
-    found += _attacks(comparison) + _settings(comparison) + _costs(comparison)
-    for contestant in comparison.contestants:
-        if contestant.missing:
-            parts = ", ".join(f"{attack}: {count}" for (_, attack), count in missing_rows(contestant.run).items())
-            found.append(f"Incomplete: {contestant.run.label} lacks {contestant.missing} verdicts ({parts}).")
-    if comparison.absent:
-        found.append(f"Not evaluated yet: {', '.join(comparison.absent)}.")
-    if comparison.absent or any(contestant.missing for contestant in comparison.contestants):
-        found.append("The same `compare` command completes them.")
-    if any(contestant.papers for contestant in comparison.contestants):
-        found.append(
-            "Published: clean / under the attack that leaves least, doubtful ones last, of the families that were "
-            "run here; weights differ, and so does what the footnotes name."
-        )
-    return found
+TRAINED = "lit_pursamere.weights.trained"  # a network with its weights
 
 
-def paper_note(name: str, papers: list[Nearest]) -> str:
-    """The footnote of a row: what papers report, where, all in which it differs from what stands beside it, doubts."""
-    parts = []
-    for attack, cell, differences in papers:
-        clean = "" if cell.clean is None else f"{cell.clean:g} clean, "
-        n = "" if cell.n is None else f"n = {cell.n}"
-        where = ", ".join(part for part in (cell.source, cell.classifier, n) if part)
-        doubt = [f"doubtful: {cell.doubtful}"] if cell.doubtful else []
-        told = "; ".join([where, *differences.values(), *doubt])
-        parts.append(f"{clean}{cell.robust:g} under {cell.attack} ({told}), beside {attack} here")
-    return f"{name}: {'; '.join(parts)}."
-
-
-def _accuracies(comparison: Comparison) -> str:
-    runs = comparison.runs
-    mean = _differing("verdicts per image", {run.label: run.manifest.get("evaluations", 1) for run in runs})
-    return (
-        f"Accuracy in % with 95 % Wilson intervals; {runs[0].data}, n = {runs[0].images}. {runs[0].success}: "
-        f"{meaning(runs[0].success)}; {mean}. {WORST.capitalize()}: right on the clean image and under every attack."
-    )
-
-
-def _attacks(comparison: Comparison) -> list[str]:
+def attack_notes(runs: Sequence[Run]) -> list[str]:
     """Budgets, and what attacks of one name do otherwise for some purifiers."""
-    runs = comparison.runs
-    if not runs:
-        return []
+    attacks = runs[0].attacks
     budgets: dict[str, list[str]] = {}
-    for name, info in runs[0].attacks.items():
+    for name, info in attacks.items():
         budgets.setdefault(info.budget or "no budget", []).append(name)
     parts = [budget if len(budgets) == 1 else f"{budget} ({', '.join(names)})" for budget, names in budgets.items()]
-    for name in runs[0].attacks:
+    for name in attacks:
         settings = {run.label: flat(run.attacks[name].settings) for run in runs}
         for key in dict.fromkeys(key for values in settings.values() for key in values):
             values = {label: str(values.get(key, "none")) for label, values in settings.items()}
             if len(set(values.values())) > 1:
-                parts.append(f"{name}: {_differing(key, values)}")
+                parts.append(f"{name}: {with_exceptions(key, values)}")
     return [f"Attacks: {'; '.join(parts)}."] if parts else []
 
 
-def _settings(comparison: Comparison) -> list[str]:
-    keys = dict.fromkeys(key for contestant in comparison.contestants for key in contestant.setting)
+def network_notes(runs: Sequence[Run]) -> list[str]:
+    """Classifiers and score models, as far as the configurations of the runs tell."""
+    networks = {run.label: _networks(run) for run in runs}
     parts = []
-    for key in keys:
-        values = {c.run.label: c.setting[key] for c in comparison.contestants if key in c.setting}
-        parts.append(_differing(key, values))
+    for key in ("classifier", "score model"):
+        values = {label: found[key] for label, found in networks.items() if key in found}
+        if values:
+            parts.append(with_exceptions(key, values))
     return [f"Here: {'; '.join(parts)}."] if parts else []
 
 
-def _costs(comparison: Comparison) -> list[str]:
-    costs = {c.run.label: c.cost for c in comparison.contestants if c.cost is not None}
-    if not costs:
-        return []
-    machines = {
-        label: f"{cost.device}, threads {cost.threads}, batches of {cost.images}" for label, cost in costs.items()
-    }
-    return [
-        "Network calls: images that go through the score model for one answer about one image, + gradients that come "
-        "back; in brackets the same of other networks in the purifier. s/image: the purification for an answer; "
-        f"{_differing('measured on', machines)}. Deterministic: a second one gave the same images bit for bit."
-    ]
+def missing_notes(runs: Sequence[Run], absent: Sequence[str]) -> list[str]:
+    """What is not evaluated yet, and how it will be."""
+    found = []
+    for run in runs:
+        if run.missing:
+            parts = ", ".join(f"{attack}: {count}" for (_, attack), count in run.missing.items())
+            found.append(f"Incomplete: {run.label} lacks {sum(run.missing.values())} verdicts ({parts}).")
+    if absent:
+        found.append(f"Not evaluated yet: {', '.join(absent)}.")
+    return [*found, "The same `compare` command completes them."] if found else []
 
 
-def _differing(what: str, values: Mapping[str, Hashable]) -> str:
-    """What all have, and who has something else: "eot 4, but 1 for PurSAMERE, MagNet"."""
-    groups: dict[Hashable, list[str]] = {}
-    for label, value in values.items():
-        groups.setdefault(value, []).append(label)
-    (common, _), *others = sorted(groups.items(), key=lambda group: -len(group[1]))
-    return f"{what} {common}" + "".join(f", but {value} for {', '.join(labels)}" for value, labels in others)
+def _networks(run: Run) -> dict[str, str]:
+    """Classifier and score model of a run, as its config.yaml describes them; empty without such a file."""
+    try:
+        content = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
+        task = content["model"]["init_args"]
+        found = {"classifier": _described(task["classifier"])}
+        own = task["purifier"].get("init_args") or {}
+        score_model = own["score_model"] if "score_model" in own else task.get("score_model")
+        if score_model and run.purifier(run.system).get("score_model"):
+            found["score model"] = _described(score_model)
+        return found
+    except (FileNotFoundError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return {}
+
+
+def _described(part: dict) -> str:
+    """A network as a configuration gives it, "WideResNet(depth=10, ...) from net.safetensors"."""
+    arguments = dict(part.get("init_args") or {})
+    checkpoint = arguments.pop("checkpoint", None)
+    if part["class_path"] == TRAINED:
+        part = arguments.pop("network")
+        arguments = (part.get("init_args") or {}) | arguments
+    listed = ", ".join(f"{k}={v}" for k, v in arguments.items() if isinstance(v, str | int | float) and v is not False)
+    return f"{part['class_path'].rpartition('.')[2]}({listed})" + (f" from {checkpoint}" if checkpoint else "")

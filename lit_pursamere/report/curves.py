@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
 
-from lit_pursamere.report.report import Line, Report
+from lit_pursamere.report.lines import Line
+from lit_pursamere.report.report import Report
 from lit_pursamere.report.runs import AttackInfo, Run, flat
 from lit_pursamere.report.statistics import Accuracy
 from lit_pursamere.report.verdicts import CLEAN

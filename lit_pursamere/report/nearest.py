@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lit_pursamere.report.published import (
@@ -20,8 +21,18 @@ from lit_pursamere.report.published import (
 )
 from lit_pursamere.report.runs import AttackInfo, Run
 
-__all__ = ["Nearest", "family", "nearest", "published_family"]
+__all__ = [
+    "NEAREST_HEAD",
+    "Nearest",
+    "family",
+    "nearest",
+    "nearest_cell",
+    "nearest_note",
+    "nearest_record",
+    "published_family",
+]
 
+NEAREST_HEAD = ("nearest_attack", "nearest_clean", "nearest_robust", "nearest_in", "nearest_differs")
 VIEWS = {"gray": "gPGD", "bpda": "BPDA", "exact": "PGD"}  # PGD by the view that it differentiates
 PUBLISHED = {"gPGD": "gpgd.*", "BPDA": "bpda.*", "PGD": "pgd.*", "APGD": "apgd.*", "AutoAttack": "autoattack|aarand"}
 ALIKE = {"CarliniWagnerL2": "CW"}
@@ -88,3 +99,32 @@ def distance(near: Nearest, attack: AttackInfo) -> tuple:
         -int(cell.settings.get("attack.eot", 0)),
         math.inf if attack.eps is None or cell.eps is None else abs(cell.eps - attack.eps),
     )
+
+
+def nearest_cell(papers: Sequence[Nearest]) -> str:
+    """Published numbers in short: clean / under the attack that leaves least; doubtful ones last."""
+    cell = min((near.cell for near in papers), key=lambda cell: (bool(cell.doubtful), cell.robust))
+    return f"{'?' if cell.clean is None else f'{cell.clean:g}'} / {cell.robust:g}"
+
+
+def nearest_record(papers: Sequence[Nearest], attack: str) -> dict[str, str]:
+    """The columns NEAREST_HEAD of the CSV beside an attack; empty if no published number stands there."""
+    for name, cell, differing in papers:
+        if name == attack:
+            clean = "" if cell.clean is None else f"{cell.clean:g}"
+            values = cell.attack, clean, f"{cell.robust:g}", cell.label, "; ".join(differing.values())
+            return dict(zip(NEAREST_HEAD, values, strict=True))
+    return {}
+
+
+def nearest_note(name: str, papers: Sequence[Nearest]) -> str:
+    """The footnote of a row: what papers report, where, all in which it differs from what stands beside it, doubts."""
+    parts = []
+    for attack, cell, differing in papers:
+        clean = "" if cell.clean is None else f"{cell.clean:g} clean, "
+        n = "" if cell.n is None else f"n = {cell.n}"
+        where = ", ".join(part for part in (cell.source, cell.classifier, n) if part)
+        doubt = [f"doubtful: {cell.doubtful}"] if cell.doubtful else []
+        circumstances = "; ".join([where, *differing.values(), *doubt])
+        parts.append(f"{clean}{cell.robust:g} under {cell.attack} ({circumstances}), beside {attack} here")
+    return f"{name}: {'; '.join(parts)}."

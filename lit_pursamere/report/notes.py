@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from lit_pursamere.report.report import WORST, Report
-from lit_pursamere.report.runs import Run, differences, missing_rows
+from collections.abc import Hashable, Mapping, Sequence
+
+from lit_pursamere.report.lines import WORST, Line
+from lit_pursamere.report.runs import Run
 from lit_pursamere.report.verdicts import CLEAN, OR_REJECTED, components
 
-__all__ = ["meaning", "notes"]
+__all__ = [
+    "INTERVAL_NAMES",
+    "WORST_NOTE",
+    "detection_notes",
+    "explanation",
+    "incomplete",
+    "meaning",
+    "other_weights",
+    "semantics",
+    "with_exceptions",
+]
 
 INTERVAL_NAMES = {"wilson": "Wilson", "clopper-pearson": "Clopper-Pearson"}
 ITERATES = {
@@ -15,6 +27,7 @@ ITERATES = {
 }
 VERDICTS = {" worst": ", right means right in every evaluation", " vote": ", right means right by majority vote"}
 READINGS = {OR_REJECTED: ", a rejected attacked image counts as right and a rejected clean one as wrong"}
+WORST_NOTE = f"{WORST.capitalize()}: right on the clean image and under every attack."
 
 
 def meaning(success: str, mean: str = "") -> str:
@@ -28,30 +41,17 @@ def meaning(success: str, mean: str = "") -> str:
     return f"{ITERATES[iterate]}{VERDICTS.get(verdict, mean)}{READINGS.get(reading, '')}"
 
 
-def notes(report: Report) -> list[str]:
-    """Notes of a report, without its footnotes; the first explains the numbers, others stand only where needed."""
-    explanation = f"Accuracy in % with 95 % {INTERVAL_NAMES[report.interval]} intervals"
-    places = {run.data for run in report.runs}
-    if len(places) == 1 and "" not in places:
-        explanation += f"; {places.pop()}"
-    found = [f"{explanation}. {_semantics(report)}"]
-    if any(line.detection for line in report.lines):
-        found.append(
-            "Rejected images count as wrong; `or rejected` counts attacked ones as right, only clean ones as wrong. "
-            "Rejected and AUC: at the last iterate; AUC of the detector's statistic, attacked against clean images, "
-            "successful or not."
-        )
-    if any(line.paper_value is not None for line in report.lines):
-        found.append("Published numbers come from the papers' own weights, images and judging.")
-    if differing := differences(report.runs):
-        found.append(f"These runs differ in more than systems and attacks: {'; '.join(differing)}.")
-    found += _other_weights(report)
-    return found + [note for run in report.runs for note in _incomplete(run, report.several)]
+def explanation(runs: Sequence[Run], interval: str) -> str:
+    """What the numbers are, and of which images if all runs have the same."""
+    data = {run.data for run in runs}
+    where = f"; {data.pop()}" if len(data) == 1 and "" not in data else ""
+    return f"Accuracy in % with 95 % {INTERVAL_NAMES[interval]} intervals{where}"
 
 
-def _semantics(report: Report) -> str:
+def semantics(runs: Sequence[Run]) -> str:
+    """What the headlines of runs with attacks count; empty if there are none."""
     parts = []
-    runs = [run for run in report.runs if run.attacks]
+    runs = [run for run in runs if run.attacks]
     successes = dict.fromkeys(run.success for run in runs)
     for success in successes:
         members = [run for run in runs if run.success == success]
@@ -59,16 +59,25 @@ def _semantics(report: Report) -> str:
         evaluations = max(run.evaluations for run in members)
         mean = f", mean of {evaluations} evaluations" if evaluations > 1 else ""
         parts.append(f"{success}{where}: {meaning(success, mean)}.")
-    if runs:
-        parts.append(f"{WORST.capitalize()}: right on the clean image and under every attack.")
-    return " ".join(parts).strip()
+    return " ".join([*parts, WORST_NOTE] if runs else []).strip()
 
 
-def _other_weights(report: Report) -> list[str]:
+def detection_notes(lines: Sequence[Line]) -> list[str]:
+    """What the columns of a detector count, if there was one."""
+    if not any(line.detection for line in lines):
+        return []
+    return [
+        "Rejected images count as wrong; `or rejected` counts attacked ones as right, only clean ones as wrong. "
+        "Rejected and AUC: at the last iterate; AUC of the detector's statistic, attacked against clean images, "
+        "successful or not."
+    ]
+
+
+def other_weights(runs: Sequence[Run]) -> list[str]:
     """Systems that go by one name and one description in two runs, but not by one set of weights."""
     found: list[str] = []
     seen: dict[tuple[str, str], tuple[Run, object]] = {}
-    for run in report.runs:
+    for run in runs:
         for name, digest in run.manifest.get("weights", {}).items():
             first, other = seen.setdefault((name, run.description(name)), (run, digest))
             if other != digest:
@@ -76,14 +85,28 @@ def _other_weights(report: Report) -> list[str]:
     return found
 
 
-def _incomplete(run: Run, several: bool) -> list[str]:
-    missing = missing_rows(run)
-    if not missing:
+def incomplete(run: Run, several: bool) -> list[str]:
+    """Which verdicts a run lacks, if it lacks any.
+
+    Args:
+        run: The run.
+        several: Whether the note must name it.
+    """
+    if not run.missing:
         return []
     total = (run.images or 0) * len(run.systems) * len((CLEAN, *run.attacks))
-    parts = ", ".join(f"{system} under {attack}: {count}" for (system, attack), count in missing.items())
+    parts = ", ".join(f"{system} under {attack}: {count}" for (system, attack), count in run.missing.items())
     where = f" in {run.label}" if several else ""
     return [
-        f"Incomplete{where}: {sum(missing.values())} of {total} verdicts are missing ({parts}); the same `test` "
+        f"Incomplete{where}: {sum(run.missing.values())} of {total} verdicts are missing ({parts}); the same `test` "
         "command completes them."
     ]
+
+
+def with_exceptions(what: str, values: Mapping[str, Hashable]) -> str:
+    """What most have, and who has something else: "eot 4, but 1 for PurSAMERE, MagNet"."""
+    groups: dict[Hashable, list[str]] = {}
+    for label, value in values.items():
+        groups.setdefault(value, []).append(label)
+    (common, _), *others = sorted(groups.items(), key=lambda group: -len(group[1]))
+    return f"{what} {common}" + "".join(f", but {value} for {', '.join(labels)}" for value, labels in others)

@@ -1,84 +1,20 @@
-"""Reports of evaluations: one line per system and attack, the worst case over attacks, and what papers report.
-
-The headline is the success semantics of the run's protocol, see `verdicts`; `formats` writes a report down.
-"""
+"""Reports of evaluations: one line per system and attack, and what is written down of it, as text by column."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import ClassVar
 
-from lit_pursamere.report.detection import Detection, detections
-from lit_pursamere.report.published import Published, differences, published
-from lit_pursamere.report.runs import AttackInfo, Run, check_comparable, read_runs
-from lit_pursamere.report.statistics import INTERVALS, Accuracy
-from lit_pursamere.report.verdicts import (
-    CLEAN,
-    SEMANTICS,
-    accuracies,
-    judged,
-    mean_seconds,
-    stand_ins,
-    worst_cases,
-)
+from lit_pursamere.report.lines import Line, lines_of
+from lit_pursamere.report.notes import detection_notes, explanation, incomplete, other_weights, semantics
+from lit_pursamere.report.runs import Run, check_comparable, differences, read_runs
+from lit_pursamere.report.statistics import INTERVALS
+from lit_pursamere.report.verdicts import components, other_reading
 
-__all__ = ["WORST", "Line", "Report", "make_report"]
-
-WORST = "worst case"
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a table.
-
-    Args:
-        run: The run it belongs to.
-        system: Name of the system.
-        attack: Name of the attack, `clean`, or a worst case over attacks.
-        accuracies: Accuracy by every semantics that was judged.
-        seconds: Mean seconds per image, attack and verdicts.
-        paper: What a paper reports for this.
-        detection: What the detector did; None: there was none.
-    """
-
-    run: Run
-    system: str
-    attack: str
-    accuracies: dict[str, Accuracy]
-    seconds: float | None = None
-    paper: Published | None = None
-    detection: Detection | None = None
-
-    @property
-    def semantics(self) -> str:
-        """The semantics of the headline: the protocol's, or the nearest that was judged."""
-        return self.nearest(self.run.success)
-
-    def nearest(self, wanted: str) -> str:
-        """One of SEMANTICS, or what stands in for it here."""
-        return next((s for s in stand_ins(wanted) if s in self.accuracies), next(iter(self.accuracies)))
-
-    @property
-    def headline(self) -> Accuracy:
-        """Accuracy by `semantics`."""
-        return self.accuracies[self.semantics]
-
-    @property
-    def paper_value(self) -> float | None:
-        """The published accuracy in %."""
-        return None if self.paper is None else self.paper.clean if self.attack == CLEAN else self.paper.robust
-
-    @property
-    def paper_label(self) -> str:
-        """Where the published accuracy stands."""
-        return "" if self.paper is None else self.paper.label
-
-    @property
-    def doubt(self) -> str:
-        """What speaks against the published accuracy; doubts are about robust accuracies."""
-        return "" if self.paper is None or self.attack == CLEAN else self.paper.doubtful
+__all__ = ["Report", "make_report"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +32,13 @@ class Report:
     runs: tuple[Run, ...]
     interval: str = "wilson"
 
+    name: ClassVar[str] = "report"  # of the files that it is written to
+    ruled: ClassVar[tuple[str, ...]] = ("run", "system")  # leading columns; where one changes, a rule helps the eye
+    csv_head: ClassVar[tuple[str, ...]] = (
+        "run", "dataset", "system", "attack", "semantics", "headline", "correct", "n", "accuracy", "low", "high",
+        "interval", "seconds", "published", "published_in", "doubtful", "rejected", "auc",
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         if not self.runs:
             raise ValueError("a report needs at least one run; got none")
@@ -105,12 +48,84 @@ class Report:
     @cached_property
     def lines(self) -> list[Line]:
         """The lines of the table: by run, system and attack, the worst cases last."""
-        return [line for run in self.runs for line in _lines(run)]
+        return [line for run in self.runs for line in lines_of(run)]
 
     @property
     def several(self) -> bool:
         """Whether lines must say which run they belong to."""
         return len(self.runs) > 1
+
+    def system_of(self, line: Line) -> str:
+        """Name of a line's system, and that of its run where there are several."""
+        return f"{line.system} ({line.run.label})" if self.several else line.system
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """The table as text: the cells of every column."""
+        successes = {run.success for run in self.runs}
+        headline = f"accuracy ({successes.pop()})" if len(successes) == 1 else "accuracy"
+        besides = [column for run in self.runs for column in _columns_beside(run.success)]
+        columns: dict[str, Callable[[Line], str]] = {
+            "run": lambda line: line.run.label if self.several else "",
+            "system": lambda line: line.system,
+            "attack": lambda line: line.attack,
+            headline: lambda line: line.headline.text(self.interval),
+            **{column: partial(self._beside, column) for column in besides},
+            "rejected": lambda line: line.detection.rejected.text(self.interval) if line.detection else "",
+            "AUC": lambda line: _auc(line, 3),
+            "n": lambda line: str(line.headline.n),
+            "s/image": lambda line: "" if line.seconds is None else f"{line.seconds:.2g}",
+            "published": self._published,
+        }
+        return {name: [text(line) for line in self.lines] for name, text in columns.items()}
+
+    @property
+    def notes(self) -> list[str]:
+        """What stands below the table: the first note explains the numbers, others stand only where needed."""
+        found = [f"{explanation(self.runs, self.interval)}. {semantics(self.runs)}", *detection_notes(self.lines)]
+        if any(line.paper_value is not None for line in self.lines):
+            found.append("Published numbers come from the papers' own weights, images and judging.")
+        if differing := differences(self.runs):
+            found.append(f"These runs differ in more than systems and attacks: {'; '.join(differing)}.")
+        found += other_weights(self.runs)
+        return found + [note for run in self.runs for note in incomplete(run, self.several)]
+
+    @property
+    def footnotes(self) -> list[str]:
+        """What cells refer to by number, from 1."""
+        return [f"Doubtful: {doubt}." for doubt in self._doubts]
+
+    def record(self, line: Line, semantics: str) -> dict[str, object]:
+        """A line by one of its semantics as the CSV has it; accuracies in [0, 1], published ones in %."""
+        cell, known = line.accuracies[semantics], line.paper_value is not None
+        low, high = INTERVALS[self.interval](cell.correct, cell.n)
+        values = (
+            line.run.label, line.run.dataset, line.system, line.attack, semantics,
+            "yes" if semantics == line.semantics else "no",
+            f"{cell.correct:.10g}", cell.n, f"{cell.value:.6f}", f"{low:.6f}", f"{high:.6f}", self.interval,
+            "" if line.seconds is None else f"{line.seconds:.6g}",
+            f"{line.paper_value:g}" if known else "", line.paper_label if known else "", line.doubt,
+            f"{line.detection.rejected.value:.6f}" if line.detection else "", _auc(line, 6),
+        )  # fmt: skip
+        return dict(zip(Report.csv_head, values, strict=True))
+
+    @cached_property
+    def _doubts(self) -> list[str]:
+        return list(dict.fromkeys(line.doubt for line in self.lines if line.doubt))
+
+    def _beside(self, column: str, line: Line) -> str:
+        """Accuracy by a semantics beside the headline, if it says something new."""
+        found: dict[str, str] = {}
+        for name in _columns_beside(line.run.success):
+            if (judged := line.nearest(name)) not in (line.semantics, *found.values()):
+                found[name] = judged
+        return line.accuracies[found[column]].text(self.interval) if column in found else ""
+
+    def _published(self, line: Line) -> str:
+        if line.paper_value is None:
+            return ""
+        doubt = f" [{self._doubts.index(line.doubt) + 1}]" if line.doubt else ""
+        return f"{line.paper_value:g} ({line.paper_label}){doubt}"
 
 
 def make_report(folders: Sequence[str | Path], interval: str = "wilson", mix: bool = False) -> Report:
@@ -131,42 +146,11 @@ def make_report(folders: Sequence[str | Path], interval: str = "wilson", mix: bo
     return Report(tuple(runs), interval)
 
 
-def _lines(run: Run) -> list[Line]:
-    table, seconds, worst = accuracies(run.rows), mean_seconds(run.rows), _worst_tables(run)
-    detected = detections(run.rows)
-    lines = []
-    for system in run.systems:
-        for attack in (CLEAN, *run.attacks):
-            found = {s: table[system, attack, s] for s in SEMANTICS if (system, attack, s) in table}
-            if found:
-                paper = _paper_for(run, system, attack)
-                key = system, attack
-                lines.append(Line(run, *key, found, seconds.get(key), paper, detected.get(key)))
-        for name, tables in worst.items():
-            found = {semantics: cells[system] for semantics, cells in tables.items() if system in cells}
-            if found:
-                lines.append(Line(run, system, name, found))
-    return lines
+def _columns_beside(success: str) -> tuple[str, ...]:
+    """Semantics beside the headline: at the last iterate, and both with rejected images counted the other way."""
+    last = f"last{components(success)[2]}"
+    return last, other_reading(success), other_reading(last)
 
 
-def _worst_tables(run: Run) -> dict[str, dict[str, dict[str, Accuracy]]]:
-    """Name of a worst case -> semantics -> system -> accuracy; one per budget if several budgets are attacked."""
-    budgets: dict[str, list[str]] = {}
-    for name, info in run.attacks.items():
-        budgets.setdefault(info.budget, []).append(name)
-    groups = {f"{WORST} {budget}": names for budget, names in budgets.items() if budget and len(names) > 1}
-    groups = groups if len(budgets) > 1 else {}
-    if run.attacks:
-        groups[WORST] = list(run.attacks)
-    return {name: {s: worst_cases(run.rows, attacks, s) for s in judged(run.rows)} for name, attacks in groups.items()}
-
-
-def _paper_for(run: Run, system: str, attack: str) -> Published | None:
-    """The first published cell of which all that its source states holds; for `clean` that of the first such attack."""
-    for name in run.attacks if attack == CLEAN else [attack]:
-        if run.attacks[name] == AttackInfo():  # an attack that no manifest describes could be anything
-            continue
-        for cell in published(system, name):
-            if (attack != CLEAN or cell.clean is not None) and not differences(cell, run, system, name):
-                return cell
-    return None
+def _auc(line: Line, digits: int) -> str:
+    return f"{line.detection.auc:.{digits}f}" if line.detection and line.detection.auc is not None else ""

@@ -12,7 +12,7 @@ from lit_pursamere.report.verdicts import CLEAN, SEMANTICS
 from lit_pursamere.store.manifest import differing, read_manifest
 from lit_pursamere.store.records import Row, read_rows
 
-__all__ = ["AttackInfo", "Run", "check_comparable", "differences", "flat", "missing_rows", "read_runs"]
+__all__ = ["FREE", "AttackInfo", "Run", "check_comparable", "differences", "flat", "read_runs", "run_of", "told"]
 
 FREE = ("systems", "defenses", "weights", "attacks", "output")  # what runs of one table may differ in
 
@@ -116,14 +116,32 @@ class Run:
         """How many verdicts an image got, at most."""
         return max((int(row["evaluations"]) for row in self.rows), default=1)
 
+    @cached_property
+    def missing(self) -> dict[tuple[str, str], int]:
+        """How many images each (system, attack) still lacks; empty if it is complete or does not state its size."""
+        if self.images is None:
+            return {}
+        counts = {(system, attack): 0 for system in self.systems for attack in (CLEAN, *self.attacks)}
+        for row in self.rows:
+            counts[str(row["system"]), str(row["attack"])] += 1
+        return {key: self.images - count for key, count in counts.items() if count < self.images}
+
     def description(self, system: str) -> str:
         """What the manifest says of a system, "PurSAMERE(rho_pur=3, ...)"; empty if nothing."""
         return str(self.manifest.get("systems", {}).get(system, ""))
 
+    @property
+    def system(self) -> str:
+        """The system that the manifest names first, the class of the purifier; empty if it names none."""
+        return next(iter(self.manifest.get("systems", {})), "")
+
+    def purifier(self, system: str) -> dict:
+        """Settings of the purifier of a system; empty where none are stated."""
+        return self.manifest.get("defenses", {}).get(system, {}).get("purifier", {})
+
     def settings(self, system: str, attack: str) -> dict[str, object]:
         """What a number depends on, by dotted name: settings of the purifier, and those of the attack, `attack.eot`."""
-        purifier = self.manifest.get("defenses", {}).get(system, {}).get("purifier", {})
-        return flat({**purifier, "attack": self.attacks[attack].settings})
+        return flat({**self.purifier(system), "attack": self.attacks[attack].settings})
 
     @cached_property
     def attacks(self) -> dict[str, AttackInfo]:
@@ -160,23 +178,24 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     ]
 
 
-def missing_rows(run: Run) -> dict[tuple[str, str], int]:
-    """How many images each (system, attack) still lacks; empty if the run is complete or does not state its size."""
-    if run.images is None:
-        return {}
-    counts = {(system, attack): 0 for system in run.systems for attack in (CLEAN, *run.attacks)}
-    for row in run.rows:
-        counts[str(row["system"]), str(row["attack"])] += 1
-    return {key: run.images - count for key, count in counts.items() if count < run.images}
+def run_of(folder: Path, label: str, manifest: dict) -> Run:
+    """The run in a folder, with or without records."""
+    try:
+        rows = read_rows(folder)
+    except FileNotFoundError:
+        rows = []
+    return Run(folder, manifest, rows, label)
 
 
-def differences(runs: Sequence[Run]) -> list[str]:
-    """What keeps runs from standing in one table: "seed: 0 in a, 1 in b"; systems and attacks may differ."""
-    found = differing(*({key: value for key, value in run.manifest.items() if key not in FREE} for run in runs))
-    return [
-        f"{key}: " + ", ".join(f"{value!r} in {run.label}" for value, run in zip(values, runs, strict=True))
-        for key, values in found.items()
-    ]
+def differences(runs: Sequence[Run], free: Sequence[str] = FREE) -> list[str]:
+    """What keeps runs from standing in one table, "seed: 0 in a, 1 in b"; the entries `free` may differ."""
+    found = differing(*({key: value for key, value in run.manifest.items() if key not in free} for run in runs))
+    return [told(key, values, runs) for key, values in found.items()]
+
+
+def told(what: str, values: Sequence[object], runs: Sequence[Run]) -> str:
+    """The value of each run, "seed: 0 in a, 1 in b"."""
+    return f"{what}: " + ", ".join(f"{value!r} in {run.label}" for value, run in zip(values, runs, strict=True))
 
 
 def flat(settings: dict, prefix: str = "") -> dict[str, object]:

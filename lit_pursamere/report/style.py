@@ -5,7 +5,10 @@ A figure belongs to nobody: no pyplot, no display, no global state. matplotlib i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,6 +51,23 @@ def grid_lines(axes: Axes, axis: str = "y") -> None:
 def caption(figure: Figure, text: str) -> None:
     """Write what a reader must know below the axes."""
     figure.supxlabel(text, fontsize=SMALL, color=GREY)
+
+
+def legend(figure: Figure, columns: int) -> None:
+    """Name every label of the figure once, above the axes, in at most so many columns as fit."""
+    entries: dict[str, object] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    fitting = next(count for count in range(min(columns, len(entries)), 0, -1) if count == 1 or _fits(entries, count))
+    style = {"ncols": fitting, "frameon": False, "fontsize": SMALL + 0.5, "labelcolor": INK}
+    figure.legend(entries.values(), entries, loc="outside upper left", **style)
+
+
+def _fits(labels: Iterable[str], columns: int) -> bool:
+    """Whether labels fit side by side: a symbol and the letters of the longest one in every column, in inches."""
+    widths = [0.5 + 0.075 * len(label) for label in labels]
+    return sum(column.max() for column in np.array_split(widths, columns)) <= WIDTH
 
 
 def note(

@@ -6,6 +6,7 @@ import json
 import re
 import textwrap
 from functools import wraps
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -13,6 +14,7 @@ import yaml
 
 from lit_pursamere.cli.main import main
 from lit_pursamere.cli.plan import read_plan
+from lit_pursamere.report import as_markdown, read_comparison
 from lit_pursamere.store import read_rows
 
 PARTS = """
@@ -24,7 +26,16 @@ PARTS = """
             if x.requires_grad:
                 raise ValueError("fragile: no gradients")
             return x
+
+
+    class Bare(Purifier):
+        def __init__(self, seed: int = 0):
+            super().__init__()
+
+        def purify(self, x, noise):
+            return x
 """
+CHECKPOINTS = Path(__file__).parents[2] / "checkpoints/digits"
 WALK = {"class_path": "MALADE", "init_args": {"steps": 2, "alpha": 0.02}}
 MINE = {"model.purifier": WALK}
 SCORE = "test.model.init_args.score_model.init_args"
@@ -132,6 +143,32 @@ def test_options_of_test_hold_for_all_and_only_chooses(compare, runs):
     assert status == 0 and len(runs) == 2
     assert len(read_rows("elsewhere/none")) == len(read_rows("elsewhere/still")) == 9
     assert "Not evaluated yet: MALADE." in out and "exact: eot 1, but 2 for still." in out
+
+
+def test_the_networks_of_every_purifier_stand_below_the_table(compare, content):
+    """As the configurations of the runs say: with its own score model, with that of all, and without any."""
+    network = {"class_path": "WideResNet", "init_args": {"depth": 10, "width": 2, "channels": 1}}
+    task = content["test"]["model"]["init_args"]
+    task["classifier"] = {
+        "class_path": "lit_pursamere.weights.trained",
+        "init_args": {"network": network, "checkpoint": str(CHECKPOINTS / "classifier.safetensors")},
+    }
+    own = {
+        "class_path": "lit_pursamere.diffusion.NCSNv2Score",
+        "init_args": {"ngf": 16, "channels": 1, "image_size": 8, "checkpoint": str(CHECKPOINTS / "score.safetensors")},
+    }
+    with_own = {**WALK, "init_args": {**WALK["init_args"], "score_model": own}}
+    content["purifiers"] |= {"own": with_own, "bare": "comparable_parts.Bare", "none": "Identity"}
+    task["attacks"] = {}
+    status, out, err = compare("--data.test_size", "3")
+    assert status == 0, err
+    (note,) = (line for line in out.splitlines() if line.startswith("Here: "))
+    assert note == (
+        "Here: classifier WideResNet(depth=10, width=2, num_classes=10, channels=1, dropout=0.0, weights=ema) from "
+        f"{CHECKPOINTS}/classifier.safetensors; score model GaussianMixtureScore(std=0.3), but "
+        f"NCSNv2Score(weights=ema, ngf=16, channels=1, image_size=8) from {CHECKPOINTS}/score.safetensors for own."
+    )
+    assert "GaussianMixtureScore" not in as_markdown(read_comparison("out", ("own", "bare", "none"))), "they use none"
 
 
 def test_one_that_fails_does_not_stop_the_others(compare, content, runs):

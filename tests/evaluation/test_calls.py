@@ -1,15 +1,11 @@
-"""Calls are counted by forward hooks, in images; the package patches no method of anything."""
+"""Calls are counted by forward hooks, in images."""
 
 from __future__ import annotations
-
-import ast
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-import lit_pursamere
 from lit_pursamere.diffusion import AutoencoderScore
 from lit_pursamere.evaluation.calls import Calls, counting, networks_of
 from lit_pursamere.purifiers import COUP, MALADE, Identity, Purifier, PurSAMERE
@@ -67,35 +63,3 @@ def test_a_score_model_is_one_network_whatever_is_in_it(images):
         with counting(networks_of(purifier)) as calls, torch.no_grad():
             purifier(images)
         assert calls == {"score_model": expected}
-
-
-FOREIGN = ("library",)  # an attack of pyautoattack, which takes its loss in no other way
-FILES = sorted(Path(lit_pursamere.__file__).parent.rglob("*.py"))
-
-
-def patches(tree: ast.Module) -> list[str]:
-    """What looks like a mock, or like a function that is put in the place of a method of an object."""
-    functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            modules = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
-            found += [module for module in modules if module.split(".")[0] in ("unittest", "mock")]
-        if isinstance(node, ast.Assign):
-            attributes = [target for target in node.targets if isinstance(target, ast.Attribute)]
-            to_attribute = any(ast.unparse(target.value) not in FOREIGN for target in attributes)
-            a_function = isinstance(node.value, ast.Lambda) or getattr(node.value, "id", None) in functions
-            found += [ast.unparse(node)] if to_attribute and a_function else []
-    return found
-
-
-def test_what_counts_as_a_patch():
-    patched = "import unittest.mock\nfrom unittest import mock\nx.f = lambda: 1\ndef g(): pass\n"
-    assert patches(ast.parse(patched)) == ["unittest.mock", "unittest", "mock", "x.f = lambda: 1"]
-    assert patches(ast.parse("def g(): pass\nx.f = g")) == ["x.f = g"]
-    assert patches(ast.parse("x.f = 1; f = lambda: 1; x.f = y")) == []
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(FILES[0].parent)))
-def test_the_package_patches_nothing(file):
-    assert patches(ast.parse(file.read_text(encoding="utf-8"))) == []

@@ -8,15 +8,9 @@ import json
 
 import pytest
 
-from lit_pursamere.report.comparison import read_comparison
-from lit_pursamere.report.comparison_figure import comparison_figure
-from lit_pursamere.report.comparison_formats import (
-    comparison_as_csv,
-    comparison_as_latex,
-    comparison_as_markdown,
-    save_comparison,
-)
-from lit_pursamere.report.comparison_notes import comparison_notes
+from lit_pursamere.report import as_csv, as_latex, as_markdown, read_comparison
+from lit_pursamere.report.accuracy_figures import comparison_figure
+from lit_pursamere.report.plots import save_comparison
 from lit_pursamere.store.costs import Asked, Cost, write_cost
 
 NAMES = ("PurSAMERE", "DiffPure ODE", "plain", "late")
@@ -59,7 +53,7 @@ def output(rows, pgd, write_run, tmp_path):
 
 def table(output, names=NAMES):
     """Head and rows of the Markdown table, and what stands below it."""
-    lines = comparison_as_markdown(read_comparison(output, names)).splitlines()
+    lines = as_markdown(read_comparison(output, names)).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return cells[0], [dict(zip(cells[0], row, strict=True)) for row in cells[2:]], "\n".join(lines[len(cells) :])
 
@@ -86,26 +80,16 @@ def test_costs(output):
 
 
 def test_notes_say_in_what_rows_differ_and_what_is_missing(output):
-    notes = comparison_notes(read_comparison(output, NAMES))
+    notes = read_comparison(output, NAMES).notes
     assert "digits, test images, n = 4" in notes[0] and "verdicts per image 1, but 4 for DiffPure ODE" in notes[0]
     assert notes[1] == "Attacks: linf 0.15; exact20: eot 1, but 4 for DiffPure ODE."
     assert "Incomplete: DiffPure ODE lacks 5 verdicts (BPDA20: 2, exact20: 3)." in notes
     assert "Not evaluated yet: late." in notes and "The same `compare` command completes them." in notes
 
 
-def test_settings_come_from_the_configuration_of_the_run(output):
-    network = {"class_path": "a.WideResNet", "init_args": {"depth": 10, "width": 2, "dropout": False}}
-    score = {"class_path": "b.NCSNv2Score", "init_args": {"ngf": 16, "checkpoint": "s.safetensors"}}
-    for name, ngf in (("plain", None), ("PurSAMERE", 16), ("DiffPure ODE", 8)):
-        purifier = {"class_path": "P"}
-        if ngf:
-            purifier["init_args"] = {"score_model": {**score, "init_args": {**score["init_args"], "ngf": ngf}}}
-        task = {"classifier": network, "checkpoint": "c.safetensors", "purifier": purifier}
-        (output / name / "config.yaml").write_text(json.dumps({"model": {"init_args": task}}))
-    assert (
-        "Here: classifier WideResNet(depth=10, width=2) from c.safetensors; score model NCSNv2Score(ngf=16) from "
-        "s.safetensors, but NCSNv2Score(ngf=8) from s.safetensors for DiffPure ODE."
-    ) in comparison_notes(read_comparison(output, NAMES))
+def test_a_run_without_a_configuration_says_nothing_of_its_networks(output):
+    (output / "plain/config.yaml").write_text("model: []")
+    assert not any(note.startswith("Here:") for note in read_comparison(output, NAMES).notes)
 
 
 def test_published_numbers_stand_beside_with_their_circumstances(output):
@@ -150,7 +134,7 @@ def test_runs_that_do_not_compare_are_refused(change, message, output):
 
 
 def test_csv_has_every_number(output):
-    found = list(csv.DictReader(io.StringIO(comparison_as_csv(read_comparison(output, NAMES)))))
+    found = list(csv.DictReader(io.StringIO(as_csv(read_comparison(output, NAMES)))))
     key = ("DiffPure ODE", "BPDA20", "any")
     (one,) = (row for row in found if (row["run"], row["attack"], row["semantics"]) == key)
     assert (one["headline"], one["accuracy"], one["n"], one["missing"]) == ("yes", "1.000000", "2", "5")
@@ -162,10 +146,19 @@ def test_csv_has_every_number(output):
 
 
 def test_latex_is_a_table_of_as_many_columns(output):
-    text = comparison_as_latex(read_comparison(output, NAMES))
+    text = as_latex(read_comparison(output, NAMES))
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert text.count(r"\midrule") == 1 and len(rows) == 4 and {row.count("&") for row in rows} == {9}
     assert "DiffPure ODE (5 verdicts missing)" in text and r"\par{\footnotesize [3] DiffPure" in text
+
+
+def test_in_latex_the_first_note_is_the_caption_and_the_others_stand_below(output):
+    comparison = read_comparison(output, NAMES)
+    (caption,) = (line for line in as_latex(comparison).splitlines() if line.startswith(r"\caption"))
+    below = [line for line in as_latex(comparison).splitlines() if line.startswith(r"\par{\footnotesize ")]
+    assert "Wilson" in caption and "Attacks:" not in caption
+    assert len(below) == len(comparison.notes) - 1 + len(comparison.footnotes)
+    assert r"\par{\footnotesize The same compare command completes them.}" in below
 
 
 def test_everything_is_written(output):
@@ -184,6 +177,6 @@ def test_the_figure_names_every_purifier_and_attack(output):
 
 def test_without_records_there_is_nothing_to_draw_and_all_is_absent(tmp_path):
     comparison = read_comparison(tmp_path, ("a", "b"))
-    assert comparison.absent == ("a", "b") and "Not evaluated yet: a, b." in comparison_as_markdown(comparison)
+    assert comparison.absent == ("a", "b") and "Not evaluated yet: a, b." in as_markdown(comparison)
     with pytest.raises(ValueError, match="no records"):
         comparison_figure(comparison)

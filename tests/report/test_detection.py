@@ -8,8 +8,9 @@ import io
 import pytest
 
 from lit_pursamere.report import as_csv, as_markdown, make_report
+from lit_pursamere.report.curve_figures import roc_figure
 from lit_pursamere.report.detection import detections
-from lit_pursamere.report.plots import roc_figure, save_plots
+from lit_pursamere.report.plots import save_plots
 
 CLEAN, ATTACKED = [1.0, 2.0, 3.0, 6.0], [2.5, 5.0, 7.0, 8.0]  # threshold 5.5
 

@@ -9,8 +9,10 @@ import pytest
 from matplotlib.colors import same_color
 
 from lit_pursamere.report import make_report
-from lit_pursamere.report.plots import accuracy_figure, save_plots, survival_figure, sweep_figure
-from lit_pursamere.report.style import GREY
+from lit_pursamere.report.accuracy_figures import accuracy_figure
+from lit_pursamere.report.curve_figures import survival_figure, sweep_figure
+from lit_pursamere.report.plots import save_plots
+from lit_pursamere.report.style import GREY, legend, new_figure
 
 
 @pytest.fixture
@@ -97,3 +99,18 @@ def test_tables_leave_matplotlib_and_torch_alone():
         "assert not {'matplotlib', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "columns"),
+    [(["a", "b", "c", "d"], 3), (["a", "b", "c", "d" * 50], 3), (["a" * 30] * 2, 2), (["a" * 50], 1)],
+)
+def test_a_legend_has_as_many_columns_as_fit(labels, columns):
+    figure = new_figure(2)
+    axes = figure.subplots()
+    for number, label in enumerate(labels):
+        axes.plot([0], [0], label=f"{number}{label}")
+    legend(figure, 3)
+    assert figure.legends[0]._ncols == columns
+    figure.canvas.draw()
+    assert figure.legends[0].get_window_extent().width <= figure.bbox.width

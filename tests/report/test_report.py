@@ -254,8 +254,8 @@ def test_mixed_runs_are_labelled_and_the_note_says_how_they_differ(folder, rows,
 
 def test_write_report_writes_beside_the_records_and_returns_the_markdown(folder):
     markdown = write_report(str(folder))
-    for name, write in FORMATS.values():
-        assert (folder / name).read_text(encoding="utf-8") == write(make_report([folder]))
+    for suffix, write in FORMATS.values():
+        assert (folder / f"report.{suffix}").read_text(encoding="utf-8") == write(make_report([folder]))
     assert markdown == (folder / "report.md").read_text(encoding="utf-8")
 
 

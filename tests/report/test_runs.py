@@ -8,7 +8,7 @@ import pytest
 
 from lit_pursamere.attacks import PGD, WorstCase
 from lit_pursamere.report import read_runs
-from lit_pursamere.report.runs import AttackInfo, check_comparable, differences, eps_text, flat, missing_rows
+from lit_pursamere.report.runs import AttackInfo, check_comparable, differences, eps_text, flat
 from lit_pursamere.threat import Pixels, ThreatModel
 
 
@@ -40,9 +40,9 @@ def test_nested_settings_have_dotted_names():
 def test_missing_rows_are_counted(rows, pgd, write_run):
     records = [*rows("A", "clean", "++++"), *rows("A", "pgd", "+-"), *rows("B", "clean", "+++")]
     (run,) = read_runs([write_run("run", records, {"pgd": pgd()})])
-    assert missing_rows(run) == {("A", "pgd"): 2, ("B", "clean"): 1, ("B", "pgd"): 4}
+    assert run.missing == {("A", "pgd"): 2, ("B", "clean"): 1, ("B", "pgd"): 4}
     (old,) = read_runs([write_run("old", records, {"pgd": pgd()}, images=None)])
-    assert missing_rows(old) == {}
+    assert old.missing == {}
 
 
 def test_labels_are_as_long_as_they_must_be(rows, write_run, tmp_path):

@@ -1,0 +1,171 @@
+"""Figures of curves: accuracy against budget or steps, survival over the steps of an attack, ROC of a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+from lit_pursamere.report.curves import Survival, Sweep, survivals, sweeps
+from lit_pursamere.report.figure_parts import NothingToDraw, caption_of, colour_of, error_bars
+from lit_pursamere.report.report import Report
+from lit_pursamere.report.runs import eps_text
+from lit_pursamere.report.style import (
+    CYCLE,
+    DASHES,
+    GREY,
+    MARKERS,
+    caption,
+    decorate,
+    grid_lines,
+    legend,
+    new_figure,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["roc_figure", "survival_figure", "sweep_figure"]
+
+NORMS = {"linf": "$\\ell_\\infty$", "l2": "$\\ell_2$", "l1": "$\\ell_1$"}
+
+
+def sweep_figure(report: Report, parameter: Literal["eps", "steps"]) -> Figure:
+    """Draw accuracy against the budget or the number of steps, for attacks that differ in nothing else.
+
+    Raises:
+        NothingToDraw: If there are no two such attacks.
+    """
+    found = sweeps(report, parameter)
+    if not found:
+        raise NothingToDraw(
+            f"no two attacks differ in {parameter} alone; evaluate one at several, in one run or in several runs"
+        )
+    panels = list(dict.fromkeys(sweep.panel for sweep in found))
+    systems = list(dict.fromkeys(sweep.system for sweep in found))
+    attacks = list(dict.fromkeys(sweep.attack for sweep in found))
+    names = [(sweep.panel, f"{sweep.system}, {sweep.attack}") for sweep in found]
+
+    figure = new_figure(3.2)
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, panel in zip(grid, panels, strict=True):
+        norm, _, budget = panel.partition(" ")
+        symbol = NORMS.get(norm, norm)
+        if parameter == "eps":
+            decorate(axes, "", f"budget $\\varepsilon$ in {symbol}, pixels in [0, 1]", "accuracy (%)")
+        else:
+            decorate(axes, f"{symbol} {budget}".strip(), "attack steps", "accuracy (%)")
+        for sweep, name in zip(found, names, strict=True):
+            if sweep.panel == panel:
+                label = f"{name[1]} ({sweep.run})" if names.count(name) > 1 else name[1]
+                marker = MARKERS[attacks.index(sweep.attack) % len(MARKERS)]
+                dashes = DASHES[attacks.index(sweep.attack) % len(DASHES)]
+                _sweep(axes, sweep, report.interval, colour_of(systems, sweep.system), marker, dashes, label)
+        _value_ticks(axes, [x for sweep in found if sweep.panel == panel for x, _ in sweep.points], parameter)
+        axes.set(ylim=(0, 102), yticks=range(0, 101, 20))
+        grid_lines(axes, "both")
+        axes.label_outer()
+    legend(figure, 2)
+    caption(figure, caption_of(report, [accuracy.n for sweep in found for _, accuracy in sweep.points]))
+    return figure
+
+
+def survival_figure(report: Report) -> Figure:
+    """Draw the share of images that an attack has not fooled after k steps, by the view that it differentiates.
+
+    A mark at the end of a curve is the verdict of the defence itself. Where it lies above, the view is easier to fool
+    than the defence; the difference is what the attack loses on the way.
+
+    Raises:
+        NothingToDraw: If no attack noted when it first succeeded.
+    """
+    panels: list[tuple[str, list[Survival]]] = []
+    for run in report.runs:
+        for system in run.systems:
+            if found := survivals(run, system, report.lines):
+                panels.append((f"{system} ({run.label})" if report.several else system, found))
+    if not panels:
+        raise NothingToDraw(
+            "no record says after which step its image was first fooled (first_success); nothing to draw"
+        )
+    attacks = list(dict.fromkeys(curve.attack for _, found in panels for curve in found))
+
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(0.9 + 2.3 * rows)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for number, (axes, (title, found)) in enumerate(zip(grid.flat, panels, strict=False)):
+        decorate(axes, title, "attack steps", "not fooled yet (%)" if number % columns == 0 else "")
+        for curve in found:
+            _survival(axes, curve, CYCLE[attacks.index(curve.attack) % len(CYCLE)], attacks.index(curve.attack))
+        axes.set(ylim=(0, 104), yticks=range(0, 101, 20))
+        axes.set_xlim(left=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        grid_lines(axes)
+    legend(figure, 4)
+    text = caption_of(report, [curve.n for _, found in panels for curve in found], intervals=False)
+    caption(figure, f"Curves: by the view that the attack differentiates. Marks: the defence's verdict.\n{text}")
+    return figure
+
+
+def roc_figure(report: Report) -> Figure:
+    """Draw the ROC of every detector, one curve per attack: attacked images rejected against clean ones rejected.
+
+    Raises:
+        NothingToDraw: If there was no detector.
+    """
+    lines = [line for line in report.lines if line.detection and line.detection.curve]
+    if not lines:
+        raise NothingToDraw("no records hold the statistic of a detector; nothing to draw")
+    figure = new_figure(3.6)
+    axes = figure.subplots()
+    decorate(axes, "", "clean images rejected (%)", "attacked images rejected (%)")
+    axes.plot([0, 100], [0, 100], color=GREY, linewidth=0.7, linestyle=(0, (2, 3)))
+    for number, line in enumerate(lines):
+        dashes = DASHES[number // len(CYCLE) % len(DASHES)]
+        points = [[100 * value for value in column] for column in zip(*line.detection.curve, strict=True)]
+        name = f"{report.system_of(line)}, {line.attack}: AUC {line.detection.auc:.3f}"
+        colour = CYCLE[number % len(CYCLE)]
+        axes.plot(*points, color=colour, linewidth=1.4, linestyle=(0, dashes) if dashes else "-", label=name)
+    axes.set(xlim=(0, 100), ylim=(0, 102), aspect="equal")
+    grid_lines(axes, "both")
+    legend(figure, 2)
+    caption(figure, caption_of(report, [line.headline.n for line in lines], intervals=False))
+    return figure
+
+
+def _sweep(
+    axes: Axes, sweep: Sweep, interval: str, colour: str, marker: str, dashes: tuple[float, ...], label: str
+) -> None:
+    values, accuracies = zip(*sweep.points, strict=True)
+    axes.errorbar(
+        values, [100 * accuracy.value for accuracy in accuracies], yerr=error_bars(accuracies, interval), color=colour,
+        marker=marker, markersize=4, linewidth=1.4, linestyle=(0, dashes) if dashes else "-", elinewidth=0.8,
+        capsize=2, label=label,
+    )  # fmt: skip
+
+
+def _value_ticks(axes: Axes, values: Sequence[float], parameter: str) -> None:
+    ticks = sorted(set(values))
+    if parameter == "steps" and ticks[-1] > 8 * ticks[1]:
+        axes.set_xscale("symlog", base=2, linthresh=ticks[1])  # from the first step count on, a doubling is a length
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+    elif parameter == "steps":
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    elif len(ticks) <= 8 and min(b - a for a, b in pairwise(ticks)) > 0.08 * ticks[-1]:
+        axes.set_xticks(ticks, [eps_text(tick) if tick else "0" for tick in ticks])
+
+
+def _survival(axes: Axes, curve: Survival, colour: str, number: int) -> None:
+    dashes = DASHES[number % len(DASHES)]
+    line = {"color": colour, "linewidth": 1.4, "linestyle": (0, dashes) if dashes else "-"}
+    mark = {"color": colour, "marker": MARKERS[number % len(MARKERS)], "markersize": 6, "markeredgecolor": "white"}
+    shares = [100 * share for share in curve.shares]
+    axes.plot(range(len(shares)), shares, drawstyle="steps-post", **line)
+    axes.plot([], [], label=curve.attack, **(line | mark))  # the legend's: curve and mark together
+    if curve.verdict is not None:
+        axes.plot([len(shares) - 1], [100 * curve.verdict], **mark, linestyle="", clip_on=False, zorder=3)

@@ -1,0 +1,41 @@
+"""What figures of reports share: the colour of a system, error bars, and the words below the axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lit_pursamere.report.notes import INTERVAL_NAMES
+from lit_pursamere.report.report import Report
+from lit_pursamere.report.statistics import INTERVALS, Accuracy
+from lit_pursamere.report.style import CYCLE, GREYS
+
+__all__ = ["NothingToDraw", "caption_of", "colour_of", "error_bars"]
+
+
+class NothingToDraw(ValueError):
+    """The records do not hold what a figure is about."""
+
+
+def caption_of(report: Report, sizes: Sequence[int], intervals: bool = True) -> str:
+    """Which images, how many, what counts as success, and what the whiskers are if there are any."""
+    places = list(dict.fromkeys(run.data for run in report.runs if run.data))
+    n = f"n = {min(sizes)}" if min(sizes) == max(sizes) else f"n = {min(sizes)} to {max(sizes)}"
+    success = ", ".join(dict.fromkeys(run.success for run in report.runs))
+    parts = [*places, n, f"success: {success}"]
+    return "; ".join(parts + ([f"whiskers: 95 % {INTERVAL_NAMES[report.interval]} intervals"] if intervals else []))
+
+
+def colour_of(systems: Sequence[str], system: str) -> str:
+    """Greys for the undefended, a colour of the cycle for every other system."""
+    bare = system.startswith("undefended")
+    alike = [name for name in systems if name.startswith("undefended") == bare]
+    colours = GREYS if bare else CYCLE
+    return colours[alike.index(system) % len(colours)]
+
+
+def error_bars(accuracies: Sequence[Accuracy], interval: str) -> list[list[float]]:
+    """Distances in % from the value down and up to the ends of its interval, as matplotlib wants them."""
+    ends = [INTERVALS[interval](accuracy.correct, accuracy.n) for accuracy in accuracies]
+    below = [100 * max(0.0, a.value - low) for a, (low, _) in zip(accuracies, ends, strict=True)]
+    above = [100 * max(0.0, high - a.value) for a, (_, high) in zip(accuracies, ends, strict=True)]
+    return [below, above]
