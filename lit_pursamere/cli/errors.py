@@ -40,7 +40,8 @@ def readable(error: Exception) -> str:
     unknown = re.search(r"Expected a dot import path string: (\S+)", str(error))
     if unknown:
         return f"{key_of(error)}: there is no class {unknown[1]} here, and no file of that name"
-    if missing := re.search(r"No module named '([\w.]+)'", str(error)):
+    missing = re.search(r"No module named '([\w.]+)'", str(error))
+    if missing and key_of(error):
         return f"{key_of(error)}: there is no module {missing[1]}; the folder that holds it must be on PYTHONPATH"
     if absent := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", str(error)):
         return f"{key_of(error)}: the module {absent[1]} has no class {absent[2]}"
