@@ -80,6 +80,32 @@ def test_configs_compose(capsys):
     assert config["trainer"]["use_distributed_sampler"] is False
 
 
+FIVE = """
+data: {root}/data/cifar10.yaml
+model:
+  class_path: LitRobustness
+  init_args:
+    threat: {{norm: linf, eps: 8/255}}
+    score_model: {root}/score_model/ncsnv2.yaml
+    purifier: {root}/purifier/pursamere.yaml
+    classifier: {root}/classifier/wrn_28_10_pairs.yaml
+    noise: null
+    attacks: {{gPGD20: {root}/attack/gpgd20.yaml, BPDA20-det: {root}/attack/bpda20.yaml}}
+"""
+
+
+def test_a_test_describes_five_things_each_in_one_place(repository_root, tmp_path, capsys):
+    (tmp_path / "test.yaml").write_text(FIVE.format(root=repository_root / "configs"))
+    config = printed_config(capsys, "test", "--config", str(tmp_path / "test.yaml"), "--model.noise", "fresh")
+    task = config["model"]["init_args"]
+    assert config["data"]["class_path"] == "lit_pursamere.data.CIFAR10" and task["noise"] == "fresh"
+    assert task["threat"] == {"norm": "linf", "eps": "8/255"}
+    assert task["score_model"]["class_path"] == "lit_pursamere.diffusion.NCSNv2Score"
+    assert "score_model" not in task["purifier"]["init_args"]
+    assert task["classifier"]["init_args"].keys() >= {"network", "checkpoint"}
+    assert [attack["init_args"]["threat"] for attack in task["attacks"].values()] == [None, None]
+
+
 def test_short_class_names(capsys):
     config = printed_config(capsys, *ROBUST, "--model.purifier", "Identity")
     assert config["model"]["init_args"]["purifier"]["class_path"] == "lit_pursamere.purifiers.Identity"
