@@ -114,7 +114,7 @@ def known_twin(defense: Defense, table: int) -> Defense:
     if noise is None or isinstance(noise, SeededNoise):
         raise ValueError(
             f"{type(defense.purifier).__name__} draws no fresh noise, so there is nothing to average; say "
-            "`--model.purifier.seed fresh` if it has a seed"
+            "`--model.noise fresh` if it draws any"
         )
     return Defense(defense.purifier.drawing_from(SeededNoise(table)), defense.classifier)
 

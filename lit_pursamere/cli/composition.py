@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["compose", "gathered", "overlay", "read_yaml"]
+__all__ = ["about", "asks_for_help", "compose", "gathered", "overlay", "read_yaml"]
 
 SECTIONS = ("model", "data")  # what options may take apart; those of the trainer are left to the parser
 WHOLE = ("attacks",)
@@ -100,11 +100,16 @@ def compose(args: list[str]) -> list[str]:
         FileNotFoundError: If a file is not there.
         ValueError: If a file is no YAML, or an option lacks its value.
     """
-    if {"--help", "-h"} & set(args) or any(arg.endswith(".help") for arg in args):
+    if asks_for_help(args):
         return args
     config, words = gathered(args)
     verb = words[:1] if words and not words[0].startswith("-") else []
     return [*verb, *([f"--config={json.dumps(config)}"] if config else []), *words[len(verb) :]]
+
+
+def asks_for_help(args: Sequence[str]) -> bool:
+    """Whether a command line asks for help, of all or, as in `--model.help LitRobustness`, of a class."""
+    return any(arg in ("--help", "-h") or arg.partition("=")[0].endswith(".help") for arg in args)
 
 
 def gathered(
@@ -128,7 +133,7 @@ def gathered(
         path = name.removeprefix("--").split(".") if name.startswith("--") else []
         if name == "--config":
             given = _content(value) if value.lstrip().startswith("{") else read_yaml(Path(value))
-            config = overlay(config, given if alone is None else _about(given, sections, alone, value))
+            config = overlay(config, given if alone is None else about(given, sections, alone, value))
             rest = [(other, kept) for other, kept in rest if not _states(given, other)]  # whatever comes later wins
         elif path and path[0] in sections:
             config = _with(config, path, _content(value))
@@ -137,15 +142,19 @@ def gathered(
     return config, [word for _, kept in rest for word in kept]
 
 
-def _about(content: Any, sections: Sequence[str], alone: str, file: str) -> dict[str, Any]:
-    """What a file says of these sections; a file with a class of its own is about the section `alone`."""
+def about(content: Any, sections: Sequence[str], alone: str, file: str) -> dict[str, Any]:
+    """What a file says of these sections; a file with a class of its own is about the section `alone`.
+
+    Raises:
+        ValueError: If it says nothing of them.
+    """
     if isinstance(content, dict) and (found := {name: content[name] for name in sections if name in content}):
         return found
     if isinstance(content, dict) and "class_path" in content:
         return {alone: content}
     raise ValueError(
-        f"{file} is not the file of a {alone} (class_path and init_args), and has no {' or '.join(sections)}; give "
-        "another as --config"
+        f"{file} is not the file of a {alone} (class_path and init_args), and has no "
+        f"{' or '.join(f'`{name}`' for name in sections)}; give another as --config"
     )
 
 

@@ -23,7 +23,7 @@ from typing import Any, NoReturn, get_args, get_origin
 from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
-from lit_pursamere.cli.composition import gathered, read_yaml
+from lit_pursamere.cli.composition import about, asks_for_help, gathered, read_yaml
 from lit_pursamere.cli.errors import readable
 from lit_pursamere.cli.lightning import know_names
 from lit_pursamere.cli.usage import tell
@@ -144,7 +144,7 @@ def composed(args: Sequence[str], signature: Signature) -> list[str]:
         ValueError: If a file is no YAML or about something else, or an option lacks its value.
     """
     objects = [name for name, parameter in signature.parameters.items() if is_class(parameter.annotation)]
-    if not objects or {"--help", "-h"} & {*args}:
+    if not objects or asks_for_help(args):
         return list(args)
     config, words = gathered(args, objects, objects[0])
     return words + [
@@ -164,13 +164,9 @@ def read_part(file: Path, name: str) -> Any:
         ValueError: If it says nothing of that part.
     """
     content = read_yaml(file)
-    if isinstance(content, dict) and content.get(name) is not None:
-        return content[name]
-    if isinstance(content, dict) and "class_path" in content:
-        return content
-    raise ValueError(
-        f"{file} is not the file of a {name} (class_path and init_args), and has no `{name}`; give another as --config"
-    )
+    if isinstance(content, dict) and content.get(name, "") is None:
+        del content[name]  # says nothing
+    return about(content, (name,), name, str(file))[name]
 
 
 def build(kind: type, part: Any) -> Any:

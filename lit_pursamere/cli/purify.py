@@ -52,9 +52,7 @@ def purify(
     """
     if purifier is None:
         raise ValueError("which purifier? Give its file, such as --purifier configs/purifier/pursamere.yaml")
-    purifier = complete(purifier, score_model, noise)
-    if classifier is not None:
-        purifier = purifier.in_front_of(classifier)
+    purifier = complete(purifier, score_model, noise, classifier)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)

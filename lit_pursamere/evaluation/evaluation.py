@@ -103,6 +103,18 @@ def systems_of(defense: Defense, undefended: bool = True) -> dict[str, Defense]:
     return systems
 
 
+def check(defense: Defense, attacks: Mapping[str, Attack]) -> None:
+    """Refuse attacks that a defence cannot be evaluated with.
+
+    Raises:
+        ValueError: If one is called `clean`, or wants a view that the defence does not have.
+    """
+    if CLEAN in attacks:
+        raise ValueError(f"an attack cannot be named {CLEAN!r}; the clean verdict is always part of an evaluation")
+    for attack in attacks.values():
+        defense.view(attack.view)  # complains of one that it does not have
+
+
 class Judged(NamedTuple):
     """Verdicts at the last iterate and at the worse of both candidates (None: not asked), and the images of the latter.
 
@@ -157,10 +169,7 @@ class Evaluation:
             raise ValueError(
                 f"an evaluation needs at least 1 image per batch and 1 verdict; got {self.slots} and {self.evaluations}"
             )
-        if CLEAN in self.attacks:
-            raise ValueError(f"an attack cannot be named {CLEAN!r}; the clean verdict is always part of an evaluation")
-        for attack in self.attacks.values():
-            next(iter(self.systems.values())).view(attack.view)  # complains of one that the defence does not have
+        check(next(iter(self.systems.values())), self.attacks)
 
     def verdicts(
         self,

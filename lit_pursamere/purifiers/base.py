@@ -156,8 +156,8 @@ class Purifier(nn.Module, ABC):
 
     Args:
         score_model: Estimates the noise in noisy images.
-        seed: int of draws that an attacker knows, see `under`; of fresh ones nothing is known. Each purifier says which
-            streams it draws from.
+        seed: Seed of draws that an attacker knows, see `under`; of fresh ones nothing is known. Each purifier says
+            which streams it draws from.
 
     `recompute`: whether a differentiated purification keeps only the state between its steps and computes each step a
     second time on the way back, so that memory does not grow with the number of steps.
@@ -320,20 +320,25 @@ Recipe = Callable[[ScoreModel], Purifier]
 
 
 def complete(
-    purifier: Purifier | Recipe, score_model: ScoreModel | None = None, noise: Knowledge | None = None
+    purifier: Purifier | Recipe,
+    score_model: ScoreModel | None = None,
+    noise: Knowledge | None = None,
+    classifier: nn.Module | None = None,
 ) -> Purifier:
-    """A purifier that may lack its score model, completed.
+    """A purifier that may lack what it is built around, completed.
 
     Args:
         purifier: One that has all it needs, or what makes one of a score model, such as its class.
         score_model: Given to a purifier that lacks one.
         noise: What attackers know of its noise, see `Purifier.under`. None: as in its paper.
+        classifier: What guides purifiers that ask the classifier of their defence (COUP). None: a `Defense` gives it.
 
     Raises:
         ValueError: If there is no score model to give.
     """
     completed: Purifier = equipped(purifier, score_model)
-    return completed if noise is None else completed.under(noise)
+    completed = completed if noise is None else completed.under(noise)
+    return completed if classifier is None else completed.in_front_of(classifier)
 
 
 def equipped(part: Any, score_model: ScoreModel | None) -> Any:

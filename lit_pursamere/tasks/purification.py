@@ -54,8 +54,7 @@ class LitPurification(FolderTask):
         noise: Knowledge | None = None,
     ) -> None:
         super().__init__(output)
-        purifier = complete(purifier, score_model, noise)
-        self.purifier = purifier if classifier is None else purifier.in_front_of(classifier)
+        self.purifier = complete(purifier, score_model, noise, classifier)
         self.storage = dtype
         self.watch: Watch | None = None
 

@@ -20,7 +20,7 @@ from lit_pursamere.defense import ALONE, Defense
 from lit_pursamere.defense.detectors import Detector
 from lit_pursamere.defense.ensemble import Ensemble
 from lit_pursamere.diffusion import ScoreModel
-from lit_pursamere.evaluation.evaluation import Batch, Evaluation, systems_of
+from lit_pursamere.evaluation.evaluation import Batch, Evaluation, check, systems_of
 from lit_pursamere.evaluation.recording import RecordedEvaluation
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Purifier, PurSAMERE
@@ -30,6 +30,7 @@ from lit_pursamere.report.pictures import picture_grid, trajectory_figure
 from lit_pursamere.seeding import run_seed
 from lit_pursamere.store import Records
 from lit_pursamere.store.images import ImageStore
+from lit_pursamere.store.records import CLEAN
 from lit_pursamere.tasks.folder_task import FolderTask
 from lit_pursamere.threat import ThreatModel
 from lit_pursamere.weights import state_digest
@@ -101,19 +102,16 @@ class LitRobustness(FolderTask):
             raise ValueError(f"success must be one of {', '.join(SEMANTICS)}; got {success!r}")
         if calibrate_on not in ("val", "test"):
             raise ValueError(f"calibrate_on must be 'val' or 'test'; got {calibrate_on!r}")
-        if "clean" in attacks:
-            raise ValueError("an attack cannot be named 'clean'; the clean verdict is always part of a test")
         attacks = {name: within(name, attack, threat) for name, attack in attacks.items()}
         purifier = complete(purifier, score_model, noise)
         surrogate = surrogate and complete(surrogate, score_model, noise)
         detector = detector and equipped(detector, score_model)
         defense = Defense(purifier, classifier, ensemble, surrogate, detector)
-        for attack in attacks.values():
-            defense.view(attack.view)  # complains of one that the defence does not have
+        check(defense, attacks)
         self.systems: Any = nn.ModuleDict(systems_of(defense, undefended))  # for torch all are mere modules
         self.attacks, self.pictures, self.calibrate_on = dict(attacks), pictures, calibrate_on
         self.evaluations, self.success, self.pool, self.save_images = evaluations, success, pool, save_images
-        self.columns = [(s, a, k) for s in self.systems for a in ("clean", *attacks) for k in ("last", "any")]
+        self.columns = [(s, a, k) for s in self.systems for a in (CLEAN, *attacks) for k in ("last", "any")]
         self.accuracies: Any = nn.ModuleList([MeanMetric(nan_strategy="disable") for _ in self.columns])
         self.waiting: list[Batch] = []
         self.pictured: list[int] = []  # positions of the images in the grid: the first ones
@@ -206,7 +204,7 @@ class LitRobustness(FolderTask):
         batches, self.waiting = self.waiting, []
         indices = [i for _, _, index in batches for i in index.tolist()]
         for system in self.systems:
-            for attack in ("clean", *self.attacks):
+            for attack in (CLEAN, *self.attacks):
                 for part in self.evaluation.complete(system, attack, batches):
                     self._show(system, attack, part.batch, part.last)
                 self._count(system, attack, indices)

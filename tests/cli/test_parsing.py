@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from lit_pursamere.cli.parsing import run_verb
+from lit_pursamere.cli.parsing import read_part, run_verb
 from lit_pursamere.cli.usage import VERBS
 from lit_pursamere.purifiers import Identity, Purifier
 
@@ -99,10 +99,25 @@ def test_a_file_is_the_argument_that_it_is_about(tmp_path, calls):
         run_verb("plain", plain, ["f", *words])
         assert isinstance(calls.pop()[1], Identity)
     (tmp_path / "none.yaml").write_text("other: 1")
-    with pytest.raises(ValueError, match=r"none\.yaml is not the file of a purifier .*, and has no purifier; give"):
+    with pytest.raises(ValueError, match=r"none\.yaml is not the file of a purifier .*, and has no `purifier`; give"):
         run_verb("plain", plain, ["f", "--config", str(tmp_path / "none.yaml")])
     with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere\.yaml"):
         run_verb("plain", plain, ["f", "--config", str(tmp_path / "nowhere.yaml")])
+
+
+@pytest.mark.parametrize("words", [["--purifier.help", "PurSAMERE"], ["--purifier.help=PurSAMERE"]])
+def test_a_class_of_an_argument_has_help(words, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run_verb("plain", plain, words)
+    assert exit_.value.code == 0 and "--purifier.rho_pur RHO_PUR" in capsys.readouterr().out and not CALLS
+
+
+def test_a_part_that_is_null_says_nothing(tmp_path):
+    (tmp_path / "null.yaml").write_text("model: null")
+    (tmp_path / "alone.yaml").write_text("model: null\nclass_path: Identity")
+    with pytest.raises(ValueError, match=r"null\.yaml is not the file of a model .*, and has no `model`; give"):
+        read_part(tmp_path / "null.yaml", "model")
+    assert read_part(tmp_path / "alone.yaml", "model") == {"class_path": "Identity"}
 
 
 def test_the_docstring_is_the_help(capsys):
