@@ -9,7 +9,7 @@ small, and enough to go on elsewhere with --resume:
 
     table.md, table.json     accuracies with n and 95 % intervals, of whatever is evaluated so far
     classifier.safetensors   the classifier, float16; it is evaluated with these very numbers
-    records.tar.gz           the folders of the `test` runs
+    records.zip              the folders of the `test` runs
 
 The setting of PurSAMERE is a first try, and nothing is chosen on the test images.
 """
@@ -22,12 +22,12 @@ import os
 import shlex
 import shutil
 import sys
-import tarfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ from lit_pursamere.store.atomic import replacing, write_whole
 from lit_pursamere.store.manifest import read_manifest
 from lit_pursamere.weights import inspect_weights, save_weights
 
-CLASSIFIER, RECORDS = "classifier.safetensors", "records.tar.gz"
+CLASSIFIER, RECORDS = "classifier.safetensors", "records.zip"
 STAGES = ("bpda", "exact", "apgd")  # attacks that are evaluated together, the cheapest first
 COMPLETE = {"new verdicts": 0}
 FILE_LIMIT = 16 * 2**20  # bytes of a file that comes back
@@ -330,8 +330,8 @@ def resume(setting: Setting, folder: Path) -> None:
     if not setting.classifier.exists() and (folder / CLASSIFIER).exists():
         shutil.copyfile(folder / CLASSIFIER, setting.classifier)
     if not setting.records.exists() and (folder / RECORDS).exists():
-        with tarfile.open(folder / RECORDS) as archive:
-            archive.extractall(setting.work, filter="data")
+        with ZipFile(folder / RECORDS) as archive:
+            archive.extractall(setting.work)
 
 
 def write_images(setting: Setting) -> dict:
@@ -446,8 +446,10 @@ def write_table(session: Session, setting: Setting, command: str) -> None:
     ]  # fmt: skip
     with replacing(session.out / "table.md") as temporary:
         temporary.write_text(f"{heading(session, setting, command)}\n{as_markdown(report)}", encoding="utf-8")
-    with replacing(session.out / RECORDS) as temporary, tarfile.open(temporary, "w:gz", compresslevel=3) as archive:
-        archive.add(setting.records, "records", filter=lambda file: None if ".lock" in file.name else file)
+    with replacing(session.out / RECORDS) as temporary, ZipFile(temporary, "w", ZIP_DEFLATED) as archive:
+        for file in sorted(setting.records.rglob("*")):
+            if ".lock" not in file.name:
+                archive.write(file, file.relative_to(setting.work))
 
 
 def heading(session: Session, setting: Setting, command: str) -> str:

@@ -37,6 +37,11 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"lit-pursamere: error: {readable(error)}", file=sys.stderr)
         print("(LIT_PURSAMERE_TRACEBACK=1 shows where it came from)", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        if os.environ.get("LIT_PURSAMERE_TRACEBACK"):
+            raise
+        print("lit-pursamere: stopped by Ctrl-C; what is written stays", file=sys.stderr)
+        return 130
     return 0
 
 
