@@ -173,7 +173,7 @@ def test_the_table_with_rivals(call, tmp_path):
     text = (tmp_path / "out/table.md").read_text()
     assert "seed 3" in text and "--rivals" in text and report["machine"]["date"] in text and "| ADBM " in text
     back = {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir() if path.is_file()}
-    assert back.keys() == {"table.json", "table.md", "classifier.safetensors", "records.tar.gz"}
+    assert back.keys() == {"table.json", "table.md", "classifier.safetensors", "records.zip"}
     assert max(back.values()) < 16 * 2**20
     again = call("out", "--rivals", "--seed=3", "--only", *systems)
     assert [found["new verdicts"] for name, found in again["results"].items() if ":" in name] == [0] * 9
