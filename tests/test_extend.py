@@ -83,6 +83,7 @@ def test_every_section_is_under_test(guide):
     assert all({kind for kind, _ in blocks} >= {"bash", "yaml"} for title, blocks in guide.items() if title in SECTIONS)
 
 
+@pytest.mark.slow
 def test_the_steps_can_be_followed(guide, beside, isolated, capsys):
     isolated.chdir(beside)
     for blocks in guide.values():

@@ -32,7 +32,9 @@ def commands(text):
     return [line for line in [*lines, *quoted] if line.startswith("lit-pur")]
 
 
-@pytest.mark.parametrize("file", DOCUMENTS)
+@pytest.mark.parametrize(
+    "file", [file if file == "README.md" else pytest.param(file, marks=pytest.mark.slow) for file in DOCUMENTS]
+)
 def test_commands_parse(file, repository_root, monkeypatch, capsys):
     monkeypatch.chdir(repository_root)
     verbs = set()

@@ -48,6 +48,7 @@ def concrete(module, base):
     return {c.__name__ for c in exported if inspect.isclass(c) and issubclass(c, base) and not inspect.isabstract(c)}
 
 
+@pytest.mark.slow
 def test_a_toy_run_finds_no_fault_and_reports_in_numbers(light, tmp_path, capsys):
     report = light("--laws")
     told = capsys.readouterr()

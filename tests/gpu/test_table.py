@@ -46,6 +46,7 @@ def cells(report):
     return {(line["system"], line["attack"]): line for line in report["table"]}
 
 
+@pytest.mark.slow
 def test_a_table_that_is_cut_off_goes_on_elsewhere(script, call, tmp_path, monkeypatch, capsys):
     append, time_up = Records.append, script("session").TimeUp
 
@@ -93,6 +94,7 @@ def test_every_purifier_is_in_it(setting, repository_root):
     assert not any("eot" in key or "evaluations" in key for key in entries["MagNet"])
 
 
+@pytest.mark.slow
 def test_a_purifier_that_starts_above_the_score_model_is_left_out(table, setting):
     built = setting("--known", "0.01", "0.2")
     plan = built.plan("bpda")
@@ -138,6 +140,7 @@ def test_the_network_is_read_from_the_card(table, tmp_path):
         built({})
 
 
+@pytest.mark.slow
 def test_what_train_score_exports_is_taken(script, table, setting, tmp_path):
     script("train_score").main(["--toy", f"--out={tmp_path}", "--steps=1", "--no-compile"])
     built = setting(f"--score={tmp_path / 'score.safetensors'}")

@@ -67,6 +67,7 @@ def test_coup_toy_figure_shows_the_world_and_its_flips(invented_flips):
         torch.testing.assert_close(share, lam / 20 + (c / 1000 if lam else 0 * c))
 
 
+@pytest.mark.slow
 def test_figures_leave_pyplot_and_display_alone():
     code = (
         "import sys; from lit_pursamere.worlds import figures; assert 'matplotlib' not in sys.modules; "
