@@ -28,6 +28,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if 
 TOGETHER = 5.0  # seconds in which signals count as one: a terminal, a launcher and every companion send theirs
 
 last = -TOGETHER  # when this process was told
+others: list[int] = []  # ids of the processes that are told as well
 
 
 def stop(signum: int, frame: FrameType | None = None) -> None:
@@ -35,7 +36,21 @@ def stop(signum: int, frame: FrameType | None = None) -> None:
     global last
     before, last = last, time.monotonic()
     if last - before >= TOGETHER:
+        pass_on()
         raise SystemExit(128 + signum)
+
+
+def pass_on() -> None:
+    """Tell the other processes."""
+    for process in others:
+        with suppress(ProcessLookupError):  # it ended before
+            os.kill(process, signal.SIGTERM)
+
+
+def forget() -> None:
+    """In a process forked off, such as a loader's worker: what it is told concerns no other one."""
+    signal.set_wakeup_fd(-1)
+    others.clear()
 
 
 def told_by(status: object) -> str | None:
@@ -55,24 +70,25 @@ class Companions:
     """Passes SIGNALS on to other processes, until `close`, whatever the main thread is waiting for.
 
     Args:
-        others: Ids of processes on this machine.
+        processes: Their ids, on this machine.
         parent: The one among them that started this process, and without which it is to end (None: none).
         grace: Seconds after which this process is ended if it has not ended by itself.
     """
 
-    def __init__(self, others: Sequence[int], parent: int | None = None, grace: float = 15.0) -> None:
-        self.others, self.parent, self.grace = list(others), parent, grace
+    def __init__(self, processes: Sequence[int], parent: int | None = None, grace: float = 15.0) -> None:
+        self.parent, self.grace = parent, grace
+        others[:] = processes
         self.ended = threading.Event()
         self.reader, self.writer = socket.socketpair()
         self.writer.setblocking(False)
         self.before = signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
-        # A loader's worker inherits the way by which signals are told, but its signals are its own.
-        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        os.register_at_fork(after_in_child=forget)
         threading.Thread(target=self._watch, name="companions", daemon=True).start()
 
     def close(self) -> None:
         """Pass nothing on any more."""
         signal.set_wakeup_fd(self.before)
+        others.clear()
         self.ended.set()
 
     def _watch(self) -> None:
@@ -85,8 +101,6 @@ class Companions:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def _end(self, signum: int) -> None:
-        for process in self.others:
-            with suppress(ProcessLookupError):  # it ended before
-                os.kill(process, signal.SIGTERM)
+        pass_on()
         if not self.ended.wait(self.grace):
             os._exit(128 + signum)
