@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +25,14 @@ class RecordedEvaluation:
         records: What is done, and where more is written.
         progress: Counts rows.
         store: Keeps the images of the rows (None: nobody does).
+        before: Called with system, attack and images before their rows are written.
     """
 
     evaluation: Evaluation
     records: Records
     progress: Progress
     store: ImageStore | None = None
+    before: Callable[[str, str, Evaluated], None] = lambda system, name, part: None
 
     def complete(self, system: str, name: str, batches: list[Batch]) -> Iterator[Evaluated]:
         """Attack and judge those images of batches of which there are no rows yet; `clean` comes before any attack.
@@ -52,6 +54,7 @@ class RecordedEvaluation:
         with self.progress.inside(f"{system} {name}", "step") as steps:
             clean = {} if name == CLEAN else self._clean(system, batches)
             for part in self.evaluation.verdicts(system, name, batches, clean, lacks, steps):
+                self.before(system, name, part)
                 self._record(part)
                 yield part
 
