@@ -93,8 +93,8 @@ class Similarity(Audit):
                             view, known, trial.attack, image, label, self.counts, trial.batch, draws
                         )
                     values = {key: value[0].tolist() for key, value in cosines._asdict().items()}
-                    rows[position] = {"index": position, "label": int(label), "pixels": pixels, **values}
-                    opened.append_rows(ROWS, [rows[position]])
+                    row = {"index": position, "label": int(label), "pixels": pixels, **values}
+                    (rows[position],) = opened.append_rows(ROWS, [row])
                 progress.advance(1, skipped=not new)
             wanted, title = [rows[i] for i in trial.index], f"{type(trial.defense.purifier).__name__}, {trial.name}"
             return save(opened.folder, self.counts, wanted, manifest, title)

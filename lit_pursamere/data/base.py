@@ -7,7 +7,6 @@ results and purified copies can be keyed by it. With a purified set, training ba
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeGuard
@@ -22,7 +21,7 @@ from torch.utils.data.distributed import DistributedSampler
 from lit_pursamere.data.purified import PurifiedSet
 from lit_pursamere.data.purified_checks import require, verify
 from lit_pursamere.data.resident import ResidentLoader, to_float
-from lit_pursamere.data.source import Source
+from lit_pursamere.data.source import Source, source_digest
 from lit_pursamere.data.training import LazyLoader, TrainingLoader
 
 __all__ = ["ArrayDataset", "ImageDataModule", "ShardSampler"]
@@ -226,14 +225,9 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     def evaluated(self) -> dict[str, object]:
         """Which images `test` evaluates: count, shape, and a digest of their positions, pixels and labels."""
-        digest, indices = hashlib.sha256(), self.test_indices()
-        source = self.sources["test" if self.evaluate == "test" else "train"]
-        for index in indices:
-            x, y = source[index]
-            digest.update(f"{index} {int(y)} {tuple(x.shape)}".encode())
-            digest.update(x.contiguous().numpy().data)
+        source, indices = self.sources["test" if self.evaluate == "test" else "train"], self.test_indices()
         shape = [self.channels, self.image_size, self.image_size]
-        return {"count": len(indices), "digest": digest.hexdigest()[:16], "shape": shape}
+        return {"count": len(indices), "digest": source_digest(source, indices), "shape": shape}
 
     def training_images(self, count: int | None = None) -> Tensor:
         """Training images (N, C, H, W) in [0, 1] without augmentation: all, or `count` of them chosen by `seed`."""

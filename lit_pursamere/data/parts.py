@@ -24,7 +24,7 @@ from lit_pursamere.store.atomic import write_whole
 __all__ = ["checksum", "map_part", "part_file", "parts_in", "write_part"]
 
 PREFIX, ENDING = "part-", ".npy"
-LINE = 6 + 1 + 64 + 1 + 64 + 1  # characters of the last line
+DIGESTS = 1 + 64 + 1 + 64 + 1  # characters of the last line behind the number
 AGAIN = "remove that file and repeat the command that made the set, which makes it anew"
 
 
@@ -67,7 +67,7 @@ def map_part(folder: Path, number: int, shape: Sequence[int], dtype: np.dtype) -
     """
     file = part_file(folder, number)
     with open(file, "rb") as opened:
-        offset = _offset(opened, shape, dtype)
+        offset = _offset(opened, number, shape, dtype)
     return np.memmap(file, dtype, "r", offset, tuple(shape))
 
 
@@ -83,10 +83,10 @@ def checksum(folder: Path, number: int, manifest: str, shape: Sequence[int], dty
     """
     file = part_file(folder, number)
     with open(file, "rb") as opened:
-        _offset(opened, shape, dtype)
+        _offset(opened, number, shape, dtype)
         opened.seek(0)
         content = opened.read()
-    end = len(content) - LINE
+    end = len(content) - _line_length(number)
     digest, (owner, told) = hashlib.sha256(memoryview(content)[:end]).hexdigest(), _told(content[end:])
     if told != digest:
         raise ValueError(f"{file} is damaged: its checksum is not that of what was written; {AGAIN}")
@@ -95,7 +95,7 @@ def checksum(folder: Path, number: int, manifest: str, shape: Sequence[int], dty
     return digest
 
 
-def _offset(file: BinaryIO, shape: Sequence[int], dtype: np.dtype) -> int:
+def _offset(file: BinaryIO, number: int, shape: Sequence[int], dtype: np.dtype) -> int:
     """Where the pixels begin in a part of this shape and type, which the file must be by its header and its size."""
     size = os.fstat(file.fileno()).st_size
     try:
@@ -103,12 +103,16 @@ def _offset(file: BinaryIO, shape: Sequence[int], dtype: np.dtype) -> int:
         found = np.lib.format.read_array_header_1_0(file)
     except ValueError:
         found = None
-    whole = file.tell() + math.prod(shape) * dtype.itemsize + LINE
+    whole = file.tell() + math.prod(shape) * dtype.itemsize + _line_length(number)
     if size < whole:
         raise ValueError(f"{file.name} is cut short: {size} bytes instead of {whole}; {AGAIN}")
     if found != (tuple(shape), False, dtype) or size > whole:
         raise ValueError(f"{file.name} is damaged: it is no array {tuple(shape)} of {dtype} with a checksum; {AGAIN}")
     return file.tell()
+
+
+def _line_length(number: int) -> int:
+    return len(f"{number:06d}") + DIGESTS
 
 
 def _line(number: int, manifest: str, digest: str) -> bytes:

@@ -34,6 +34,7 @@ __all__ = ["PurifiedSet"]
 
 FORMAT = "purified set, parts"
 DTYPES = ("float16", "uint8", "float32")
+OPEN = 64  # parts that are mapped at a time; every map holds a file, and a process may have 256 on some systems
 
 
 class PurifiedSet:
@@ -139,11 +140,17 @@ class PurifiedSet:
             raise KeyError(f"{self.path} has no image {sorted(set(wanted.tolist()) - set(self.indices.tolist()))[0]}")
         numbers, images = positions // self.size, np.empty((len(wanted), *self.shape), self.dtype)
         for number in np.unique(numbers).tolist():
-            if number not in self.maps:
-                self.maps[number] = map_part(self.path, number, self._part_shape(number), self.dtype)
             chosen = numbers == number
-            images[chosen] = self.maps[number][positions[chosen] % self.size]
+            images[chosen] = self._map(number)[positions[chosen] % self.size]
         return images
+
+    def _map(self, number: int) -> np.ndarray:
+        """A part; of those that were looked at, some stay open."""
+        if number not in self.maps:
+            if len(self.maps) == OPEN:
+                del self.maps[next(iter(self.maps))]
+            self.maps[number] = map_part(self.path, number, self._part_shape(number), self.dtype)
+        return self.maps[number]
 
     def missing(self) -> list[int]:
         """Numbers of the parts that are not there."""
@@ -151,7 +158,9 @@ class PurifiedSet:
 
     def count(self) -> int:
         """How many images are there, written by whomever."""
-        return len(self) - sum(len(self.part(number)) for number in self.missing())
+        there = [number for number in parts_in(self.path) if number < self.parts]
+        lacking = self.parts * self.size - len(self) if self.parts - 1 in there else 0  # of the last part
+        return len(there) * self.size - lacking
 
     def has(self, number: int) -> bool:
         """Whether a part is there, and so done."""

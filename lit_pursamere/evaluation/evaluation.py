@@ -50,7 +50,8 @@ def evaluate(
         rows = evaluate(Defense(purifier, classifier), {"BPDA20": PGD(ThreatModel("linf", 8 / 255), "bpda")}, x, y)
         robust = [row["votes_any"] for row in rows if row["attack"] == "BPDA20"]
 
-    Rows are those that `lit-pursamere test` records for these images with this seed and batch size; nothing is written.
+    Rows are those that `lit-pursamere test` records for these images with this seed and batch size, without the name
+    of a run; nothing is written.
 
     Args:
         defense: What is attacked, and judges; its detector, if it has one, is calibrated.

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lit_pursamere.store.locks import require_held
+
 __all__ = ["remove_leftovers", "replacing", "sync_folder", "write_whole"]
 
 SUFFIX = ".part"
@@ -26,6 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If it cannot be written, with what to do about it; the file is then what it was before.
     """
+    require_held(path)
     # Of its own name, so that not even two runs that know nothing of each other write to the same temporary file.
     temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{SUFFIX}")
     try:
@@ -38,6 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
     except OSError as error:
+        require_held(path)  # it may be gone just now
         raise OSError(f"cannot write {path}: {error.strerror or error}; mend that and run the command again") from error
 
 

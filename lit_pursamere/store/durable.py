@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lit_pursamere.store.atomic import sync_folder
+from lit_pursamere.store.locks import require_held
 
 __all__ = ["Key", "Row", "append", "append_rows", "cut_tail", "read_rows"]
 
@@ -25,6 +27,7 @@ def append(path: Path, content: bytes) -> None:
     Raises:
         OSError: If they cannot be written, with what to do about it; some of them may then be in the file.
     """
+    require_held(path)
     try:
         new = not path.exists()
         with open(path, "ab", buffering=0) as file:
@@ -35,6 +38,7 @@ def append(path: Path, content: bytes) -> None:
         if new:
             sync_folder(path.parent)
     except OSError as error:
+        require_held(path)  # it may be gone just now
         raise OSError(
             f"cannot write {path}: {error.strerror}; mend that and run the same command again, it continues"
         ) from error
@@ -45,26 +49,34 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
     append(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def read_rows(path: Path, key_of: Callable[[Row], Key]) -> dict[Key, Row]:
+def read_rows(path: Path, key_of: Callable[[Row], Key], run: str | None = None) -> dict[Key, Row]:
     """The rows of a file of JSON lines by their keys, of each key the last one; a line without its end is left out.
 
     Args:
         path: The file; without it there are no rows.
         key_of: The key of a row; may raise ValueError, KeyError or TypeError if the row is none.
+        run: Rows that name another `run` are left out, with a warning (None: all count).
 
     Raises:
         ValueError: If a line is damaged; the message names file and line.
     """
     rows: dict[Key, Row] = {}
+    foreign = 0
     content = path.read_bytes() if path.is_file() else b""
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            rows[key_of(row)] = row
+            key = key_of(row)
+            own = run is None or row.get("run", run) == run
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path}, line {number} is damaged; remove that line and run again") from None
+        foreign += not own
+        if own:
+            rows[key] = row
+    if foreign:
+        warnings.warn(f"{path} holds {foreign} rows of another run; they are left out", stacklevel=2)
     return rows
 
 

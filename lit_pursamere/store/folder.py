@@ -2,9 +2,10 @@
 
     FOLDER/.lock, .lock-RANK   locks, see `locks`
     FOLDER/manifest.json       the configuration, see `manifest`
-    FOLDER/*.jsonl             rows, a line each, see `durable`
+    FOLDER/*.jsonl             rows, a line each, see `durable`; `run` in each says which configuration it belongs to
 
-Every process of a run opens the folder, the first one before all others.
+Every process of a run opens the folder, the first one before all others. Whoever is alone there mends what a killed
+process has left.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Self
 from lit_pursamere.store.atomic import remove_leftovers
 from lit_pursamere.store.durable import Key, Row, append_rows, cut_tail, read_rows
 from lit_pursamere.store.locks import FolderLock
-from lit_pursamere.store.manifest import check_manifest, write_manifest
+from lit_pursamere.store.manifest import check_manifest, run_of, write_manifest
 
 __all__ = ["ResultsFolder"]
 
@@ -36,22 +37,20 @@ class ResultsFolder:
 
     def __init__(self, folder: str | Path, manifest: dict | None = None, rank: int = 0) -> None:
         self.folder, self.rank = Path(folder), rank
+        self.run = None if manifest is None else run_of(manifest)
         self.lock = FolderLock(self.folder, rank)
         try:
+            if self.lock.alone:
+                if manifest is not None and not self.holds(self.folder, manifest):
+                    write_manifest(self.folder, manifest)
+                self._mend()
+                self.lock.share()
             if manifest is not None:
-                self._bind(manifest)
-            if rank == 0:
-                remove_leftovers(self.folder)
+                check_manifest(self.folder, manifest)
             self._load()
         except BaseException:
             self.release()
             raise
-
-    def _bind(self, manifest: dict) -> None:
-        if self.rank:  # the first process has written it
-            check_manifest(self.folder, manifest)
-        elif not self.holds(self.folder, manifest):
-            write_manifest(self.folder, manifest)
 
     @staticmethod
     def holds(folder: Path, manifest: dict) -> bool:
@@ -62,25 +61,31 @@ class ResultsFolder:
         """
         return check_manifest(folder, manifest)
 
+    def _mend(self) -> None:
+        """Mend what killed processes have left, while nobody else has the folder open."""
+        remove_leftovers(self.folder)
+
     def _load(self) -> None:
         """Read what is there; for subclasses."""
 
     def read_rows(self, name: str, key_of: Callable[[Row], Key]) -> dict[Key, Row]:
-        """Rows of one of the files that this process appends to, see `durable.read_rows`; its broken tail is cut off.
+        """Rows of one of the files that this process appends to, by their keys; its broken tail is cut off.
 
         Raises:
             ValueError: If a line is damaged; the message names file and line.
         """
         cut_tail(self.folder / name)
-        return read_rows(self.folder / name, key_of)
+        return read_rows(self.folder / name, key_of, self.run)
 
-    def append_rows(self, name: str, rows: Iterable[Row]) -> None:
-        """Append rows to a file and force them to disk.
+    def append_rows(self, name: str, rows: Iterable[Row]) -> list[Row]:
+        """Append rows to a file and force them to disk; returns them as they are there, with their `run`.
 
         Raises:
             OSError: If they cannot be written, with what to do about it.
         """
-        append_rows(self.folder / name, rows)
+        own = [row if self.run is None else {**row, "run": self.run} for row in rows]
+        append_rows(self.folder / name, own)
+        return own
 
     def release(self) -> None:
         """Let other runs in."""

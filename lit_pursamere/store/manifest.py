@@ -19,6 +19,7 @@ __all__ = [
     "differing",
     "digest_of",
     "read_manifest",
+    "run_of",
     "setting_of",
     "settings_of",
     "write_manifest",
@@ -92,6 +93,11 @@ def write_manifest(folder: Path, manifest: dict) -> None:
 def digest_of(value: object) -> str:
     """Hex digest of a JSON value; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def run_of(manifest: dict) -> str:
+    """The name that rows bear of a run with this manifest."""
+    return digest_of(json.loads(json.dumps(manifest)))[:12]
 
 
 def settings_of(module: Any, depth: int = 1) -> dict[str, object]:

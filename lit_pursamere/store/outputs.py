@@ -57,10 +57,18 @@ class Outputs(ResultsFolder):
             return False
 
     def write(self, name: str, content: bytes, source: str, **facts: object) -> None:
-        """Write a file, whole, and then its line."""
+        """Write a file, whole, and then its line.
+
+        Raises:
+            OSError: If the folder is gone, with what was in it, or a file cannot be written.
+        """
         file = self.folder / name
+        try:
+            self.lock.require()
+        except OSError as error:
+            made = f"with {len(self.rows)} files that were made before" if self.rows else "before a file was made"
+            raise OSError(f"{error} ({made})") from error
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, content)
         row = {"name": name, "source": source, "sha256": hashlib.sha256(content).hexdigest(), **facts}
-        self.append_rows(JOURNAL, [row])
-        self.rows[name] = row
+        (self.rows[name],) = self.append_rows(JOURNAL, [row])

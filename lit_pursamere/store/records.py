@@ -22,6 +22,7 @@ writes these entries; those that end in `_any` are null where an attack does not
                                                 large (absent without a detector)
     seconds                                     time per image, attack and verdicts
     seed                                        what `seed_everything` was given
+    run                                         which run it belongs to: digest of the manifest
     stored                                      [rank, position] in the image store, see `images`; null without
 """
 
@@ -32,7 +33,7 @@ from pathlib import Path
 from lit_pursamere.store import durable
 from lit_pursamere.store.durable import Row
 from lit_pursamere.store.folder import ResultsFolder
-from lit_pursamere.store.manifest import check_manifest
+from lit_pursamere.store.manifest import check_manifest, read_manifest, run_of
 
 __all__ = ["CLEAN", "Records", "Row", "read_rows"]
 
@@ -46,7 +47,7 @@ def key_of(row: Row) -> Key:
 
 
 def read_rows(folder: str | Path) -> list[Row]:
-    """All rows of an evaluation, one per key, sorted by key.
+    """All rows of an evaluation, one per key, sorted by key; those of another run are left out, with a warning.
 
     Raises:
         FileNotFoundError: If the folder holds no records.
@@ -55,9 +56,11 @@ def read_rows(folder: str | Path) -> list[Row]:
     files = sorted(Path(folder).glob(FILES))
     if not files:
         raise FileNotFoundError(f"no records in {folder}; run `lit-pursamere test` with LitRobustness first")
+    manifest = read_manifest(Path(folder))
+    run = None if manifest is None else run_of(manifest)
     rows: dict[Key, Row] = {}
     for file in files:
-        rows |= durable.read_rows(file, key_of)
+        rows |= durable.read_rows(file, key_of, run)
     return [rows[key] for key in sorted(rows)]
 
 
@@ -79,6 +82,11 @@ class Records(ResultsFolder):
     def holds(folder: Path, manifest: dict) -> bool:
         return any(folder.glob(FILES)) and check_manifest(folder, manifest)
 
+    def _mend(self) -> None:
+        super()._mend()
+        for file in self.folder.glob(FILES):
+            durable.cut_tail(file)
+
     def _load(self) -> None:
         self.file = self.folder / f"records-{self.rank}.jsonl"
         durable.cut_tail(self.file)
@@ -94,5 +102,4 @@ class Records(ResultsFolder):
         Raises:
             OSError: If they cannot be written, with what to do about it.
         """
-        self.append_rows(self.file.name, rows)
-        self.rows.update((key_of(row), row) for row in rows)
+        self.rows.update((key_of(row), row) for row in self.append_rows(self.file.name, rows))

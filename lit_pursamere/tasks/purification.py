@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lit_pursamere.data import PurifiedSet
 from lit_pursamere.data.purified_checks import probe
+from lit_pursamere.data.source import source_digest
 from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.progress import Progress, Watch
 from lit_pursamere.purifiers import Purifier
@@ -71,7 +72,11 @@ class LitPurification(FolderTask):
         manifest = {
             "data": data.name,
             "split": split,
-            "source": {"count": len(source), "means": probe(source, indices)},
+            "source": {
+                "count": len(source),
+                "means": probe(source, indices),
+                "digest": source_digest(source, indices),
+            },
             "purifier": settings_of(self.purifier),
             "weights": state_digest(self.purifier),
             "precision": str(self.trainer.precision),
@@ -82,7 +87,6 @@ class LitPurification(FolderTask):
         self.set = PurifiedSet.create(self.output, indices, shape, manifest, self.storage, data.eval_batch_size)
 
     def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        self.stop_if_told()
         x, indices = batch[0], batch[2].tolist()
         number = self.set.number(indices[0])
         if indices != self.set.part(number).tolist():

@@ -20,15 +20,16 @@ from lit_pursamere.defense import ALONE, Defense
 from lit_pursamere.defense.detectors import Detector
 from lit_pursamere.defense.ensemble import Ensemble
 from lit_pursamere.diffusion import ScoreModel
-from lit_pursamere.evaluation.evaluation import Batch, Evaluation, check, systems_of
+from lit_pursamere.evaluation.evaluation import Batch, Evaluated, Evaluation, check, systems_of
 from lit_pursamere.evaluation.recording import RecordedEvaluation
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Purifier, PurSAMERE
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete, equipped
 from lit_pursamere.report import SEMANTICS, write_report
 from lit_pursamere.report.pictures import picture_grid, trajectory_figure
-from lit_pursamere.seeding import run_seed
+from lit_pursamere.seeding import forked_randomness, run_seed
 from lit_pursamere.store import Records
+from lit_pursamere.store.gallery import Gallery
 from lit_pursamere.store.images import ImageStore
 from lit_pursamere.store.records import CLEAN
 from lit_pursamere.tasks.folder_task import FolderTask
@@ -71,6 +72,7 @@ class LitRobustness(FolderTask):
     """
 
     records: Records  # from `open` on
+    gallery: Gallery
     evaluation: RecordedEvaluation
 
     def __init__(
@@ -115,7 +117,7 @@ class LitRobustness(FolderTask):
         self.accuracies: Any = nn.ModuleList([MeanMetric(nan_strategy="disable") for _ in self.columns])
         self.waiting: list[Batch] = []
         self.pictured: list[int] = []  # positions of the images in the grid: the first ones
-        self.shown: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # of those: image, class, attacked image
+        self.drawn = True  # whether no image of the grid is newer than the grid
 
     def manifest(self) -> dict[str, object]:
         """What decides the verdicts; a folder of records belongs to exactly one of these."""
@@ -172,14 +174,14 @@ class LitRobustness(FolderTask):
             self.records,
             Progress("test", "verdict", rows, not self.visible, steady=False),
             ImageStore(self.output, self.trainer.global_rank) if self.save_images else None,
-            self.stop_if_told,
+            self._keep,
         )
 
     def open(self) -> None:
         self.folder = self.records = Records(self.output, self.manifest(), self.trainer.global_rank)
+        self.gallery = Gallery(self.output)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.stop_if_told()
         if self.waiting and sum(len(y) for _, y, _ in self.waiting) + len(batch[1]) > self.pool:
             self._evaluate_pool()
         self.waiting.append(batch)
@@ -205,15 +207,10 @@ class LitRobustness(FolderTask):
         indices = [i for _, _, index in batches for i in index.tolist()]
         for system in self.systems:
             for attack in (CLEAN, *self.attacks):
-                for part in self.evaluation.complete(system, attack, batches):
-                    self._show(system, attack, part.batch, part.last)
+                for _ in self.evaluation.complete(system, attack, batches):
+                    pass
                 self._count(system, attack, indices)
-        # A run that continues has only some of the images at hand, which are better than none.
-        whole = len(self.shown) == len(self.pictured) or not (self.output / "pictures.png").exists()
-        if self.shown and whole and self.trainer.is_global_zero:
-            shown = zip(*(self.shown[i] for i in sorted(self.shown)), strict=True)
-            self._draw(*(torch.stack(column) for column in shown))
-        self.shown.clear()
+        self._show(batches)
 
     def _count(self, system: str, attack: str, indices: list[int]) -> None:
         """Add the verdicts on these images to the metrics."""
@@ -224,12 +221,29 @@ class LitRobustness(FolderTask):
                 meter = self.accuracies[self.columns.index((system, attack, kind))]
                 meter.update(torch.tensor(correct, device=self.device))
 
-    def _show(self, system: str, attack: str, batch: Batch, attacked: Tensor) -> None:
-        """Keep the first images for the picture grid: what the last configured attack does to the defence."""
-        if [system, attack] == [next(iter(self.systems)), *[*self.attacks][-1:]]:
-            for x, y, index, x_adv in zip(*batch, attacked, strict=True):
-                if int(index) in self.pictured:
-                    self.shown[int(index)] = x, y, x_adv
+    def _keep(self, system: str, attack: str, part: Evaluated) -> None:
+        """Keep what the pictures show: what the last configured attack does to the defence."""
+        numbers, shown = part.batch[2].tolist(), [next(iter(self.systems)), *[*self.attacks][-1:]]
+        chosen = [place for place, number in enumerate(numbers) if number in self.pictured]
+        if [system, attack] == shown and chosen and self.trainer.is_global_zero:
+            self.gallery.add([numbers[place] for place in chosen], part.last[chosen])
+            self.drawn = False
+
+    def _show(self, batches: list[Batch]) -> None:
+        """Draw the pictures, where there are new ones or a file is missing, of images that are among these."""
+        x, y, index = (torch.cat(column) for column in zip(*batches, strict=True))
+        known = [number in self.pictured and number in self.gallery.images for number in index.tolist()]
+        if self.trainer.is_global_zero and any(known) and not (self.drawn and self._pictures_there()):
+            chosen = torch.tensor(known).nonzero().flatten().to(x.device)
+            x, y, numbers = x[chosen], y[chosen], index.to(x.device)[chosen].tolist()
+            with forked_randomness(run_seed(), "pictures"):
+                self._draw(x, y, self.gallery.get(numbers, x))
+            self.drawn = True
+
+    def _pictures_there(self) -> bool:
+        levels = isinstance(next(iter(self.systems.values())).purifier, PurSAMERE)
+        names = ("pictures", "levels") if levels else ("pictures",)
+        return all((self.output / f"{name}.png").is_file() for name in names)
 
     def _draw(self, x: Tensor, y: Tensor, attacked: Tensor) -> None:
         """Pictures of the last configured attack on the defence, and R and the distance at every level."""

@@ -15,7 +15,7 @@ from lit_pursamere.defense import Defense
 from lit_pursamere.defense.detectors import Detector
 from lit_pursamere.diffusion import GaussianMixtureScore
 from lit_pursamere.purifiers import Identity, Purifier, PurSAMERE
-from lit_pursamere.store.locks import FolderLock
+from lit_pursamere.store import ResultsFolder
 from lit_pursamere.threat import ThreatModel
 
 SHAPE = (1, 8, 8)
@@ -215,7 +215,7 @@ def test_an_audit_answers_for_nothing_else(other, named, tmp_path):
 
 def test_an_audit_keeps_others_out_of_its_folder(tmp_path):
     defense, x, y = world()
-    lock = FolderLock(tmp_path)
+    lock = ResultsFolder(tmp_path)
     with pytest.raises(OSError, match="another run"):
         Checklist(output=str(tmp_path)).run(Trial(defense, "PGD", PGD(ThreatModel("linf", 0.1)), x, y))
     lock.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from collections import namedtuple
@@ -54,6 +55,37 @@ def test_the_bytes_do_not_depend_on_the_order_of_writing(tmp_path):
 def test_a_part_is_a_file_that_numpy_reads(tmp_path):
     make(tmp_path)
     assert (np.load(tmp_path / "part-000001.npy") == images(3, 6).half().numpy()).all()
+
+
+@pytest.fixture
+def few_files():
+    """A process that may have 128 files open, as far as this one has fewer open."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_set_of_more_parts_than_files_can_be_open(tmp_path, few_files, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    count = 1200
+    pixels = torch.arange(count).reshape(count, 1, 1, 1) % 256 / 255
+    made = PurifiedSet.create(tmp_path, range(count), (1, 1, 1), MADE, "uint8", part=1)
+    for number in range(count):
+        made.write(number, pixels[number : number + 1])
+    opened = PurifiedSet.open(tmp_path)
+    verify(opened)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    assert (opened.take(order) == (255 * pixels[order]).round().byte().numpy()).all()
+    assert all(opened[index] == pixels[index] for index in order[:300].tolist())
+
+
+def test_there_may_be_more_than_a_million_parts(tmp_path):
+    made = PurifiedSet.create(tmp_path, range(1_281_167), (1, 2, 2), MADE, "uint8", part=1)
+    made.write(1_281_166, torch.ones(1, 1, 2, 2))
+    assert made[1_281_166].min() == 1 and made.count() == 1
+    verify(made, [1_281_166])
 
 
 def test_loader_processes_get_the_set_without_its_pixels(tmp_path):

@@ -53,6 +53,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def timeless(rows: list[dict]) -> list[dict]:
+    rows = [{key: value for key, value in row.items() if key != "run"} for row in rows]
     return [row | {"seconds": 0} for row in sorted(rows, key=lambda r: (r["system"], r["attack"], r["index"]))]
 
 

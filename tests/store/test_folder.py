@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from lit_pursamere.store import ResultsFolder
-from lit_pursamere.store.manifest import read_manifest
+from lit_pursamere.store.manifest import read_manifest, run_of
 from lit_pursamere.store.outputs import Outputs
 
 
@@ -70,3 +72,31 @@ def test_files_of_others_are_neither_bound_nor_removed(tmp_path):
     assert (tmp_path / "film.mp4.part").exists() and read_manifest(tmp_path) is None
     ResultsFolder(tmp_path, {}).release()
     assert (tmp_path / "film.mp4.part").exists(), "it is not named like one of ours"
+
+
+def test_rows_name_their_run(tmp_path):
+    with ResultsFolder(tmp_path, {"a": 1}) as folder:
+        (row,) = folder.append_rows("rows.jsonl", [{"index": 1}])
+    with ResultsFolder(tmp_path, {"a": 1}) as folder:
+        assert folder.read_rows("rows.jsonl", key_of) == {1: row} and row["run"] == run_of({"a": 1})
+
+
+def test_a_survivor_keeps_out_another_configuration(tmp_path):
+    """Of two processes the first was killed: the second may still write rows of its run."""
+    ResultsFolder(tmp_path, {"a": 1}).release()
+    survivor = ResultsFolder(tmp_path, {"a": 1}, rank=1)
+    (tmp_path / "images.npy.host-7.part").touch()
+    with pytest.raises(ValueError, match="a: there 1, now 2"):
+        ResultsFolder(tmp_path, {"a": 2})
+    ResultsFolder(tmp_path, {"a": 1}).release()
+    assert (tmp_path / "images.npy.host-7.part").exists(), "it may be the survivor's"
+    survivor.release()
+
+
+def test_a_folder_that_was_deleted_ends_the_run_that_made_things_in_it(tmp_path):
+    outputs = Outputs(tmp_path / "out", {})
+    outputs.write("a/1.png", b"1", "source")
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(OSError, match=r"out was removed .*start the command again \(with 1 files that were made"):
+        outputs.write("a/2.png", b"2", "source")
+    assert not (tmp_path / "out").exists()

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lit_pursamere.store import Records, read_rows
-from lit_pursamere.store.manifest import read_manifest
+from lit_pursamere.store.manifest import read_manifest, run_of
 
 MANIFEST = {"data": "digits, 8 images", "systems": {"PurSAMERE": "rho_pur=3"}, "attacks": {"pgd": "PGD(steps=20)"}}
 
@@ -20,6 +20,7 @@ def row(index: int, attack: str = "pgd", correct: bool = True, system: str = "Pu
         "votes_last": int(correct),
         "votes_any": None,
         "evaluations": 1,
+        "run": run_of(MANIFEST),
     }
 
 
@@ -113,15 +114,31 @@ def test_a_file_that_is_nothing_but_a_broken_line(tmp_path):
     assert read_rows(tmp_path) == [row(0)]
 
 
-def test_the_broken_line_of_another_process_is_left_to_it(tmp_path):
+def test_the_broken_line_of_another_process_is_left_to_it_while_it_is_there(tmp_path):
     other = Records(tmp_path, MANIFEST, rank=1)
     other.append([row(1)])
+    whole = other.file.read_bytes()
     with open(other.file, "a") as file:
         file.write('{"system": "Pur')
+    with Records(tmp_path, MANIFEST) as first:
+        assert first.get("PurSAMERE", "pgd", 1) == row(1)
+    assert other.file.read_bytes() == whole + b'{"system": "Pur'
     other.release()
-    before = other.file.read_bytes()
-    assert Records(tmp_path, MANIFEST, rank=0).get("PurSAMERE", "pgd", 1) == row(1)
-    assert other.file.read_bytes() == before
+    Records(tmp_path, MANIFEST)
+    assert other.file.read_bytes() == whole, "cut off by who is alone there"
+
+
+def test_rows_of_another_run_are_left_out_and_that_is_said(tmp_path):
+    """As a run writes them that goes on in a folder which was emptied under it."""
+    with Records(tmp_path, MANIFEST) as records:
+        records.append([row(0), row(1)])
+    other = MANIFEST | {"systems": {"PurSAMERE": "rho_pur=0.1"}}
+    with open(records.file, "a") as file:
+        file.write(json.dumps(row(0, correct=False) | {"run": run_of(other)}) + "\n")
+    with pytest.warns(UserWarning, match=r"records-0\.jsonl holds 1 rows of another run; they are left out"):
+        assert read_rows(tmp_path) == [row(0), row(1)]
+    with pytest.warns(UserWarning, match="another run"):
+        assert Records(tmp_path, MANIFEST).get("PurSAMERE", "pgd", 0) == row(0)
 
 
 @pytest.mark.parametrize("damage", [b'{"system": "Pur', b"\x00\x00\x00", b"\xff\xfe"])

@@ -9,7 +9,7 @@ import torch
 from lit_pursamere.data import Digits, PurifiedSet
 from lit_pursamere.diffusion import GaussianMixtureScore
 from lit_pursamere.purifiers import PurSAMERE
-from lit_pursamere.store.locks import FolderLock
+from lit_pursamere.store import ResultsFolder
 from lit_pursamere.tasks import LitPurification
 
 
@@ -93,8 +93,27 @@ def test_other_weights_are_refused(tmp_path):
         predict(tmp_path, other, limit=1)
 
 
+@pytest.mark.parametrize("changed", ["images", "labels"])
+def test_other_data_under_the_same_name_are_refused(tmp_path, monkeypatch, changed):
+    """One image of 1400, none of those whose means are noted."""
+    predict(tmp_path, limit=1)
+    load = Digits.load
+
+    def other(data, split):
+        source = load(data, split)
+        if changed == "images":
+            source.images[701, 0, 3, 3] = 1 - source.images[701, 0, 3, 3]
+        else:
+            source.labels[701] = (source.labels[701] + 1) % 10
+        return source
+
+    monkeypatch.setattr(Digits, "load", other)
+    with pytest.raises(ValueError, match=r"another configuration \(source\.digest: there "):
+        predict(tmp_path, limit=1)
+
+
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
-    other = FolderLock(tmp_path / "set")
+    other = ResultsFolder(tmp_path / "set")
     with pytest.raises(OSError, match=r"another run .* is writing to"):
         predict(tmp_path, limit=1)
     other.release()
