@@ -113,7 +113,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     """Base of all data modules; a subclass says how to load its two splits and what its images look like.
 
     Args:
-        batch_size: Images (or pairs) per training batch and process.
+        batch_size: Images (or pairs) per training batch, of all processes together; they take equal shares.
         eval_batch_size: Images per batch and process when validating, testing and predicting.
         num_workers: Loader processes; 0 loads in the main process.
         val_size: Images of the training split held out for validation.

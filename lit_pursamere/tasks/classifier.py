@@ -36,8 +36,8 @@ class LitClassifier(Training):
         gamma: Factor of the learning rate at the milestones.
         warmup: Epochs over which the learning rate rises linearly from 0.
         lr_reference_batch: Batch that `lr` is meant for, in pairs (images without pairs). The learning rate is then
-            lr * (processes * accumulated batches * batch_size) / lr_reference_batch, the linear rule of Goyal et al.
-            (2017), which wants a warm-up of about five epochs. None: `lr` as it is.
+            lr * (accumulated batches * batch_size) / lr_reference_batch, the linear rule of Goyal et al. (2017), which
+            wants a warm-up of about five epochs. None: `lr` as it is.
         ema_decay: Decay per step of a moving average of weights and batch statistics, which is then what is validated
             and exported (None: no average).
         channels_last: Whether the network works in that memory format; changes results by rounding only.

@@ -218,7 +218,7 @@ class Training(pl.LightningModule):
 
     def effective_batch(self) -> int:
         """Images, or pairs, that one step of the optimiser sees over all processes."""
-        return self.trainer.world_size * self.trainer.accumulate_grad_batches * self.data.batch_size
+        return self.trainer.accumulate_grad_batches * self.data.batch_size
 
     def batch_line(self) -> str:
         """What makes up the batch of a step, in words."""
@@ -226,7 +226,7 @@ class Training(pl.LightningModule):
         unit = "images" if getattr(data, "purified", None) is None else "pairs"
         return (
             f"One step: processes {trainer.world_size} x accumulated batches {trainer.accumulate_grad_batches} x "
-            f"{unit} {data.batch_size} = {self.effective_batch()} {unit}"
+            f"{unit} {data.batch_size // trainer.world_size} = {self.effective_batch()} {unit}"
         )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
