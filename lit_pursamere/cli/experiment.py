@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -85,13 +84,12 @@ def require_export(words: list[str]) -> None:
 
 
 def run(words: list[str]) -> int:
-    """Run one command in a process of its own; it is told if this one is to end."""
+    """Run one command in a process of its own, which is told if this one is to end."""
     process = subprocess.Popen([sys.executable, "-m", "lit_pursamere", *words])
-    before = signal.signal(signal.SIGTERM, lambda *unused: process.terminate())
     try:
         status = process.wait()
-    except KeyboardInterrupt:  # the stage got it, too
-        status = process.wait() or 128 + signal.SIGINT
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
     return status if status >= 0 else 128 - status

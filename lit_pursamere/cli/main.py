@@ -13,10 +13,12 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from lit_pursamere import __version__
 from lit_pursamere.cli.errors import MISTAKES, is_mistake, readable
 from lit_pursamere.cli.usage import VERBS, tell
+from lit_pursamere.stopping import SIGNALS, heed, told_by
 
 __all__ = ["console", "main"]
 
@@ -40,9 +42,20 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if os.environ.get("LIT_PURSAMERE_TRACEBACK"):
             raise
-        print("lit-pursamere: stopped by Ctrl-C; what is written stays", file=sys.stderr)
-        return 130
+        return stopped(130)
+    except SystemExit as end:
+        if told_by(end.code) is None:
+            raise
+        return stopped(end.code)
     return 0
+
+
+def stopped(status: Any) -> int:
+    """Say, once for all processes, that a signal ended the command, and how to go on; returns the status."""
+    if all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+        print(f"lit-pursamere: stopped by {told_by(status)}; what is written stays, and the same command continues",
+              file=sys.stderr)  # fmt: skip
+    return status
 
 
 def run(name: str, args: Sequence[str]) -> None:
@@ -55,4 +68,5 @@ def run(name: str, args: Sequence[str]) -> None:
 
 def console() -> None:
     """Entry point of the installed command."""
+    heed(*SIGNALS)
     sys.exit(main())

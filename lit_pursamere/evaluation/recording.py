@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,14 +25,12 @@ class RecordedEvaluation:
         records: What is done, and where more is written.
         progress: Counts rows.
         store: Keeps the images of the rows (None: nobody does).
-        stop: Called now and then; may raise.
     """
 
     evaluation: Evaluation
     records: Records
     progress: Progress
     store: ImageStore | None = None
-    stop: Callable[[], None] = lambda: None
 
     def complete(self, system: str, name: str, batches: list[Batch]) -> Iterator[Evaluated]:
         """Attack and judge those images of batches of which there are no rows yet; `clean` comes before any attack.
@@ -49,17 +47,11 @@ class RecordedEvaluation:
                  for _, _, index in batches]  # fmt: skip
         left = int(sum(lack.sum() for lack in lacks))
         self.progress.advance(sum(map(len, lacks)) - left, skipped=True)
-        self.stop()
         if not left:
             return
         with self.progress.inside(f"{system} {name}", "step") as steps:
-
-            def progress(done: int, total: int) -> None:
-                self.stop()
-                steps(done, total)
-
             clean = {} if name == CLEAN else self._clean(system, batches)
-            for part in self.evaluation.verdicts(system, name, batches, clean, lacks, progress):
+            for part in self.evaluation.verdicts(system, name, batches, clean, lacks, steps):
                 self._record(part)
                 yield part
 

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from lit_pursamere.data import ImageDataModule
 from lit_pursamere.store import ResultsFolder
 from lit_pursamere.store.provenance import note_start
+from lit_pursamere.tasks.stopping import Stopping
 
 __all__ = ["FolderTask"]
 
@@ -53,7 +54,7 @@ class FolderTask(pl.LightningModule, ABC):
         """
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [Closing()]
+        return [Closing(), Stopping()]
 
     def setup(self, stage: str) -> None:
         bar = self.trainer.progress_bar_callback
@@ -89,8 +90,3 @@ class FolderTask(pl.LightningModule, ABC):
             self.folder.release()
         if self.visible and (bar := self.trainer.progress_bar_callback) is not None:
             bar.enable()
-
-    def stop_if_told(self) -> None:
-        """End the run if a signal said so; Lightning only notes it, and would run on to the end."""
-        if self.trainer.received_sigterm:
-            raise SystemExit("stopped by SIGTERM; the same command continues")

@@ -172,14 +172,12 @@ class LitRobustness(FolderTask):
             self.records,
             Progress("test", "verdict", rows, not self.visible, steady=False),
             ImageStore(self.output, self.trainer.global_rank) if self.save_images else None,
-            self.stop_if_told,
         )
 
     def open(self) -> None:
         self.folder = self.records = Records(self.output, self.manifest(), self.trainer.global_rank)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.stop_if_told()
         if self.waiting and sum(len(y) for _, y, _ in self.waiting) + len(batch[1]) > self.pool:
             self._evaluate_pool()
         self.waiting.append(batch)

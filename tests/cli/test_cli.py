@@ -209,13 +209,3 @@ def test_sigmas_prints_yaml_that_a_configuration_takes(repository_root, capsys):
 def test_sigmas_names_what_is_wrong(args, message, capsys):
     assert main(["sigmas", *args]) == 1
     assert message in capsys.readouterr().err
-
-
-def test_an_interruption_is_one_line(monkeypatch, capsys):
-    def interrupted(*unused):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("lit_pursamere.cli.main.run", interrupted)
-    monkeypatch.delenv("LIT_PURSAMERE_TRACEBACK", raising=False)
-    assert main(["purify"]) == 130
-    assert capsys.readouterr().err == "lit-pursamere: stopped by Ctrl-C; what is written stays\n"

@@ -1,0 +1,106 @@
+"""Told to stop (SIGTERM, SIGINT, SIGHUP), a command ends at once with status 128 + signal, and so do all its processes.
+
+    heed(*SIGNALS)              from now on a signal raises SystemExit(128 + signal) in the main thread
+    Companions([4711, 4712])    what this process is told, those are told as well
+
+Nothing has to be finished first: all that is written survives a kill. Python handles signals between steps of its own
+only, so a process that waits within a library for another one would never hear of them. The thread of `Companions`
+does: the system wakes it by itself. What has not ended after some seconds, it ends.
+
+`tasks.stopping` holds what a Trainer needs. Nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
+
+__all__ = ["SIGNALS", "Companions", "heed", "told_by"]
+
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+TOGETHER = 5.0  # seconds in which signals count as one: a terminal, a launcher and every companion send theirs
+
+last = -TOGETHER  # when this process was told
+others: list[int] = []  # ids of the processes that are told as well
+
+
+def stop(signum: int, frame: FrameType | None = None) -> None:
+    """Raise SystemExit(128 + signum), once for signals that come together."""
+    global last
+    before, last = last, time.monotonic()
+    if last - before >= TOGETHER:
+        pass_on()
+        raise SystemExit(128 + signum)
+
+
+def pass_on() -> None:
+    """Tell the other processes."""
+    for process in others:
+        with suppress(ProcessLookupError):  # it ended before
+            os.kill(process, signal.SIGTERM)
+
+
+def forget() -> None:
+    """In a process forked off, such as a loader's worker: what it is told concerns no other one."""
+    signal.set_wakeup_fd(-1)
+    others.clear()
+
+
+def told_by(status: object) -> str | None:
+    """Name of the signal that an exit status tells of, "SIGTERM"; None if it tells of none."""
+    return next((sent.name for sent in SIGNALS if status == 128 + sent), None)
+
+
+def heed(*signals: int) -> None:
+    """Let these signals raise SystemExit, unless this process was started to ignore them, as under nohup."""
+    if threading.current_thread() is threading.main_thread():
+        for sent in signals:
+            if signal.getsignal(sent) != signal.SIG_IGN:
+                signal.signal(sent, stop)
+
+
+class Companions:
+    """Passes SIGNALS on to other processes, until `close`, whatever the main thread is waiting for.
+
+    Args:
+        processes: Their ids, on this machine.
+        parent: The one among them that started this process, and without which it is to end (None: none).
+        grace: Seconds after which this process is ended if it has not ended by itself.
+    """
+
+    def __init__(self, processes: Sequence[int], parent: int | None = None, grace: float = 15.0) -> None:
+        self.parent, self.grace = parent, grace
+        others[:] = processes
+        self.ended = threading.Event()
+        self.reader, self.writer = socket.socketpair()
+        self.writer.setblocking(False)
+        self.before = signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
+        os.register_at_fork(after_in_child=forget)
+        threading.Thread(target=self._watch, name="companions", daemon=True).start()
+
+    def close(self) -> None:
+        """Pass nothing on any more."""
+        signal.set_wakeup_fd(self.before)
+        others.clear()
+        self.ended.set()
+
+    def _watch(self) -> None:
+        while not self.ended.is_set():
+            ready, _, _ = select.select([self.reader], [], [], 1.0)
+            told = [sent for sent in self.reader.recv(64) if sent in SIGNALS] if ready else []
+            if told:
+                return self._end(told[0])
+            if self.parent is not None and os.getppid() != self.parent:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def _end(self, signum: int) -> None:
+        pass_on()
+        if not self.ended.wait(self.grace):
+            os._exit(128 + signum)
