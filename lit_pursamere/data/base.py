@@ -29,6 +29,7 @@ __all__ = ["ArrayDataset", "ImageDataModule", "ShardSampler"]
 
 Split = Literal["train", "test"]
 RESIDENT_BYTES = 2 * 2**30
+READ_FOR_DIGEST = 5000  # files at most that are read to tell whether a training continues on the same images
 
 
 class ArrayDataset(Dataset):
@@ -73,6 +74,16 @@ class IndexedView(Dataset):
         if self.twins is not None:
             x = torch.stack([x, self.twins[index]])
         return x, y, index
+
+
+def digest_of_images(source: Source, indices: Sequence[int]) -> str:
+    """Hex digest of images of a source: their positions, pixels and labels."""
+    digest = hashlib.sha256()
+    for index in indices:
+        x, y = source[index]
+        digest.update(f"{index} {int(y)} {tuple(x.shape)}".encode())
+        digest.update(x.contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 class ShardSampler(DistributedSampler):
@@ -226,14 +237,18 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     def evaluated(self) -> dict[str, object]:
         """Which images `test` evaluates: count, shape, and a digest of their positions, pixels and labels."""
-        digest, indices = hashlib.sha256(), self.test_indices()
-        source = self.sources["test" if self.evaluate == "test" else "train"]
-        for index in indices:
-            x, y = source[index]
-            digest.update(f"{index} {int(y)} {tuple(x.shape)}".encode())
-            digest.update(x.contiguous().numpy().data)
-        shape = [self.channels, self.image_size, self.image_size]
-        return {"count": len(indices), "digest": digest.hexdigest()[:16], "shape": shape}
+        indices = self.test_indices()
+        digest = digest_of_images(self.sources["test" if self.evaluate == "test" else "train"], indices)
+        return {"count": len(indices), "digest": digest, "shape": [self.channels, self.image_size, self.image_size]}
+
+    def trained_on(self) -> dict[str, object]:
+        """Which images a training sees: count, and a digest of their positions, pixels and labels.
+
+        Of images that are read one by one, and are many, the digest is of those at evenly spread positions.
+        """
+        source, indices = self.sources["train"], self.indices("train")
+        step = 1 if isinstance(source, ArrayDataset) else -(-len(indices) // READ_FOR_DIGEST)
+        return {"count": len(indices), "digest": digest_of_images(source, indices[::step])}
 
     def training_images(self, count: int | None = None) -> Tensor:
         """Training images (N, C, H, W) in [0, 1] without augmentation: all, or `count` of them chosen by `seed`."""

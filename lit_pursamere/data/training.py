@@ -1,8 +1,9 @@
 """Training batches: their order, their crops and flips, and a place that can be restored.
 
-Batch b of epoch e is a function of (seed, e, b), whatever the number of processes: every one knows the order of the whole
-data set and takes its equal share of each batch, so that the mean of their gradients is the gradient of the batch. A run
-that stops in the middle of an epoch continues with the very next batch. Where the images come from does not matter.
+Batch b of epoch e is a function of (seed, e, b), whatever the number of processes: every one knows the order of the
+whole data set and takes its equal share of each batch, so that the mean of their gradients is the gradient of the
+batch. A run that stops in the middle of an epoch continues with the very next batch. Where the images come from does
+not matter.
 """
 
 from __future__ import annotations
