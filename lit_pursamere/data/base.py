@@ -28,6 +28,7 @@ __all__ = ["ArrayDataset", "ImageDataModule", "ShardSampler"]
 
 Split = Literal["train", "test"]
 RESIDENT_BYTES = 2 * 2**30
+READ_FOR_DIGEST = 5000  # files at most that are read to tell whether a training continues on the same images
 
 
 class ArrayDataset(Dataset):
@@ -112,7 +113,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     """Base of all data modules; a subclass says how to load its two splits and what its images look like.
 
     Args:
-        batch_size: Images (or pairs) per training batch and process.
+        batch_size: Images (or pairs) per training batch, of all processes together; they take equal shares.
         eval_batch_size: Images per batch and process when validating, testing and predicting.
         num_workers: Loader processes; 0 loads in the main process.
         val_size: Images of the training split held out for validation.
@@ -228,6 +229,15 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         source, indices = self.sources["test" if self.evaluate == "test" else "train"], self.test_indices()
         shape = [self.channels, self.image_size, self.image_size]
         return {"count": len(indices), "digest": source_digest(source, indices), "shape": shape}
+
+    def trained_on(self) -> dict[str, object]:
+        """Which images a training sees: count, and a digest of their positions, pixels and labels.
+
+        Of images that are read one by one, and are many, the digest is of those at evenly spread positions.
+        """
+        source, indices = self.sources["train"], self.indices("train")
+        step = 1 if isinstance(source, ArrayDataset) else -(-len(indices) // READ_FOR_DIGEST)
+        return {"count": len(indices), "digest": source_digest(source, indices[::step])}
 
     def training_images(self, count: int | None = None) -> Tensor:
         """Training images (N, C, H, W) in [0, 1] without augmentation: all, or `count` of them chosen by `seed`."""
