@@ -150,12 +150,10 @@ def read_setting(folder: Path) -> dict[str, str]:
         content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         task = content["model"]["init_args"]
         purifier = task["purifier"].get("init_args") or {}
-    except (FileNotFoundError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        found = {"classifier": described(task.get("classifier"), task.get("checkpoint"))}
+        return found | ({"score model": described(purifier["score_model"])} if purifier.get("score_model") else {})
+    except (FileNotFoundError, KeyError, TypeError, ValueError, AttributeError, RecursionError, yaml.YAMLError):
         return {}
-    found = {"classifier": described(task.get("classifier"), task.get("checkpoint"))}
-    if purifier.get("score_model"):
-        found["score model"] = described(purifier["score_model"])
-    return found
 
 
 def described(part: dict, checkpoint: str | None = None) -> str:
