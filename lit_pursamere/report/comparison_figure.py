@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lit_pursamere.names import shown
 from lit_pursamere.report.comparison import Comparison
 from lit_pursamere.report.report import WORST
 from lit_pursamere.report.style import (
@@ -46,7 +47,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
         found = [
             (100 * row.lines[column].headline.value, y + shift) for y, row in enumerate(rows) if column in row.lines
         ]
-        axes.plot(*zip(*found, strict=True), linestyle="", label=label, clip_on=False, **style)
+        axes.plot(*zip(*found, strict=True), linestyle="", label=shown(label, "figure"), clip_on=False, **style)
 
     if CLEAN in comparison.columns:
         marks(CLEAN, CLEAN, marker="o", markersize=6, color="white", markeredgecolor=INK, zorder=4)
@@ -61,12 +62,12 @@ def comparison_figure(comparison: Comparison) -> Figure:
                 axes.plot(ends, [y, y], color=INK, linewidth=0.9, zorder=3, clip_on=False)
         marks(WORST, "worst case, 95 % interval", marker="|", markersize=15, color=INK, markeredgewidth=2, zorder=2)
     axes.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), yticks=range(len(rows)))
-    axes.set_yticklabels([row.run.label + (" *" if row.missing else "") for row in rows])
+    axes.set_yticklabels([shown(row.run.label, "figure") + (" *" if row.missing else "") for row in rows])
     axes.tick_params(axis="y", length=0)
     grid_lines(axes, "x")
     style = {"ncols": 3, "frameon": False, "fontsize": SMALL + 0.5, "labelcolor": INK}
     figure.legend(loc="outside upper left", **style)
     runs = comparison.runs
     unfinished = "; * incomplete" if any(row.missing for row in rows) else ""
-    caption(figure, f"{runs[0].data}; n = {runs[0].images}; success: {runs[0].success}{unfinished}")
+    caption(figure, f"{shown(runs[0].data, 'figure')}; n = {runs[0].images}; success: {runs[0].success}{unfinished}")
     return figure

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 from lit_pursamere.markdown import markdown_table
+from lit_pursamere.names import shown
 from lit_pursamere.report.comparison import Comparison, Contestant
 from lit_pursamere.report.comparison_figure import comparison_figure
 from lit_pursamere.report.comparison_notes import comparison_notes, paper_note
@@ -82,7 +83,7 @@ def comparison_as_markdown(comparison: Comparison) -> str:
     """Write an aligned Markdown table with its notes."""
     head, body, footnotes = cells(comparison)
     table = markdown_table(head, body) + "\n" if body else ""
-    return table + "\n\n".join([*comparison_notes(comparison), *footnotes]) + "\n"
+    return table + "\n\n".join(shown(note, "markdown") for note in [*comparison_notes(comparison), *footnotes]) + "\n"
 
 
 def comparison_as_latex(comparison: Comparison) -> str:
@@ -123,7 +124,8 @@ def nearest_of(contestant: Contestant, attack: str) -> dict[str, object]:
         if near.attack == attack:
             cell = near.cell
             clean = "" if cell.clean is None else f"{cell.clean:g}"
-            values = cell.attack, clean, f"{cell.robust:g}", cell.label, "; ".join(near.differences.values())
+            differs = shown("; ".join(near.differences.values()), "csv")
+            values = cell.attack, clean, f"{cell.robust:g}", cell.label, differs
             return dict(zip(NEAREST_HEAD, values, strict=True))
     return {}
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from lit_pursamere.markdown import markdown_table
+from lit_pursamere.names import shown
 from lit_pursamere.report.notes import notes
 from lit_pursamere.report.report import Line, Report, make_report
 from lit_pursamere.report.statistics import INTERVALS
@@ -20,8 +21,6 @@ CSV_HEAD = (
     "run", "dataset", "system", "attack", "semantics", "headline", "correct", "n", "accuracy", "low", "high",
     "interval", "seconds", "published", "published_in", "doubtful", "rejected", "auc",
 )  # fmt: skip
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX |= {character: f"\\{character}" for character in "%_&#${}"}
 
 
 def cells(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
@@ -29,7 +28,7 @@ def cells(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
     doubts = list(dict.fromkeys(line.doubt for line in report.lines if line.doubt))
     successes = {run.success for run in report.runs}
 
-    def shown(column: str, line: Line) -> str:
+    def reading(column: str, line: Line) -> str:
         semantics = beside(line).get(column)
         return line.accuracies[semantics].text(report.interval) if semantics else ""
 
@@ -47,7 +46,7 @@ def cells(report: Report) -> tuple[list[str], list[list[str]], list[str]]:
         f"accuracy ({successes.pop()})" if len(successes) == 1 else "accuracy": lambda line: line.headline.text(
             report.interval
         ),
-        **{column: partial(shown, column) for run in report.runs for column in columns_beside(run.success)},
+        **{column: partial(reading, column) for run in report.runs for column in columns_beside(run.success)},
         "rejected": lambda line: line.detection.rejected.text(report.interval) if line.detection else "",
         "AUC": lambda line: f"{line.detection.auc:.3f}" if line.detection and line.detection.auc is not None else "",
         "n": lambda line: str(line.headline.n),
@@ -79,7 +78,8 @@ def as_markdown(report: Report) -> str:
     head, body, doubts = cells(report)
     footnotes = [f"[{number}] Doubtful: {doubt}." for number, doubt in enumerate(doubts, start=1)]
     # A blank line between notes keeps them apart once they are rendered.
-    return markdown_table(head, body) + "\n" + "\n\n".join([*notes(report), *footnotes]) + "\n"
+    below = [shown(note, "markdown") for note in [*notes(report), *footnotes]]
+    return markdown_table(head, body) + "\n" + "\n\n".join(below) + "\n"
 
 
 def as_latex(report: Report) -> str:
@@ -115,7 +115,7 @@ def latex_table(head: list[str], body: list[list[str]], group: int, caption: str
 
 
 def _latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
+    return shown(text, "latex")
 
 
 def _latex_row(row: list[str]) -> str:
@@ -136,10 +136,10 @@ def as_csv(report: Report) -> str:
             known = line.paper_value is not None
             writer.writerow(
                 {
-                    "run": line.run.label,
-                    "dataset": line.run.dataset,
-                    "system": line.system,
-                    "attack": line.attack,
+                    "run": shown(line.run.label, "csv"),
+                    "dataset": shown(line.run.dataset, "csv"),
+                    "system": shown(line.system, "csv"),
+                    "attack": shown(line.attack, "csv"),
                     "semantics": semantics,
                     "headline": "yes" if semantics == line.semantics else "no",
                     "correct": f"{cell.correct:.10g}",

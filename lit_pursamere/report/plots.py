@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from lit_pursamere.names import shown
 from lit_pursamere.report.curves import Survival, Sweep, survivals, sweeps
 from lit_pursamere.report.notes import INTERVAL_NAMES
 from lit_pursamere.report.report import WORST, Line, Report
@@ -88,7 +89,7 @@ def sweep_figure(report: Report, parameter: Literal["eps", "steps"]) -> Figure:
     figure = new_figure(3.2)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(grid, panels, strict=True):
-        norm, _, budget = panel.partition(" ")
+        norm, _, budget = shown(panel, "figure").partition(" ")
         symbol = NORMS.get(norm, norm)
         if parameter == "eps":
             decorate(axes, "", f"budget $\\varepsilon$ in {symbol}, pixels in [0, 1]", "accuracy (%)")
@@ -122,7 +123,8 @@ def survival_figure(report: Report) -> Figure:
     for run in report.runs:
         for system in run.systems:
             if found := survivals(run, system, report.lines):
-                panels.append((f"{system} ({run.label})" if report.several else system, found))
+                title = f"{system} ({run.label})" if report.several else system
+                panels.append((shown(title, "figure"), found))
     if not panels:
         raise ValueError("no record says after which step its image was first fooled (first_success); nothing to draw")
     attacks = list(dict.fromkeys(curve.attack for _, found in panels for curve in found))
@@ -205,7 +207,7 @@ def _legend(figure: Figure, columns: int) -> None:
     entries: dict[str, object] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
+            entries.setdefault(shown(label, "figure"), handle)
     fitting = int(WIDTH / (0.5 + 0.075 * max(map(len, entries))))  # the symbol and its letters, in inches
     style = {"ncols": max(1, min(columns, fitting)), "frameon": False, "fontsize": SMALL + 0.5, "labelcolor": INK}
     figure.legend(entries.values(), entries, loc="outside upper left", **style)
@@ -253,6 +255,7 @@ def _bars(
 
 def _name_categories(axes: Axes, names: Sequence[str]) -> None:
     room = (WIDTH - 0.6) / len(names) / 0.062  # characters that fit below a group of bars
+    names = [shown(name, "figure") for name in names]
     wrapped = [name.replace(" ", "\n") for name in names]
     crowded = max(len(part) for name in wrapped for part in name.split("\n")) > room
     if crowded:
@@ -297,7 +300,7 @@ def _survival(axes: Axes, curve: Survival, colour: str, number: int) -> None:
 
 
 def _caption(report: Report, sizes: Sequence[int], intervals: bool = True) -> str:
-    places = list(dict.fromkeys(run.data for run in report.runs if run.data))
+    places = [shown(data, "figure") for data in dict.fromkeys(run.data for run in report.runs if run.data)]
     n = f"n = {min(sizes)}" if min(sizes) == max(sizes) else f"n = {min(sizes)} to {max(sizes)}"
     success = ", ".join(dict.fromkeys(run.success for run in report.runs))
     parts = [*places, n, f"success: {success}"]
