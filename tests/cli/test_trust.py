@@ -117,7 +117,7 @@ def as_text(section, folder):
 
 
 def by_way_of_ours(section, folder):
-    entry = bomb(folder) | {"class_path": "lit_pursamere.store.provenance.subprocess.Popen"}
+    entry = bomb(folder) | {"class_path": "lit_pursamere.cli.experiment.subprocess.Popen"}
     run = "classifier" in section["init_args"]
     section["init_args"]["classifier" if run else "purified_by"] = entry if run else {"x": entry}
 
