@@ -55,8 +55,8 @@ class Untrusted(ValueError):
 
     def __init__(self, name: str, file: Path) -> None:
         super().__init__(
-            f"{file} names {name}, which is not run to look at {file.parent}; if it is your own, repeat the command with "
-            f"--trust {name.rpartition('.')[0] or name}"
+            f"{file} names {name}, which is not run to look at {file.parent}; if it is your own, repeat the command "
+            f"with --trust {name.rpartition('.')[0] or name}"
         )
 
 
