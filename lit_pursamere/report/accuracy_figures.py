@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lit_pursamere.names import shown
 from lit_pursamere.report.comparison import Comparison
 from lit_pursamere.report.figure_parts import NothingToDraw, caption_of, colour_of, error_bars
 from lit_pursamere.report.lines import WORST
@@ -94,7 +95,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
         found = [(100 * cells[name].headline.value, y + shift) for y, cells in enumerate(rows) if name in cells]
         axes.plot(*zip(*found, strict=True), linestyle="", clip_on=False, **style)
     axes.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), yticks=range(len(rows)))
-    axes.set_yticklabels([run.label + (" *" if run.missing else "") for run in runs])
+    axes.set_yticklabels([shown(run.label, "figure") + (" *" if run.missing else "") for run in runs])
     axes.tick_params(axis="y", length=0)
     grid_lines(axes, "x")
     legend(figure, 3)
@@ -120,6 +121,7 @@ def _marks(names: Sequence[str]) -> dict[str, tuple[float, dict[str, Any]]]:
 
 
 def _name_categories(axes: Axes, names: Sequence[str]) -> None:
+    names = [shown(name, "figure") for name in names]
     room = (WIDTH - 0.6) / len(names) / 0.062  # characters that fit below a group of bars
     wrapped = [name.replace(" ", "\n") for name in names]
     crowded = max(len(part) for name in wrapped for part in name.split("\n")) > room

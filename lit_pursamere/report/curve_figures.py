@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+from lit_pursamere.names import shown
 from lit_pursamere.report.curves import Survival, Sweep, survivals, sweeps
 from lit_pursamere.report.figure_parts import NothingToDraw, caption_of, colour_of, error_bars
 from lit_pursamere.report.report import Report
@@ -50,7 +51,7 @@ def sweep_figure(report: Report, parameter: Literal["eps", "steps"]) -> Figure:
     figure = new_figure(3.2)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(grid, panels, strict=True):
-        norm, _, budget = panel.partition(" ")
+        norm, _, budget = shown(panel, "figure").partition(" ")
         symbol = NORMS.get(norm, norm)
         if parameter == "eps":
             decorate(axes, "", f"budget $\\varepsilon$ in {symbol}, pixels in [0, 1]", "accuracy (%)")
@@ -84,7 +85,8 @@ def survival_figure(report: Report) -> Figure:
     for run in report.runs:
         for system in run.systems:
             if found := survivals(run, system, report.lines):
-                panels.append((f"{system} ({run.label})" if report.several else system, found))
+                title = f"{system} ({run.label})" if report.several else system
+                panels.append((shown(title, "figure"), found))
     if not panels:
         raise NothingToDraw(
             "no record says after which step its image was first fooled (first_success); nothing to draw"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lit_pursamere.names import shown
 from lit_pursamere.report.style import (
     BLUE,
     GREY,
@@ -86,6 +87,7 @@ def picture_grid(
             _picture(axes, picture)
         for text, height, size, colour in ((headings[column], 29, NORMAL, INK), (notes[column], 18, SMALL, GREY)):
             note(grid[0, column], text, (0.5, 1), (0, height), size, colour, "axes fraction", ha="center")
+    class_names = [shown(name, "figure") for name in class_names]
     longest = max(map(len, class_names))
     size = SMALL * min(1, 18 / (2 * longest + 5))  # long names shrink to the width of a column
     for name, predicted in predictions.items():
