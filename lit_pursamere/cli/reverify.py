@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pytorch_lightning import LightningModule
 
+from lit_pursamere import tasks
 from lit_pursamere.cli.parsing import read_part
 from lit_pursamere.cli.trust import build
 from lit_pursamere.evaluation.reverify import check_systems, summary
@@ -81,7 +81,8 @@ def rebuild(config: Path, trusted: Sequence[str]) -> LitRobustness:
     """
     if not config.is_file():
         raise FileNotFoundError(f"no configuration at {config}; name that of the run with --config")
-    task = build(LightningModule, read_part(config, "model"), config, trusted)
-    if not isinstance(task, LitRobustness):
-        raise ValueError(f"{config} configures a {type(task).__name__}; reverify needs the configuration of a `test`")
-    return task
+    part = read_part(config, "model")
+    name = str(part.get("class_path") if isinstance(part, dict) else part).rpartition(".")[2]
+    if name in tasks.__all__ and name != LitRobustness.__name__:
+        raise ValueError(f"{config} configures a {name}; reverify needs the configuration of a `test`")
+    return build(LitRobustness, part, config, trusted)

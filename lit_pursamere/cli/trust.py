@@ -3,8 +3,10 @@
 A configuration is a program: it names classes, and to build a class runs it. Who gives `lit-pursamere test` a file
 means that. Who looks at a folder does not, so what lies there may name
 
-    purifiers, score models, networks, detectors, attacks, data modules ... of this package; `weights.trained`
-    layers of torch.nn.modules and networks of torchvision.models, without weights to be downloaded
+    purifiers, score models, networks, detectors, attacks, data modules ... that this package shows in an `__all__`,
+    the task of a `test`, and `weights.trained`
+    layers of torch.nn.modules and classifiers of torchvision.models, with numbers for arguments: they call what they
+    are given, and fetch weights when they are told to
     what is under a module of the user's own, which `--trust MODULE` lets in
 
 Everything else is refused before it is imported, wherever it stands: by a look at the whole configuration before it is
@@ -16,10 +18,12 @@ from __future__ import annotations
 import inspect
 import pydoc
 import re
+import sys
 import threading
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +35,22 @@ from torchvision import models
 from lit_pursamere.attacks import Attack
 from lit_pursamere.cli.lightning import know_names
 from lit_pursamere.data import ImageDataModule
+from lit_pursamere.defense.detectors import Detector
 from lit_pursamere.defense.ensemble import Ensemble
-from lit_pursamere.diffusion.noise import NoiseSource
-from lit_pursamere.diffusion.schedules import NoiseLevels, VariancePreserving
+from lit_pursamere.diffusion import NoiseLevels, NoiseSource, ScoreModel, VariancePreserving
+from lit_pursamere.purifiers import Purifier
+from lit_pursamere.tasks import LitRobustness
 from lit_pursamere.threat import ThreatModel
+from lit_pursamere.weights import trained
 
 __all__ = ["Untrusted", "build", "is_known"]
 
-ROOMS = tuple(
-    f"lit_pursamere.{room}"
-    for room in ("attacks", "data", "defense", "diffusion", "networks", "purifiers", "tasks", "threat")
-)
-KINDS = (nn.Module, ImageDataModule, Attack, Ensemble, NoiseSource, NoiseLevels, VariancePreserving, ThreatModel)
-FUNCTIONS = ("lit_pursamere.weights.trained", "lit_pursamere.weights.loading.trained")
-LAYERS, NETWORKS = "torch.nn", "torchvision.models"
+PACKAGE, NETWORKS = "lit_pursamere", "lit_pursamere.networks"
+KINDS = (
+    Purifier, ScoreModel, Detector, Attack, ImageDataModule, Ensemble, NoiseSource, NoiseLevels, VariancePreserving,
+    ThreatModel, LitRobustness,
+)  # fmt: skip
+TORCH, VISION = "torch.nn", "torchvision.models"
 DOWNLOADS = re.compile(r"weights|pretrained")  # arguments of torchvision's networks that fetch a file
 DENIED = re.compile(r"Importing '([^']*)' is not allowed")
 LOCK = threading.RLock()  # the parser's settings belong to the whole process
@@ -53,10 +59,10 @@ LOCK = threading.RLock()  # the parser's settings belong to the whole process
 class Untrusted(ValueError):
     """A configuration that names what looking at a folder does not run."""
 
-    def __init__(self, name: str, file: Path) -> None:
+    def __init__(self, name: str, file: Path, how: str = "") -> None:
         super().__init__(
-            f"{file} names {name}, which is not run to look at {file.parent}; if it is your own, repeat the command "
-            f"with --trust {name.rpartition('.')[0] or name}"
+            f"{file} names {name}{how}, which is not run to look at {file.parent}; if it is your own, repeat the "
+            f"command with --trust {name.rpartition('.')[0] or name}"
         )
 
 
@@ -75,7 +81,7 @@ def build(kind: type, part: Any, file: Path, trusted: Sequence[str] = ()) -> Any
         ValueError: If the class refuses its arguments.
     """
     know_names()
-    allowed = [*ROOMS, *FUNCTIONS, *trusted, *_vetted(part, file, trusted)]
+    allowed = [*_ours(), *trusted, *_vetted(part, file, trusted)]
     with _importing_only(allowed):
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(kind, "part")
@@ -91,65 +97,81 @@ def build(kind: type, part: Any, file: Path, trusted: Sequence[str] = ()) -> Any
 
 def is_known(name: str, trusted: Sequence[str] = ()) -> bool:
     """Whether a class or function may be built from a folder's configuration; nothing else is imported to find out."""
-    if name in FUNCTIONS or any(_within(name, module) for module in trusted):
-        return True
-    if not any(_within(name, module) for module in (*ROOMS, LAYERS, NETWORKS)):
+    return name in _ours() or any(_within(name, module) for module in trusted) or _foreign(name) is not None
+
+
+@cache
+def _ours() -> frozenset[str]:
+    """Names of what this package lets be built: classes of these kinds that a module of it shows in its `__all__`."""
+    found = {f"{trained.__module__}.trained"}
+    for path, module in list(sys.modules.items()):
+        if _within(path, PACKAGE):
+            shown = {name: getattr(module, name, None) for name in getattr(module, "__all__", ())}
+            found |= {f"{path}.{name}" for name, one in shown.items() if one is trained or _is_part(one)}
+    return frozenset(found)
+
+
+def _is_part(found: Any) -> bool:
+    if not inspect.isclass(found) or not _within(found.__module__, PACKAGE):
         return False
-    found = _found(name)
-    home = getattr(found, "__module__", None) or ""
-    if inspect.isfunction(found):
-        return _within(home, NETWORKS) and found.__name__ in models.list_models()
-    if not inspect.isclass(found):
-        return False
-    if any(_within(home, room) for room in ROOMS):
-        return issubclass(found, KINDS)
-    return issubclass(found, nn.Module) and (_within(home, f"{LAYERS}.modules") or _within(home, NETWORKS))
+    return issubclass(found, KINDS) or (_within(found.__module__, NETWORKS) and issubclass(found, nn.Module))
+
+
+@cache
+def _foreign(name: str) -> str | None:
+    """Where a layer of torch or a classifier of torchvision is defined; None if the name is that of neither."""
+    if not (_within(name, TORCH) or _within(name, VISION)):
+        return None
+    try:
+        found: Any = pydoc.locate(name)
+    except pydoc.ErrorDuringImport:
+        return None
+    layer = inspect.isclass(found) and issubclass(found, nn.Module) and _within(found.__module__, f"{TORCH}.modules")
+    # Of torchvision's networks those are left out that fetch weights of a part of theirs unless told otherwise.
+    network = inspect.isfunction(found) and found in map(models.get_model_builder, models.list_models(module=models))
+    return f"{found.__module__}.{found.__qualname__}" if layer or network else None
 
 
 def _within(name: str, module: str) -> bool:
     return name == module or name.startswith(f"{module}.")
 
 
-def _found(name: str) -> Any:
-    """What goes by a dotted name; None if nothing does."""
-    try:
-        return pydoc.locate(name)
-    except pydoc.ErrorDuringImport:
-        return None
-
-
 def _vetted(value: Any, file: Path, trusted: Sequence[str]) -> set[str]:
-    """Names of torch and torchvision in a configuration, as they are written and as they are defined.
+    """Names of torch and torchvision that a configuration builds, as they are written and as they are defined.
 
     Raises:
         Untrusted: If a `class_path` anywhere is not known.
     """
-    if isinstance(value, Namespace):
-        value = vars(value)
-    if isinstance(value, str) and (_within(value, LAYERS) or _within(value, NETWORKS)) and is_known(value):
-        found = _found(value)
-        return {value, f"{found.__module__}.{found.__qualname__}"}
+    value = vars(value) if isinstance(value, Namespace) else value
     if isinstance(value, dict):
-        if "class_path" in value:
-            _check(value, file, trusted)
-        value = list(value.values())
+        inner = set().union(*(_vetted(item, file, trusted) for item in value.values()))
+        return inner | _checked(value, file, trusted) if "class_path" in value else inner
     if isinstance(value, list | tuple | set):
         return set().union(*(_vetted(item, file, trusted) for item in value))
     return set()
 
 
-def _check(entry: dict, file: Path, trusted: Sequence[str]) -> None:
+def _checked(entry: dict, file: Path, trusted: Sequence[str]) -> set[str]:
     """Raise Untrusted unless what an entry names is known; names without a dot are the parser's, which imports none."""
     name = entry["class_path"]
     if not isinstance(name, str) or ("." in name and not is_known(name, trusted)):
         raise Untrusted(str(name), file)
-    arguments = entry.get("init_args") or {}
-    arguments = vars(arguments) if isinstance(arguments, Namespace) else arguments
-    arguments = {**arguments, **(entry.get("dict_kwargs") or {})} if isinstance(arguments, dict) else {}
-    if _within(name, NETWORKS) and NETWORKS not in trusted and any(
-        value not in (None, False) for key, value in arguments.items() if DOWNLOADS.match(key)
-    ):  # fmt: skip
-        raise Untrusted(f"{name} with weights that would be downloaded", file)
+    defined = None if any(_within(name, module) for module in trusted) else _foreign(name)
+    if defined is None:
+        return set()
+    for given in (entry.get("init_args"), entry.get("dict_kwargs")):
+        arguments = vars(given) if isinstance(given, Namespace) else given
+        for key, value in arguments.items() if isinstance(arguments, dict) else ():
+            if not _is_plain(value) or (DOWNLOADS.match(str(key)) and value not in (None, False)):
+                raise Untrusted(name, file, f" with {key} {str(value)[:40]!r}")
+    return {name, defined}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number, or a word that names nothing."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and value.isidentifier())
 
 
 @contextmanager

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from jsonargparse._common import parsing_settings
 from torch import nn
 
-from lit_pursamere import attacks, data, diffusion, networks, purifiers, tasks
 from lit_pursamere.cli.main import main
 from lit_pursamere.cli.trust import Untrusted, build, is_known
 from lit_pursamere.data import Digits, PurifiedSet
@@ -21,6 +23,7 @@ from lit_pursamere.diffusion import NCSNv2Score, ScoreModel
 from lit_pursamere.networks import WideResNet
 from lit_pursamere.weights import save_weights
 
+ROOT = Path(__file__).resolve().parents[2]
 INDICES = [0, 3, 8]
 MODEL = """
 class_path: LitRobustness
@@ -32,6 +35,16 @@ init_args:
   pictures: 0
   save_images: true
 """
+
+
+class Opener:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return open, (self.mark, "w")
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +84,7 @@ def folder(whole, tmp_path, monkeypatch):
     (copy / "compare.yaml").write_text(text)
     (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'MARK')!r}, 'w')\n\ndef run(*a, **k):\n    pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *a, **k: (tmp_path / "MARK").touch())
     yield copy
     assert not (tmp_path / "MARK").exists()
     sys.modules.pop("stranger", None)
@@ -81,25 +95,36 @@ def bomb(folder):
     return {"class_path": "subprocess.Popen", "init_args": {"args": f"touch {folder.parent / 'MARK'}", "shell": True}}
 
 
+def put(section, value):
+    """What a run classifies with, or what a purified set was made by: a value of type Any."""
+    run = "classifier" in section["init_args"]
+    section["init_args"]["classifier" if run else "purified_by"] = value if run else {"x": value}
+
+
 def in_any(section, folder):
-    entry = {"x": bomb(folder)}
-    section["init_args"]["purified_by" if section["class_path"] == "Digits" else "attacks"] = entry
+    section["init_args"]["attacks" if "attacks" in section["init_args"] else "purified_by"] = {"x": bomb(folder)}
 
 
 def in_layer(section, folder):
-    layer = {
-        "class_path": "torch.nn.Linear",
-        "init_args": {"in_features": 1, "out_features": 1, "device": bomb(folder)},
-    }
-    section["init_args"]["purified_by" if section["class_path"] == "Digits" else "classifier"] = layer
+    arguments = {"in_features": 1, "out_features": 1, "device": bomb(folder)}
+    put(section, {"class_path": "torch.nn.Linear", "init_args": arguments})
+
+
+def in_words(section, folder):
+    """An object that only the parser would read."""
+    section["init_args"]["classifier" if "classifier" in section["init_args"] else "seed"] = json.dumps(bomb(folder))
 
 
 def named(section, folder):
     section["class_path"] = "stranger.Module"
 
 
+def merely_named(section, folder):
+    section["init_args"]["detector" if "attacks" in section["init_args"] else "seed"] = "stranger.run"
+
+
 def a_function(section, folder):
-    section["init_args"]["detector" if "model" in str(section) else "name"] = {"class_path": "stranger.run"}
+    section["init_args"]["detector" if "attacks" in section["init_args"] else "seed"] = {"class_path": "stranger.run"}
 
 
 def elsewhere(section, folder):
@@ -110,19 +135,31 @@ def elsewhere(section, folder):
 
 def as_text(section, folder):
     """A file that only the parser would open."""
-    (folder.parent / "other.txt").write_text(yaml.safe_dump(bomb(folder)))
-    section["init_args"]["classifier" if "classifier" in section["init_args"] else "seed"] = str(
-        folder.parent / "other.txt"
-    )
+    other = folder.parent / "other.txt"
+    other.write_text(yaml.safe_dump(bomb(folder)))
+    section["init_args"]["classifier" if "classifier" in section["init_args"] else "seed"] = str(other)
 
 
 def by_way_of_ours(section, folder):
-    entry = bomb(folder) | {"class_path": "lit_pursamere.cli.experiment.subprocess.Popen"}
-    run = "classifier" in section["init_args"]
-    section["init_args"]["classifier" if run else "purified_by"] = entry if run else {"x": entry}
+    put(section, bomb(folder) | {"class_path": "lit_pursamere.cli.experiment.subprocess.Popen"})
 
 
-WAYS = [in_any, in_layer, named, a_function, elsewhere, as_text, by_way_of_ours]
+def by_way_of_torch(section, folder):
+    """A network that is built with what another one would download: nothing may be asked of the net."""
+    arguments = {"norm_layer": "torchvision.models.resnet18"}
+    put(section, {"class_path": "torchvision.models.resnet18", "init_args": arguments})
+
+
+def by_default(section, folder):
+    """A network that downloads a part of itself unless told otherwise."""
+    put(section, {"class_path": "torchvision.models.segmentation.fcn_resnet50"})
+
+
+WAYS = [
+    in_any, in_layer, in_words, named, merely_named, a_function, elsewhere, as_text, by_way_of_ours, by_way_of_torch,
+    by_default,
+]  # fmt: skip
+IGNORED = (as_text, in_words, merely_named)  # by a purified set: they are no numbers, so there are no originals
 
 
 def spoil(folder, way, run: bool) -> None:
@@ -139,7 +176,7 @@ def test_a_purified_set_is_only_looked_at(way, folder, capsys):
     spoil(folder, way, run=False)
     status = main(["purified", "inspect", str(folder / "set")])
     told = capsys.readouterr()
-    if way is as_text and status == 0:  # the file is no number, so there are no originals
+    if way in IGNORED and status == 0:
         assert "originals" in told.out and "not at hand" in told.out
     else:
         line = told.err.splitlines()[0]
@@ -162,6 +199,46 @@ def test_reports_build_nothing(way, folder, capsys):
     assert main(["report", str(folder / "runs/run")]) == 0
     assert main(["compare", str(folder / "compare.yaml"), "--table"]) == 0
     assert "PGD" in capsys.readouterr().out
+
+
+GOING_ON = {  # verbs, and what they name when they went on in the folder or refused what lies there
+    "fit": "last.ckpt",
+    "fit --data.purified": "indices.npy",
+    "predict": "indices.npy",
+    "test": "worst case",
+    "audit": "runs/run",
+    "purify": "array.npy",
+}
+
+
+@pytest.mark.parametrize("verb", GOING_ON)
+def test_verbs_that_go_on_in_a_folder_run_nothing_that_lies_there(verb, folder, capsys):
+    """Neither its configuration, nor pickled objects where arrays or checkpoints should be."""
+    made = folder / "set"
+    for place in (folder / "runs/run", made):
+        tag = f"!!python/object/apply:os.system ['touch {folder.parent / 'MARK'}']"
+        (place / "config.yaml").write_text(f"model: {tag}\ndata: {tag}\n")
+    for name in ("array", "indices", "part-000000", "last.ckpt"):
+        np.save(made / f"{name}.npy", np.array([Opener(folder.parent / "MARK")], dtype=object), allow_pickle=True)
+    (made / "last.ckpt.npy").replace(made / "last.ckpt")
+    net = {"class_path": "lit_pursamere.networks.WideResNet", "init_args": {"depth": 10, "width": 1, "channels": 1}}
+    content = yaml.safe_load((folder / "test.yaml").read_text())
+    content |= {"model": {"class_path": "LitClassifier", "init_args": {"classifier": net}}}
+    (folder / "fit.yaml").write_text(yaml.safe_dump(content))
+    (folder / "identity.yaml").write_text("class_path: lit_pursamere.purifiers.Identity\n")
+    fit = [f"--config={folder}/fit.yaml", "--trainer.max_steps=1", f"--trainer.default_root_dir={folder}"]
+    args = {
+        "fit": [*fit, f"--ckpt_path={made / 'last.ckpt'}"],
+        "fit --data.purified": [*fit, f"--data.purified={made}"],
+        "predict": ["--model=LitPurification", "--model.purifier=Identity", f"--model.output={made}", *fit[2:],
+                    "--data=Digits", "--trainer.accelerator=cpu", "--trainer.logger=false"],
+        "test": [f"--config={folder}/test.yaml", f"--model.output={folder}/runs/run"],
+        "audit": [f"--config={folder}/test.yaml", f"--audit.output={folder}/runs/run", "--audit.images=1"],
+        "purify": [str(made / "array.npy"), str(folder / "runs/run"), f"--config={folder}/identity.yaml"],
+    }  # fmt: skip
+    main([verb.split()[0], *args[verb]])
+    told = capsys.readouterr()
+    assert GOING_ON[verb] in told.out + told.err
 
 
 def test_a_tag_is_no_program(folder, capsys):
@@ -217,7 +294,7 @@ def test_the_parser_is_as_it_was_before_also_after_errors(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["torch.nn.Linear", "torch.nn.modules.linear.Linear", "torchvision.models.resnet18", "torchvision.models.ResNet",
+    ["torch.nn.Linear", "torch.nn.modules.linear.Linear", "torchvision.models.resnet18",
      "lit_pursamere.purifiers.PurSAMERE", "lit_pursamere.purifiers.pursamere.PurSAMERE", "lit_pursamere.data.NPZ",
      "lit_pursamere.weights.trained", "lit_pursamere.attacks.PGD", "lit_pursamere.defense.detectors.ScoreNorm"],
 )  # fmt: skip
@@ -231,23 +308,42 @@ def test_what_honest_runs_name_is_known(name):
      "torchvision.models.get_model", "torchvision.models.resnet.load_state_dict_from_url", "builtins.print",
      "lit_pursamere.store.Records", "lit_pursamere.cli.main.main", "lit_pursamere.data.PurifiedSet",
      "lit_pursamere.purifiers.base.torch.load", "torch.nn.modules.module.torch.load", "lit_pursamere.data", "x",
-     "lit_pursamere.purifiers.base.Adjoint", "torch.nn.nowhere.Linear", "lit_pursamere.weights.inspect_weights"],
+     "lit_pursamere.purifiers.base.Adjoint", "torch.nn.nowhere.Linear", "lit_pursamere.weights.inspect_weights",
+     "torchvision.models.ResNet", "torchvision.models.segmentation.fcn_resnet50", "torchvision.models.get_weight",
+     "lit_pursamere.attacks.library.LibraryView", "lit_pursamere.tasks.LitClassifier", "torch.jit.ScriptModule",
+     "torch.nn.Module.load_state_dict", "lit_pursamere.data.NPZ.load", "torch.nn.DataParallel", "torch.nn.init.normal_",
+     "pytorch_lightning.loggers.CSVLogger", "torch.utils.cpp_extension.load", "pydoc.locate"],
 )  # fmt: skip
 def test_whatever_else_is_not(name):
     assert not is_known(name)
 
 
-def test_networks_of_torchvision_are_built_and_nothing_is_downloaded(tmp_path):
-    part = {"class_path": "torchvision.models.resnet18", "init_args": {"num_classes": 3}}
+@pytest.mark.parametrize(
+    "arguments",
+    [{"weights": "DEFAULT"}, {"pretrained": True}, {"weights": 1}, {"norm_layer": "torch.nn.BatchNorm2d"},
+     {"norm_layer": {"class_path": "torch.nn.Identity"}}],
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["init_args", "dict_kwargs"])
+def test_networks_of_torchvision_take_numbers(arguments, where, tmp_path):
+    """Whatever else they are given they would call, or download."""
+    with pytest.raises(Untrusted, match=r"names torchvision\.models\.resnet18 with .*--trust torchvision\.models$"):
+        build(nn.Module, {"class_path": "torchvision.models.resnet18", where: arguments}, tmp_path)
+    part = {"class_path": "torchvision.models.resnet18", "init_args": {"num_classes": 3, "weights": None}}
     assert build(nn.Module, part, tmp_path).fc.out_features == 3
-    part["init_args"]["weights"] = "DEFAULT"
-    with pytest.raises(Untrusted, match="downloaded"):
-        build(nn.Module, part, tmp_path)
 
 
-def test_every_class_of_the_configurations_is_known():
-    for room in (attacks, data, diffusion, networks, purifiers, tasks):
-        for name in room.__all__:
-            kind = getattr(room, name)
-            if isinstance(kind, type) and issubclass(kind, (nn.Module, attacks.Attack, data.ImageDataModule)):
-                assert is_known(f"{room.__name__}.{name}"), name
+def parts_in(value):
+    """Every `class_path` in a configuration."""
+    if isinstance(value, dict):
+        yield from [value["class_path"]] if "class_path" in value else []
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        yield from parts_in(item)
+
+
+def test_what_the_configurations_of_tests_name_is_known():
+    named = {name for file in (ROOT / "configs").rglob("*.yaml") for name in parts_in(yaml.safe_load(file.read_text()))}
+    others = {name for name in named if not is_known(name)}
+    training = re.compile(r"pytorch_lightning\..*|lit_pursamere\.(tasks\.Lit(Classifier|ScoreModel|Purification)|"
+                          r"diffusion\.\w+Objective)")  # fmt: skip
+    assert len(named) > 40 and all(training.fullmatch(name) for name in others), others
