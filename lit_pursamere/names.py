@@ -19,6 +19,7 @@ LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textascii
 LATEX |= {character: f"\\{character}" for character in "%_&#${}"}
 # What would begin HTML or a cell, or end a link's text, and a backslash that would escape what follows.
 ACTIVE = re.compile(r"\\(?=[!-/:-@\[-`{-~])|<(?=[A-Za-z/!?])|\||(?<=\])[(\[:]")
+LONGEST = 60  # letters that fit into a figure beside what is drawn
 FORMULA = re.compile(r"\s*[=+\-@]")
 
 
@@ -32,7 +33,8 @@ def shown(text: object, place: Place = "terminal") -> str:
             markdown  HTML, links and bars escaped
             csv       what a spreadsheet would compute begins with an apostrophe; numbers are numbers
             latex     special characters escaped
-            figure    dollars are no mathematics of matplotlib
+            figure    for matplotlib: dollars are no mathematics, what begins with an underscore is not left out of
+                      the legend, and very long names are cut
     """
     plain = "".join(
         character.encode("unicode_escape").decode() if unicodedata.category(character) in HIDDEN else character
@@ -44,7 +46,10 @@ def shown(text: object, place: Place = "terminal") -> str:
         return f"'{plain}" if FORMULA.match(plain) and not _is_number(plain) else plain
     if place == "latex":
         return "".join(LATEX.get(character, character) for character in plain)
-    return plain.replace("$", r"\$") if place == "figure" else plain
+    if place == "figure":
+        plain = f" {plain}" if plain.startswith("_") else plain
+        return (plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…").replace("$", r"\$")
+    return plain
 
 
 def _is_number(text: str) -> bool:

@@ -16,6 +16,7 @@ from lit_pursamere.data import ImageDataModule, PurifiedSet
 from lit_pursamere.data.inspection import described, image_pairs, measured, spread
 from lit_pursamere.data.purified_checks import complain, examine, require
 from lit_pursamere.data.source import Source
+from lit_pursamere.report.drawing import beside, save_figure
 from lit_pursamere.report.pictures import purified_grid
 from lit_pursamere.store.manifest import digest_of
 
@@ -68,9 +69,10 @@ def inspect(
     print(aligned(rows))
     if sums:
         picture, chosen = picture or folder / "purified.png", spread(made, sums, images)
-        before, after = image_pairs(made, chosen, source)
-        purified_grid(before, chosen, after).savefig(picture)
-        print(f"wrote {picture}")
+        with beside(str(picture)):
+            before, after = image_pairs(made, chosen, source)
+            save_figure(purified_grid(before, chosen, after), picture, tight=False)
+            print(f"wrote {picture}")
     complain(found)
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from lit_pursamere.names import shown
 from lit_pursamere.report.comparison import Comparison
-from lit_pursamere.report.figure_parts import NothingToDraw, caption_of, colour_of, error_bars
+from lit_pursamere.report.drawing import NothingToDraw
+from lit_pursamere.report.figure_parts import caption_of, colour_of, error_bars
 from lit_pursamere.report.lines import WORST
 from lit_pursamere.report.report import Report
 from lit_pursamere.report.statistics import Accuracy
@@ -57,7 +58,7 @@ def accuracy_figure(report: Report) -> Figure:
         values = [100 * accuracy.value for accuracy in cells.values()]
         errors = error_bars(list(cells.values()), report.interval)
         colour = colour_of(list(series), system)
-        axes.bar(at, values, 0.92 * width, color=colour, label=system, yerr=errors, error_kw=whiskers)
+        axes.bar(at, values, 0.92 * width, color=colour, label=shown(system, "figure"), yerr=errors, error_kw=whiskers)
         for x, value, up in zip(at, values, errors[1], strict=True) if numbered else ():
             note(axes, f"{value:.1f}", (x, value + up), (0, 2), SMALL - 1, ha="center", va="bottom")
     cut = sum(not name.startswith(WORST) for name in names)
@@ -113,7 +114,10 @@ def _marks(names: Sequence[str]) -> dict[str, tuple[float, dict[str, Any]]]:
         found[CLEAN] = 0, {"label": CLEAN, **style}
     for number, name in enumerate(attacks):
         style = {"marker": MARKERS[number % len(MARKERS)], "color": CYCLE[number % len(CYCLE)], "markersize": 4}
-        found[name] = 0.6 * ((number + 0.5) / len(attacks) - 0.5), {"label": name, **style, "zorder": 5}
+        found[name] = (
+            0.6 * ((number + 0.5) / len(attacks) - 0.5),
+            {"label": shown(name, "figure"), **style, "zorder": 5},
+        )
     if WORST in names:
         style = {"marker": "|", "markersize": 15, "color": INK, "markeredgewidth": 2, "zorder": 2}
         found[WORST] = 0, {"label": f"{WORST}, 95 % interval", **style}

@@ -10,11 +10,7 @@ from lit_pursamere.report.report import Report
 from lit_pursamere.report.statistics import INTERVALS, Accuracy
 from lit_pursamere.report.style import CYCLE, GREYS
 
-__all__ = ["NothingToDraw", "caption_of", "colour_of", "error_bars"]
-
-
-class NothingToDraw(ValueError):
-    """The records do not hold what a figure is about."""
+__all__ = ["caption_of", "colour_of", "error_bars"]
 
 
 def caption_of(report: Report, sizes: Sequence[int | None], intervals: bool = True) -> str:

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lit_pursamere.names import shown
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -56,11 +54,13 @@ def caption(figure: Figure, text: str) -> None:
 
 
 def legend(figure: Figure, columns: int) -> None:
-    """Name every label of the figure once, as text, above the axes, in at most so many columns as fit."""
+    """Name every label of the figure once, above the axes, in at most so many columns as fit."""
     entries: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            entries.setdefault(shown(label, "figure"), handle)
+            entries.setdefault(label, handle)
+    if not entries:
+        return
     fitting = next(count for count in range(min(columns, len(entries)), 0, -1) if count == 1 or _fits(entries, count))
     style: dict[str, Any] = {"ncols": fitting, "frameon": False, "fontsize": SMALL + 0.5, "labelcolor": INK}
     figure.legend(list(entries.values()), list(entries), loc="outside upper left", **style)

@@ -26,6 +26,7 @@ from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Purifier, PurSAMERE
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete, equipped
 from lit_pursamere.report import SEMANTICS, write_report
+from lit_pursamere.report.drawing import beside, save_figure
 from lit_pursamere.report.pictures import picture_grid, trajectory_figure
 from lit_pursamere.seeding import run_seed
 from lit_pursamere.store import Records
@@ -190,14 +191,16 @@ class LitRobustness(FolderTask):
         if self.waiting:
             with self.trainer.precision_plugin.test_step_context():  # as in test_step
                 self._evaluate_pool()
-        for column, meter in zip(self.columns, self.accuracies, strict=True):
-            if meter.update_called:
-                self.log("test/" + "/".join(column), meter)
         self.evaluation.progress.close()
         self.trainer.strategy.barrier("records written")
         if self.trainer.is_global_zero:
             table = write_report(self.output)
             self.print(f"\n{table}\nRecords, tables and pictures: {self.output}")
+        for column, meter in zip(self.columns, self.accuracies, strict=True):
+            name = "test/" + "/".join(column)
+            if meter.update_called:
+                with beside(name):
+                    self.log(name, meter)
 
     def _evaluate_pool(self) -> None:
         """Complete the rows of all images that wait, for every system and attack."""
@@ -212,7 +215,8 @@ class LitRobustness(FolderTask):
         whole = len(self.shown) == len(self.pictured) or not (self.output / "pictures.png").exists()
         if self.shown and whole and self.trainer.is_global_zero:
             shown = zip(*(self.shown[i] for i in sorted(self.shown)), strict=True)
-            self._draw(*(torch.stack(column) for column in shown))
+            with beside("pictures.png"):
+                self._draw(*(torch.stack(column) for column in shown))
         self.shown.clear()
 
     def _count(self, system: str, attack: str, indices: list[int]) -> None:
@@ -249,7 +253,7 @@ class LitRobustness(FolderTask):
         if trajectory is not None:
             figures["levels"] = trajectory_figure(trajectory)
         for name, figure in figures.items():
-            figure.savefig(self.output / f"{name}.png", bbox_inches="tight")
+            save_figure(figure, self.output / f"{name}.png")
             if isinstance(self.logger, TensorBoardLogger):
                 self.logger.experiment.add_figure(f"test/{name}", figure, close=False)
 

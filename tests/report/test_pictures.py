@@ -87,3 +87,11 @@ def test_trajectory_figure_shows_means_bands_and_noise_levels(levels, images):
     figure.draw_without_rendering()
     ticks = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
     assert (ticks[0], ticks[-1]) == ("10", f"{sigmas[-1]:.2g}")
+
+
+def test_classes_without_a_name_are_told_by_their_number(monkeypatch):
+    monkeypatch.setattr(f"{__name__}.NAMES", ["cat"])
+    titles = [axes.title.get_text() for axes in grid().axes]
+    assert titles[0].startswith("cat → cat") and titles[5].startswith("1 → 1") and titles[11].startswith("2 → cat")
+    monkeypatch.setattr(f"{__name__}.NAMES", [])
+    assert grid().axes[0].title.get_text().startswith("0 → 0")
