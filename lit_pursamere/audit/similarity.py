@@ -22,6 +22,7 @@ from lit_pursamere.audit.similarity_table import REFERENCES, mean_interval, simi
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import SeededNoise
 from lit_pursamere.progress import Progress
+from lit_pursamere.report.drawing import beside, save_figure
 from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.store import ResultsFolder
 from lit_pursamere.store.durable import Row
@@ -130,5 +131,6 @@ def save(folder: Path, counts: Sequence[int], rows: list[Row], manifest: dict, t
         "rows": rows,
     }  # fmt: skip
     (folder / "similarity.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    similarity_figure(counts, rows, title).savefig(folder / "similarity.png", bbox_inches="tight")
+    with beside("similarity.png"):
+        save_figure(similarity_figure(counts, rows, title), folder / "similarity.png")
     return similarity_table(counts, rows)

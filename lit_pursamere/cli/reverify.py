@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pytorch_lightning import LightningModule
 
-from lit_pursamere.cli.parsing import build, read_part
+from lit_pursamere import tasks
+from lit_pursamere.cli.parsing import read_part
+from lit_pursamere.cli.trust import build
 from lit_pursamere.evaluation.reverify import check_systems, summary
 from lit_pursamere.evaluation.reverify import reverify as judge_again
 from lit_pursamere.progress import Progress
@@ -28,6 +30,7 @@ def reverify(
     precision: Literal["32", "64"] = "32",
     device: Literal["cpu", "cuda"] = "cpu",
     config: Path | None = None,
+    trust: list[str] | None = None,
 ) -> None:
     """Judge the stored images of a test run again, in another batch size, precision or device.
 
@@ -39,10 +42,11 @@ def reverify(
         precision: Floating-point bits.
         device: Where.
         config: Configuration of the run (default: RUN/config.yaml).
+        trust: Modules of your own that the configuration may name.
 
     Raises:
         FileNotFoundError: If there is no such run.
-        ValueError: If it is another run's configuration, or a setting is wrong.
+        ValueError: If it is another run's configuration, names what is not run to look at it, or a setting is wrong.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1; got {batch_size}")
@@ -52,7 +56,7 @@ def reverify(
     if manifest is None:
         raise FileNotFoundError(f"no run in {run}; name the output folder of a `lit-pursamere test`")
     rows = read_rows(run)
-    task = rebuild(config or run / "config.yaml")
+    task = rebuild(config or run / "config.yaml", trust or ())
     systems = dict(task.systems.to(device).items())
     if task.detector is not None:
         task.detector.threshold = manifest["threshold"]
@@ -68,7 +72,7 @@ def reverify(
         print(f"... and {len(lines) - SHOWN - 4} more in {run / 'reverify.md'}")
 
 
-def rebuild(config: Path) -> LitRobustness:
+def rebuild(config: Path, trusted: Sequence[str]) -> LitRobustness:
     """The task of a configuration file of a `test`, with its weights.
 
     Raises:
@@ -77,7 +81,8 @@ def rebuild(config: Path) -> LitRobustness:
     """
     if not config.is_file():
         raise FileNotFoundError(f"no configuration at {config}; name that of the run with --config")
-    task = build(LightningModule, read_part(config, "model"))
-    if not isinstance(task, LitRobustness):
-        raise ValueError(f"{config} configures a {type(task).__name__}; reverify needs the configuration of a `test`")
-    return task
+    part = read_part(config, "model")
+    name = str(part.get("class_path") if isinstance(part, dict) else part).rpartition(".")[2]
+    if name in tasks.__all__ and name != LitRobustness.__name__:
+        raise ValueError(f"{config} configures a {name}; reverify needs the configuration of a `test`")
+    return build(LitRobustness, part, config, trusted)

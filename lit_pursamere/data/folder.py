@@ -11,14 +11,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from lit_pursamere.data.base import ImageDataModule, Split
 from lit_pursamere.data.source import Source
 
-__all__ = ["ImageFolder"]
+__all__ = ["FORMATS", "ImageFolder"]
 
+# Formats that are read, by the endings under which they are looked for. Pillow knows many more, and goes by a file's
+# content, whatever its ending: it would start Ghostscript for what says that it is PostScript.
+FORMATS = {
+    ".bmp": "BMP", ".jpeg": "JPEG", ".jpg": "JPEG", ".pgm": "PPM", ".png": "PNG", ".ppm": "PPM", ".tif": "TIFF",
+    ".tiff": "TIFF", ".webp": "WEBP",
+}  # fmt: skip
 # What Pillow raises on damaged files, depending on the format.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
@@ -44,7 +49,7 @@ class FileDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path = self.paths[index]
         try:
-            with Image.open(path) as file:
+            with Image.open(path, formats=list(FORMATS.values())) as file:
                 if file.mode[0] in "IF":  # Pillow would clip these to 255 without a word
                     raise ValueError(f"it has more than 8 bits a channel (mode {file.mode}); convert it to 8")
                 pixels = self.transform(file.convert(self.mode))
@@ -96,10 +101,10 @@ class ImageFolder(ImageDataModule):
             (path, label)
             for label, name in enumerate(self.class_names)
             for path in sorted((self.root / split / name).glob("*"))
-            if path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")
+            if path.suffix.lower() in FORMATS and not path.name.startswith(".")
         ]
         if not found:
-            raise FileNotFoundError(f"no images in {self.root / split}/<class> (known: {', '.join(IMG_EXTENSIONS)})")
+            raise FileNotFoundError(f"no images in {self.root / split}/<class> (known: {', '.join(FORMATS)})")
         if self.order == "name":
             found.sort(key=lambda item: item[0].name)
         paths, labels = zip(*found, strict=True)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from lit_pursamere.data.folder import DECODE_ERRORS
+from lit_pursamere.data.folder import DECODE_ERRORS, FORMATS
 
 __all__ = ["Picture", "decode", "encode", "find_pictures"]
 
@@ -73,12 +73,12 @@ def decode(content: bytes, channels: int | None = None) -> Tensor:
         ValueError: If it is damaged, or would have to be changed to be grey or RGB with 8 bits.
     """
     try:
-        with Image.open(io.BytesIO(content)) as file:
+        with Image.open(io.BytesIO(content), formats=[FORMATS[ending] for ending in ENDINGS]) as file:
             pixels = np.array(file.convert(MODES[_channels(file, channels)]))
     except Refused:
         raise
     except UnidentifiedImageError:
-        raise ValueError("is no picture that can be read, or its beginning is damaged") from None
+        raise ValueError("is no PNG or JPEG picture, or its beginning is damaged") from None
     except DECODE_ERRORS as error:
         raise ValueError(f"is damaged: {error}") from error
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()

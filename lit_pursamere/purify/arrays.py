@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import zipfile
 from glob import escape
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from lit_pursamere.data import PurifiedSet
-from lit_pursamere.data.arrays import READ_ERRORS, to_nchw
+from lit_pursamere.data.arrays import READ_ERRORS, list_arrays, read_array, to_nchw
 from lit_pursamere.data.purified_checks import verify
 from lit_pursamere.data.resident import to_float
 from lit_pursamere.progress import Progress
@@ -76,14 +77,15 @@ def read_arrays(source: Path) -> dict[str, np.ndarray]:
     """All arrays of a file, by name.
 
     Raises:
-        ValueError: If the file has another ending.
+        ValueError: If the file has another ending, or the name of an array could not be that of a file.
         OSError: If it is damaged or holds pickled objects.
     """
-    if source.suffix not in (".npy", ".npz"):
+    if source.suffix == ".npz":
+        return {name: read_array(source, name) for name in list_arrays(source)}
+    if source.suffix != ".npy":
         raise ValueError(f"{source} is neither a folder nor a .npy or .npz file")
     try:
-        content = np.load(source, allow_pickle=False)
-        return {ONLY: content} if isinstance(content, np.ndarray) else dict(content)
+        return {ONLY: np.array(np.load(source, mmap_mode="r", allow_pickle=False))}  # a map is no longer than its file
     except READ_ERRORS as error:
         raise OSError(f"{source} cannot be read: {error}") from error
 
@@ -123,9 +125,13 @@ def like(images: np.ndarray, original: np.ndarray) -> np.ndarray:
 
 
 def as_file(arrays: dict[str, np.ndarray], suffix: str) -> bytes:
-    file = io.BytesIO()
+    """The content of a .npy or .npz file, as NumPy writes it, whatever the arrays are called."""
+    content = io.BytesIO()
     if suffix == ".npy":
-        np.save(file, arrays[ONLY])
-    else:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    return file.getvalue()
+        np.save(content, arrays[ONLY])
+        return content.getvalue()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    return content.getvalue()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from lit_pursamere.cli.main import main
 from lit_pursamere.data.pictures import decode, encode
 from lit_pursamere.diffusion import NCSNv2Score, ScoreModel
 from lit_pursamere.purifiers import DP_DDIM, Purifier
+from lit_pursamere.purify.arrays import as_file
 from lit_pursamere.purify.pictures import purify_images
 
 
@@ -258,3 +261,33 @@ def test_the_command_and_its_line_in_python(digit, capsys):
 def test_mistakes_of_the_command_are_one_line(digit, args, message, capsys):
     assert main(["purify", str(digit / "in"), str(digit / "out"), *args]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["y/../../../escaped/evil", "/tmp/evil", "..", "a/b"])
+def test_names_of_arrays_stay_in_the_output_folder(name, tmp_path):
+    content = io.BytesIO()
+    np.save(content, np.zeros((2, 4, 4, 3), np.uint8))
+    with zipfile.ZipFile(tmp_path / "in.npz", "w") as archive:
+        for member in ("images", name):
+            archive.writestr(f"{member}.npy", content.getvalue())
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=f"in.npz: an array cannot be called '{name}'; rename it"):
+        purify_images(tmp_path / "in.npz", tmp_path / "a" / "out", Darken())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_arrays_may_be_called_anything_else_and_are_written_as_numpy_does(tmp_path):
+    images = np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3)
+    arrays = {"file": images, "allow_pickle": np.arange(3), "my images (2)": images, "0": np.array("text")}
+    with zipfile.ZipFile(tmp_path / "in.npz", "w") as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.save(content, array)
+            archive.writestr(f"{name}.npy", content.getvalue())
+    assert purify_images(tmp_path / "in.npz", tmp_path / "out", Darken()) == 4
+    with np.load(tmp_path / "out" / "in.npz") as made:
+        assert list(made) == list(arrays) and (made["file"] == made["my images (2)"]).all()
+        assert (made["allow_pickle"] == np.arange(3)).all() and made["0"] == "text"
+    content = io.BytesIO()
+    np.savez(content, x=images, y=np.arange(3))
+    assert as_file({"x": images, "y": np.arange(3)}, ".npz") == content.getvalue()
