@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors import safe_open
@@ -20,9 +20,10 @@ from safetensors import safe_open
 from lit_pursamere.cli.saved_config import SaveConfig
 from lit_pursamere.store.manifest import differences
 from lit_pursamere.tasks.training import Training, callback_of
-from lit_pursamere.weights.archives import check_zip
+from lit_pursamere.weights.files import printable
+from lit_pursamere.weights.pickles import NeedsCode, read_pickle
 
-__all__ = ["COMPLETE", "check_run", "stopped_at"]
+__all__ = ["COMPLETE", "CheckpointsAreData", "read_checkpoint", "stopped_at"]
 
 COMPLETE = "complete"
 
@@ -50,8 +51,7 @@ def stopped_at(trainer: Trainer, task: LightningModule) -> str | None:
         return COMPLETE
     if last is None:
         return None
-    check_run(last)
-    require_same(last, torch.load(last, map_location="cpu", weights_only=True, mmap=True).get("configuration"), wanted)
+    require_same(last, read_checkpoint(last).get("configuration"), wanted)
     return str(last)
 
 
@@ -78,16 +78,43 @@ def require_same(file: Path, there: dict | None, now: dict) -> None:
         )
 
 
-def check_run(path: Path) -> None:
-    """Refuse a `--ckpt_path` that is no whole Lightning checkpoint, before anything is built."""
+class CheckpointsAreData(TorchCheckpointIO):
+    """Reads checkpoints for a trainer as `read_checkpoint` does, whatever `weights_only` or the environment say."""
+
+    def load_checkpoint(self, path: str | Path, map_location: object = None, weights_only: object = None) -> dict:
+        return read_checkpoint(Path(path))
+
+
+def read_checkpoint(path: Path) -> dict:
+    """Read a Lightning checkpoint, of which nothing is run.
+
+    Args:
+        path: What `--ckpt_path` says.
+
+    Returns:
+        Its content: tensors on the CPU, and plain containers.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, no checkpoint, or holds more than data.
+    """
     if not path.is_file():
         raise FileNotFoundError(
             f"no checkpoint at {path} (looked from {Path.cwd()}); see `checkpoints/` of the run's logs"
         )
     try:
-        check_zip(path)
-    except Exception as error:  # zipfile raises many kinds
+        content = read_pickle(path, objects=False)
+        if not isinstance(content, dict) or "state_dict" not in content:
+            raise ValueError("it has no `state_dict`")
+    except NeedsCode as error:
         raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) is not a whole Lightning checkpoint: {error}. `--ckpt_path` "
+            f"{path} is not read, since a checkpoint is data and {printable(str(error))}; nothing in it was run. Take "
+            "a checkpoint that this program wrote; weights alone go to the `checkpoint` argument of the network"
+        ) from error
+    except Exception as error:  # a damaged or hostile file can provoke any error; each becomes the same kind of line
+        why = printable(str(error) or type(error).__name__)
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) is not a whole Lightning checkpoint: {why}. `--ckpt_path` "
             "continues a training run; weights alone go to the `checkpoint` argument of the network"
         ) from error
+    return content

@@ -48,7 +48,7 @@ def command_line(
     from pytorch_lightning.utilities import rank_zero_only
 
     from lit_pursamere.cli.composition import compose
-    from lit_pursamere.cli.continuing import COMPLETE, check_run, stopped_at
+    from lit_pursamere.cli.continuing import COMPLETE, CheckpointsAreData, read_checkpoint, stopped_at
     from lit_pursamere.cli.saved_config import SaveConfig
     from lit_pursamere.data import ImageDataModule
 
@@ -73,9 +73,19 @@ def command_line(
 
         def _parse_ckpt_path(self) -> None:
             """Look whether the file is whole; Lightning would let its stored arguments override the command line."""
-            path = (self.config.get(self.config.get("subcommand")) or {}).get("ckpt_path")
-            if path not in (None, "last", "best", "hpc"):
-                check_run(Path(path))
+            verb = self.config.get(self.config.get("subcommand")) or {}
+            if verb.get("weights_only") is False:
+                raise ValueError("weights_only: false is refused: a checkpoint is data, never a program; remove it")
+            if verb.get("ckpt_path") not in (None, "last", "best", "hpc"):
+                read_checkpoint(Path(verb["ckpt_path"]))
+
+        def instantiate_trainer(self, **arguments: object) -> pl.Trainer:
+            trainer = super().instantiate_trainer(**arguments)
+            trainer.strategy.checkpoint_io = CheckpointsAreData()
+            return trainer
+
+        def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, object]:
+            return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
         def fit(self, ckpt_path: str | None = None, **arguments: Any) -> None:
             last = None if ckpt_path else stopped_at(self.trainer, self.model)

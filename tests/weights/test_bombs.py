@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import pickle
+import resource
 import struct
 import time
 import zipfile
@@ -15,8 +16,8 @@ import pytest
 import torch
 
 from lit_pursamere.weights import read_weights
-from lit_pursamere.weights.archives import read_archive
-from lit_pursamere.weights.records import Refused
+from lit_pursamere.weights.pickles import read_pickle
+from lit_pursamere.weights.pickles.records import Refused
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_tensors_beyond_their_storage(offset, size, stride, call):
     eight_bytes = torch.ones(2).untyped_storage()
     tensor = call(torch._utils._rebuild_tensor, eight_bytes, offset, size, stride)
     with pytest.raises((Refused, ValueError, TypeError)):
-        read_archive(io.BytesIO(pickle.dumps({"a": tensor}, protocol=4)))
+        read_pickle(io.BytesIO(pickle.dumps({"a": tensor}, protocol=4)))
 
 
 def test_entries_that_lie_on_one_another(tmp_path, quick):
@@ -161,3 +162,75 @@ def test_hostile_safetensors(tmp_path, content, quick):
 def test_an_honest_file_made_by_the_same_hands_is_read(tmp_path):
     (tmp_path / "w").write_bytes(safetensors({"a": entry(0, 8)}))
     assert read_weights(tmp_path / "w")["a"].tolist() == [0, 0]
+
+
+# --- what takes memory or time out of proportion
+
+
+def large(number):
+    size = (number.bit_length() + 8) // 8
+    return b"\x8a" + bytes([size]) + number.to_bytes(size, "little")
+
+
+BOMBS = {
+    "bytearray": (b"}X\x01\x00\x00\x00acbuiltins\nbytearray\n" + large(1 << 31) + b"\x85Rs", "no tensors"),
+    "deep tuple": (b"})" + b"\x85" * 3_000_000 + b"K\x01s", "more than 10000 items"),
+    "deep tuple by size": (b"})" + b"0ctorch\nSize\nq\x000)" + b"q\x010h\x00h\x01\x85R" * 20_000 + b"K\x01s", "items"),
+    "shared tuple": (b"})" + b"2\x86" * 100 + b"K\x01s", "more than 10000 items"),
+    "colliding integers": (
+        b"}(" + b"".join(large(((1 << 61) - 1) * n) + b"N" for n in range(1, 20_001)) + b"u", "more than 1000 integers"
+    ),
+    "tuples as keys": (
+        b"}(" + b"".join(b"J%bK\x01\x86N" % n.to_bytes(4, "little") for n in range(9_999)) + b"u", "tuples as keys"
+    ),
+    "copies": (
+        b"](X\x40\x42\x0f\x00" + b"a" * 1_000_000 + b"X\x06\x00\x00\x00latin1\x86q\x00"
+        + b"c_codecs\nencode\nh\x00R" * 5000 + b"e", "again and again",
+    ),
+    "opcodes": (b"]" * 3_000_000, "more than 1000000 opcodes"),
+    "dimensions": (
+        pickle.dumps(torch.ones(1), protocol=2)[2:-1].replace(b"K\x01\x85q", b"(" + b"K\x01" * 9000 + b"tq", 1),
+        "9000 dimensions",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("container", ["pickle", "zip"])
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_pickles_that_grow(tmp_path, bomb, container):
+    body, complaint = BOMBS[bomb]
+    content = b"\x80\x02" + body + b"."
+    if container == "zip":
+        with zipfile.ZipFile(tmp_path / "w", "w") as archive:
+            archive.writestr("w/data.pkl", content)
+    else:
+        (tmp_path / "w").write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=complaint) as caught:
+        read_weights(tmp_path / "w")
+    assert "\n" not in str(caught.value) and str(tmp_path / "w") in str(caught.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 21  # KiB
+
+
+def test_safetensors_of_very_many_dimensions(tmp_path, refused):
+    (tmp_path / "w").write_bytes(safetensors({"a": entry(0, 8, [1] * 300_000 + [2])}))
+    assert "300001 dimensions" in refused(tmp_path / "w")
+
+
+# --- numbers that are not those which were saved
+
+
+@pytest.mark.parametrize("beside", [{}, {"x": collections.deque()}], ids=["plain", "objects"])
+def test_flipped_bytes(tmp_path, refused, dump, beside):
+    whole = bytearray(dump({"a": torch.full((50,), 1.5), **beside}, "zip"))
+    whole[whole.index(torch.full((50,), 1.5).numpy().tobytes()) + 9] ^= 1
+    (tmp_path / "w").write_bytes(whole)
+    assert "wrong checksum of" in refused(tmp_path / "w")
+
+
+def test_two_entries_of_one_name(tmp_path, refused):
+    """Readers differ in which of them they take."""
+    with zipfile.ZipFile(tmp_path / "w", "w") as archive:
+        archive.writestr("w/data.pkl", b"\x80\x02}.")
+        archive.writestr("w/DATA.PKL", b"\x80\x02].")
+    assert "two of its entries have one name" in refused(tmp_path / "w")

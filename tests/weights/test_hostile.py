@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lit_pursamere.weights import inspect_weights, load_weights, read_weights
-from lit_pursamere.weights.archives import read_archive
-from lit_pursamere.weights.records import PlainDict, Refused
+from lit_pursamere.weights.pickles import read_pickle
+from lit_pursamere.weights.pickles.records import PlainDict, Refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
 
@@ -190,7 +190,7 @@ def test_dotted_names_do_not_reach_into_what_is_allowed(tmp_path, refused):
 )
 def test_allowed_names_do_only_what_they_are_for(allowed, arguments):
     with pytest.raises(Refused):
-        read_archive(io.BytesIO(b"\x80\x02" + allowed + arguments + b"."))
+        read_pickle(io.BytesIO(b"\x80\x02" + allowed + arguments + b"."))
 
 
 STATE = b"}X\x0c\x00\x00\x00may_be_calledK\x01s".replace(b"\x0c\x00\x00\x00", b"\x0d\x00\x00\x00")
@@ -209,11 +209,11 @@ def test_the_stand_ins_cannot_be_changed(tmp_path, target, state, refused):
 def test_attributes_cannot_be_put_on_dicts():
     """An OrderedDict whose `items` is something else would mislead whoever walks it."""
     body = b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x01sb."
-    read = read_archive(io.BytesIO(body))
+    read = read_pickle(io.BytesIO(body))
     assert type(read) is dict and list(read.items()) == []
 
 
 @pytest.mark.parametrize("body", [b"(ios\nsystem\n.", b"(cos_\nSystem\no.", b"\x82\x01.", b"P1\n.", b"\x97."])
 def test_opcodes_that_weights_do_not_need(body):
     with pytest.raises(Refused, match="opcode"):
-        read_archive(io.BytesIO(b"\x80\x02" + body))
+        read_pickle(io.BytesIO(b"\x80\x02" + body))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,10 +23,14 @@ __all__ = [
     "Sealed",
     "StorageRecord",
     "TensorRecord",
+    "function",
+    "hashable",
+    "record_class",
 ]
 
 EDM_OBJECT = "torch_utils.persistence._reconstruct_persistent_obj"
-COPIES_AT_MOST = 100  # of a storage: tied layers share theirs, but not so many
+TUPLES_AT_MOST = 1_000  # as keys: their hashes can be made to collide
+DIMENSIONS_AT_MOST = 64  # torch computes with no more
 
 
 class Refused(pickle.UnpicklingError):
@@ -55,14 +60,30 @@ class Sealed(type):
         raise Refused(f"it tries to change {cls.origin}")
 
 
+def hashable(keys: Any) -> Any:
+    """The same keys of a dict or set; Refused if too many of them are tuples or sets."""
+    if sum(isinstance(key, tuple | frozenset) for key in keys) > TUPLES_AT_MOST:
+        raise Refused(f"its dicts and sets have more than {TUPLES_AT_MOST} tuples as keys")
+    return keys
+
+
 class PlainDict(dict, metaclass=Sealed):
     """Stands for OrderedDict and its like: a dict whose attributes a pickle cannot set."""
 
     __slots__ = ()
     origin, may_be_called = "collections.OrderedDict", True
 
+    def __init__(self, content: Any = ()) -> None:
+        super().__init__(content if isinstance(content, dict) else _pairs(content))
+
     def __setstate__(self, state: object) -> None:
         """Attributes of a dict (a state dict's `_metadata`) are not needed."""
+
+
+def _pairs(content: Any) -> list:
+    pairs = [(key, value) for key, value in content]
+    hashable([key for key, _ in pairs])
+    return pairs
 
 
 class Record(metaclass=Sealed):
@@ -119,13 +140,13 @@ def function(origin: str, body: Callable[..., Any]) -> Sealed:
 class StorageRecord:
     """Numbers of one type in a row; `data` follows later where the file keeps them behind the objects."""
 
-    __slots__ = ("built", "count", "data", "dtype", "root", "start")
+    __slots__ = ("count", "data", "dtype", "root", "start")
 
     def __init__(self, dtype: torch.dtype, count: int, data: memoryview | None = None) -> None:
         if type(count) is not int or count < 0:
             raise Refused(f"a storage has {count!r} elements")
         self.dtype, self.count, self.data = dtype, count, data
-        self.root, self.start, self.built = self, 0, 0
+        self.root, self.start = self, 0
 
     def __setstate__(self, state: object) -> None:
         raise Refused("it tries to change a storage")
@@ -153,6 +174,8 @@ class TensorRecord:
     ) -> None:
         if not isinstance(storage, StorageRecord):
             raise Refused(f"a tensor is built on a {type(storage).__name__}")
+        if max(len(size), len(stride)) > DIMENSIONS_AT_MOST:
+            raise Refused(f"a tensor has {len(size)} dimensions")
         self.storage, self.offset, self.size, self.stride = storage, offset, tuple(size), tuple(stride)
         self.dtype = dtype or storage.dtype
 
@@ -166,11 +189,9 @@ class TensorRecord:
         count, room = math.prod(self.size), len(numbers) // itemsize
         if min((0, self.offset, *self.size, *self.stride)) < 0 or count > room or (count and last >= room):
             raise Refused("a tensor reaches beyond its storage")
-        root = self.storage.root
-        root.built += count * itemsize
-        if root.built > max(COPIES_AT_MOST * len(root.data or b""), 1 << 20):
-            raise Refused("it makes too many tensors of the same numbers")
         if count == 0:
             return torch.empty(self.size, dtype=self.dtype)
-        flat = torch.frombuffer(numbers, dtype=self.dtype, count=room)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the numbers cannot be written to; they are copied
+            flat = torch.frombuffer(numbers, dtype=self.dtype, count=room)
         return flat.as_strided(self.size, self.stride, self.offset).clone(memory_format=torch.contiguous_format)

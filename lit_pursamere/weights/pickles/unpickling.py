@@ -1,6 +1,6 @@
 """The restricted unpickler: reads tensors, plain containers and records of objects, and runs nothing of the file.
 
-check the opcodes;  for every name in the pickle:  allowed -> our own stand-in;  standard library -> refuse;
+for every name in the pickle:  allowed -> our own stand-in;  standard library -> refuse;
 any other -> a class of inert records, which refuses to be called if its name is a function's
 """
 
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
-from lit_pursamere.weights.records import (
+from lit_pursamere.weights.pickles.checks import check_opcodes
+from lit_pursamere.weights.pickles.records import (
     EDM_OBJECT,
     NeedsCode,
     PlainDict,
@@ -24,13 +25,11 @@ from lit_pursamere.weights.records import (
     Sealed,
     TensorRecord,
     function,
+    hashable,
     record_class,
 )
 
 __all__ = ["RestrictedUnpickler", "unpickle"]
-
-# Old-style instances, the registry of extensions, text identifiers and out-of-band buffers: no weight file has them.
-REFUSED_OPCODES = {"INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
 
 PYTHON2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
@@ -39,12 +38,13 @@ STORAGES = {
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
     "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
     "UntypedStorage": torch.uint8,
+    "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128,
 }  # fmt: skip
 
 # Names that may be called, or that belong to the standard library, and that are recorded all the same.
 RECORDED = {
-    *(f"builtins.{name}" for name in ("bool", "bytes", "complex", "dict", "float", "int", "list", "object", "range",
-                                      "slice", "str", "tuple")),
+    *(f"builtins.{name}" for name in ("bool", "bytearray", "bytes", "complex", "dict", "float", "int", "list", "object",
+                                      "range", "slice", "str", "tuple")),
     *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
     *(f"pathlib.{name}" for name in ("Path", "PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath")),
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
@@ -53,10 +53,24 @@ RECORDED = {
 }  # fmt: skip
 
 
-def _rebuild_typed(
-    storage: Any, offset: int, size: tuple, stride: tuple, grad: Any, hooks: Any, dtype: Any, metadata: Any = None
-) -> TensorRecord:
-    return TensorRecord(storage, offset, size, stride, dtype if isinstance(dtype, torch.dtype) else None)
+def _rebuild(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None) -> TensorRecord:
+    if metadata:
+        raise Refused("a tensor in it is a conjugate or negative view; save what its `resolve_conj()` returns")
+    return TensorRecord(storage, offset, size, stride)
+
+
+def _rebuild_typed(storage, offset, size, stride, requires_grad, hooks, dtype, metadata=None) -> TensorRecord:
+    tensor = _rebuild(storage, offset, size, stride, metadata=metadata)
+    tensor.dtype = dtype if isinstance(dtype, torch.dtype) else tensor.dtype
+    return tensor
+
+
+def _not_dense(*_: Any) -> None:
+    raise Refused("a tensor in it is sparse, quantized or without numbers; save it as a dense tensor")
+
+
+def _set(kind: type, items: Any = ()) -> set | frozenset:
+    return kind(hashable(items))
 
 
 def _new_object(kind: Any, *_: Any) -> Record:
@@ -86,18 +100,23 @@ class EmptyDict(PlainDict):
         super().__init__()
 
 
+NOT_DENSE = ("sparse_tensor", "sparse_csr_tensor", "meta_tensor_no_storage", "qtensor", "nested_tensor",
+             "device_tensor_from_numpy", "device_tensor_from_cpu_tensor", "wrapper_subclass")  # fmt: skip
+
 BODIES: dict[str, Callable[..., Any]] = {
-    "torch._utils._rebuild_tensor": lambda storage, offset, size, stride: TensorRecord(storage, offset, size, stride),
-    "torch._utils._rebuild_tensor_v2": lambda storage, offset, size, stride, *_: TensorRecord(
-        storage, offset, size, stride
-    ),
+    "torch._utils._rebuild_tensor": _rebuild,
+    "torch._utils._rebuild_tensor_v2": _rebuild,
     "torch._utils._rebuild_tensor_v3": _rebuild_typed,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "torch.nn.parameter.Parameter": lambda data=None, *_: data,
     "torch.autograd.variable.Variable": lambda data=None, *_: data,
-    "torch.Size": lambda sizes=(): tuple(sizes),
+    "torch.Size": lambda sizes=(): tuple(sizes) if isinstance(sizes, list | tuple) else (),
+    "torch.serialization._get_layout": _not_dense,
+    **{f"torch._utils._rebuild_{kind}": _not_dense for kind in NOT_DENSE},
+    "builtins.set": partial(_set, set),
+    "builtins.frozenset": partial(_set, frozenset),
     "_codecs.encode": _encode,
     "copyreg._reconstructor": _new_object,
     "copyreg.__newobj__": _new_object,
@@ -113,8 +132,6 @@ ALLOWED: dict[str, Any] = {
     "collections.OrderedDict": PlainDict,
     "collections.Counter": PlainDict,
     "collections.defaultdict": EmptyDict,
-    "builtins.set": set,
-    "builtins.frozenset": frozenset,
     **{origin: function(origin, body) for origin, body in BODIES.items()},
     **{str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)},
     **{kind.origin: kind for kind in STORAGE_CLASSES},
@@ -128,10 +145,12 @@ class RestrictedUnpickler(pickle.Unpickler):
         stream: The pickle.
         storage: Finds a storage from what follows the word `storage` in a persistent identifier.
         nested: Reads the archive inside `torch.storage._load_from_bytes`.
+        objects: Whether other names than those of tensors and plain containers become records, or are refused.
     """
 
-    def __init__(self, stream: io.BytesIO, storage: Callable, nested: Callable[[bytes], Any]) -> None:
+    def __init__(self, stream: io.BytesIO, storage: Callable, nested: Callable[[bytes], Any], objects: bool) -> None:
         super().__init__(stream, encoding="latin1")
+        self._objects = objects
         self._storage = storage
         self._known = {"torch.storage._load_from_bytes": function("torch.storage._load_from_bytes", nested)}
 
@@ -141,7 +160,8 @@ class RestrictedUnpickler(pickle.Unpickler):
         origin = f"{module}.{name}"
         if origin in ALLOWED:
             return ALLOWED[origin]
-        if module.partition(".")[0] in sys.stdlib_module_names and origin not in RECORDED:
+        recorded = origin in RECORDED or module.partition(".")[0] not in sys.stdlib_module_names
+        if not (recorded and self._objects):
             raise NeedsCode(f"it names {origin}")
         if origin not in self._known:
             is_class = name.rpartition(".")[2].lstrip("_")[:1].isupper()
@@ -157,33 +177,25 @@ class RestrictedUnpickler(pickle.Unpickler):
         return self._storage(*pid[1:])
 
 
-def unpickle(stream: io.BytesIO, storage: Callable, nested: Callable[[bytes], Any]) -> Any:
+def unpickle(stream: io.BytesIO, storage: Callable, nested: Callable[[bytes], Any], objects: bool = True) -> Any:
     """Read one pickle, with records in place of objects, and leave the stream behind it.
 
     Args:
         stream: Stands at the first opcode.
         storage: See `RestrictedUnpickler`.
         nested: See `RestrictedUnpickler`.
+        objects: See `RestrictedUnpickler`.
 
     Returns:
         Containers, numbers, text and records.
 
     Raises:
-        Refused: If the pickle asks for what cannot be had without running it.
+        Refused: If the pickle asks for what cannot be had without running it, or would take too much.
     """
     start = stream.tell()
-    _check_opcodes(stream)
+    check_opcodes(stream)
     end = stream.tell()
     stream.seek(start)
-    content = RestrictedUnpickler(stream, storage, nested).load()
+    content = RestrictedUnpickler(stream, storage, nested, objects).load()
     stream.seek(end)
     return content
-
-
-def _check_opcodes(stream: io.BytesIO) -> None:
-    """Run over the opcodes once; a memo number far above their count would make the unpickler reserve that room."""
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        if opcode.name in REFUSED_OPCODES:
-            raise Refused(f"it uses the opcode {opcode.name}, which no weight file has")
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
-            raise Refused("it reserves room for more objects than it has")
