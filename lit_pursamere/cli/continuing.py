@@ -12,14 +12,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors import safe_open
 
 from lit_pursamere.cli.saved_config import SaveConfig
 from lit_pursamere.store.manifest import differences
-from lit_pursamere.tasks.training import Training, callback_of
+from lit_pursamere.tasks.training import Training, WholeCheckpoints, callback_of
 from lit_pursamere.weights.files import printable
 from lit_pursamere.weights.pickles import NeedsCode, read_pickle
 
@@ -78,7 +77,7 @@ def require_same(file: Path, there: dict | None, now: dict) -> None:
         )
 
 
-class CheckpointsAreData(TorchCheckpointIO):
+class CheckpointsAreData(WholeCheckpoints):
     """Reads checkpoints for a trainer as `read_checkpoint` does, whatever `weights_only` or the environment say."""
 
     def load_checkpoint(self, path: str | Path, map_location: object = None, weights_only: object = None) -> dict:
@@ -103,7 +102,8 @@ def read_checkpoint(path: Path) -> dict:
             f"no checkpoint at {path} (looked from {Path.cwd()}); see `checkpoints/` of the run's logs"
         )
     try:
-        content = read_pickle(path, objects=False)
+        with open(path, "rb") as file:
+            content = read_pickle(file, objects=False)
         if not isinstance(content, dict) or "state_dict" not in content:
             raise ValueError("it has no `state_dict`")
     except NeedsCode as error:

@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from lit_pursamere.weights.pickles import ModuleState, NeedsCode, Refused, check_zip, is_legacy, read_pickle
+from lit_pursamere.weights.pickles import ModuleState, NeedsCode, Refused, is_legacy, read_pickle
 
 __all__ = ["Content", "printable", "read_content"]
 
@@ -74,13 +74,12 @@ def read_content(path: str | Path, execute: bool = False) -> Content:
     try:
         if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
             return _read_safetensors(path)
-        if head.startswith(b"PK"):
-            check_zip(path)
-            return Content(path, "torch archive", _read_pickles(path, True, execute))
-        if head.startswith(b"\x80"):
-            of_torch = is_legacy(head)
-            return Content(path, "torch archive" if of_torch else "pickle", _read_pickles(path, of_torch, execute))
-        raise Refused(_no_weights(head))
+        if not head.startswith((b"PK", b"\x80")):
+            raise Refused(_no_weights(head))
+        of_torch = head.startswith(b"PK") or is_legacy(head)
+        with open(path, "rb") as file:
+            value = _run(path, of_torch) if execute else read_pickle(file)
+        return Content(path, "torch archive" if of_torch else "pickle", value)
     except Exception as error:  # a damaged or hostile file can provoke any error; each becomes the same kind of line
         size = path.stat().st_size
         raise ValueError(f"{path} is not a readable weight file ({size} bytes): {_reason(error, execute)}") from error
@@ -104,12 +103,6 @@ def _check_header(path: Path) -> None:
     for name, shape in shapes.items():
         if isinstance(shape, list) and len(shape) > DIMENSIONS_AT_MOST:
             raise Refused(f"its tensor {name} has {len(shape)} dimensions")
-
-
-def _read_pickles(path: Path, of_torch: bool, execute: bool) -> Any:
-    if execute:
-        return _run(path, of_torch)
-    return read_pickle(path)
 
 
 def _run(path: Path, of_torch: bool) -> Any:

@@ -8,6 +8,7 @@ from pytorch_lightning import Trainer
 
 from lit_pursamere.cli.continuing import CheckpointsAreData, read_checkpoint
 from lit_pursamere.cli.main import main
+from lit_pursamere.tasks.training import WholeCheckpoints
 
 
 class Call:
@@ -43,8 +44,9 @@ def run(tmp_path, repository_root, monkeypatch, capsys):
     return error
 
 
-@pytest.mark.parametrize("environment", ["0", "1"])
-@pytest.mark.parametrize("verb", ["fit", "validate"])
+@pytest.mark.parametrize(
+    ("verb", "environment"), [("fit", "0"), ("fit", "1"), ("validate", "1"), ("test", "1"), ("predict", "1")]
+)
 def test_a_checkpoint_that_names_a_function(verb, environment, evil, run, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", environment)
     message = run(verb, f"--ckpt_path={evil}")
@@ -78,6 +80,11 @@ def test_objects_are_no_data(tmp_path, name):
         read_checkpoint(tmp_path / "w")
 
 
+def test_they_are_written_whole():
+    """The door by which they are read keeps the way in which a training writes them."""
+    assert issubclass(CheckpointsAreData, WholeCheckpoints)
+
+
 def test_flipped_bytes(tmp_path):
     numbers = torch.full((50,), 1.5)
     torch.save({"state_dict": {"a": numbers}}, tmp_path / "w")
@@ -85,5 +92,5 @@ def test_flipped_bytes(tmp_path):
     assert torch.equal(read_checkpoint(tmp_path / "w")["state_dict"]["a"], numbers)
     whole[whole.index(numbers.numpy().tobytes()) + 9] ^= 1
     (tmp_path / "w").write_bytes(whole)
-    with pytest.raises(ValueError, match="not a whole Lightning checkpoint: wrong checksum"):
+    with pytest.raises(ValueError, match="not a whole Lightning checkpoint: Bad CRC-32"):
         read_checkpoint(tmp_path / "w")

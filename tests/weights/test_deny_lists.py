@@ -5,12 +5,16 @@ from __future__ import annotations
 import builtins
 import io
 import pickle
+import resource
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
+from lit_pursamere.data.arrays import NPZ
+from lit_pursamere.purify.arrays import read_arrays
 from lit_pursamere.weights import read_weights
 
 NAMES = """
@@ -131,12 +135,22 @@ def nested(pickled):
     return b"\x80\x04}" + text("a") + b"ctorch.storage\n_load_from_bytes\n" + data + b"\x85Rs."
 
 
+def npz(pickled):
+    """An archive of numpy whose array is one of objects: their pickle stands behind its header."""
+    array, stream = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "|O", "fortran_order": False, "shape": (1,)})
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("x.npy", array.getvalue() + pickled)
+    return stream.getvalue()
+
+
 CONTAINERS = {
     "pickle": lambda pickled: pickled,
     "zip": zipped,
     "legacy": legacy,
     "nested": nested,
     "legacy, nested": lambda pickled: nested(legacy(pickled)),
+    "npz": npz,
 }
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in list(CONTAINERS)[1:]]
 
@@ -165,6 +179,7 @@ def called():
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_runs(tmp_path, trace, called, name, container):
     events, watched = called
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for kind, make in FORMS.items():
         body = b"\x80\x04}" + text("x") + make(name, str(trace)) + b"s."
         (tmp_path / "w").write_bytes(CONTAINERS[container](body))
@@ -181,6 +196,16 @@ def test_nothing_runs(tmp_path, trace, called, name, container):
         assert message.startswith(str(tmp_path / "w")) and message.isprintable(), (kind, message)
         assert "weights_only" not in message
     assert not trace.exists()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 18  # KiB
+
+
+def test_arrays_of_objects_are_refused_where_data_is_read(tmp_path, trace):
+    body = b"\x80\x04" + FORMS["GLOBAL REDUCE"]("builtins.open", str(trace)) + b"."
+    (tmp_path / "x.npz").write_bytes(npz(body))
+    with pytest.raises((OSError, ValueError), match=r"Object arrays|pickled objects"):
+        read_arrays(tmp_path / "x.npz")
+    with pytest.raises((OSError, ValueError)):
+        NPZ(str(tmp_path / "x.npz"))
 
 
 def test_one_of_them_would_run_elsewhere(tmp_path):

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from lit_pursamere.weights import inspect_weights, load_weights, read_weights
-from lit_pursamere.weights.pickles import read_pickle
-from lit_pursamere.weights.pickles.records import Record, Refused
+from lit_pursamere.weights.pickles import Refused, read_pickle
+from lit_pursamere.weights.pickles.names import Record
 
 pytestmark = pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
 

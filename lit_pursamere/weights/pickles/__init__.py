@@ -1,15 +1,14 @@
 """The reader of pickled objects: whatever a file says, none of it is run. Its one door is `read_pickle`.
 
-checks.py      opcodes, sizes, nesting and checksums, before anything is made
-unpickling.py  an allow list of names, each with a stand-in of ours;  any other name is a class of inert records
-records.py     what the stand-ins make: storages, tensors and objects as the file describes them
-archives.py    which pickles a file is made of, and where the numbers of its storages are
-modules.py     from records to tensors and state dicts
+machine.py   goes through the opcodes of a pickle, within limits on what they may take
+names.py     what the names in it stand for: functions of ours, or inert records
+tensors.py   tensors on the file's numbers
+archives.py  which pickles a file is made of, and where the numbers are
+modules.py   the state dict of a module that was saved as an object
 """
 
-from lit_pursamere.weights.pickles.archives import read_pickle
-from lit_pursamere.weights.pickles.checks import check_zip, is_legacy
+from lit_pursamere.weights.pickles.archives import is_legacy, read_pickle
 from lit_pursamere.weights.pickles.modules import ModuleState
-from lit_pursamere.weights.pickles.records import NeedsCode, Record, Refused
+from lit_pursamere.weights.pickles.tensors import NeedsCode, Refused
 
-__all__ = ["ModuleState", "NeedsCode", "Record", "Refused", "check_zip", "is_legacy", "read_pickle"]
+__all__ = ["ModuleState", "NeedsCode", "Refused", "is_legacy", "read_pickle"]
