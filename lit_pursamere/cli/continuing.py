@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -28,11 +27,12 @@ from lit_pursamere.store import ResultsFolder
 from lit_pursamere.store.atomic import remove_leftovers
 from lit_pursamere.store.manifest import differences
 from lit_pursamere.tasks.deciding import configuration_of, deciding
-from lit_pursamere.tasks.training import Training, is_trial
+from lit_pursamere.tasks.training import Training, WholeCheckpoints, is_trial
 from lit_pursamere.weights import sha256
-from lit_pursamere.weights.archives import check_zip
+from lit_pursamere.weights.files import printable
+from lit_pursamere.weights.pickles import NeedsCode, read_pickle
 
-__all__ = ["COMPLETE", "at_home", "check_run", "stopped_at", "training_folder"]
+__all__ = ["COMPLETE", "CheckpointsAreData", "at_home", "read_checkpoint", "stopped_at", "training_folder"]
 
 COMPLETE = "complete"
 OTHERWISE = (
@@ -165,22 +165,44 @@ def require_same(file: Path, there: dict | None, now: dict) -> None:
         raise ValueError(f"{file} was made with another configuration ({found}); {OTHERWISE}")
 
 
+class CheckpointsAreData(WholeCheckpoints):
+    """Reads checkpoints for a trainer as `read_checkpoint` does, whatever `weights_only` or the environment say."""
+
+    def load_checkpoint(self, path: str | Path, map_location: object = None, weights_only: object = None) -> dict:
+        return read_checkpoint(Path(path))
+
+
 def read_checkpoint(path: Path) -> dict:
-    """The content of a Lightning checkpoint, with its tensors still in the file."""
-    check_run(path)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    """Read a Lightning checkpoint, of which nothing is run.
 
+    Args:
+        path: What `--ckpt_path` says.
 
-def check_run(path: Path) -> None:
-    """Refuse a `--ckpt_path` that is no whole Lightning checkpoint, before anything is built."""
+    Returns:
+        Its content: tensors on the CPU, and plain containers.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, no checkpoint, or holds more than data.
+    """
     if not path.is_file():
         raise FileNotFoundError(
             f"no checkpoint at {path} (looked from {Path.cwd()}); see `checkpoints/` of the run's logs"
         )
     try:
-        check_zip(path)
-    except Exception as error:  # zipfile raises many kinds
+        with open(path, "rb") as file:
+            content = read_pickle(file, objects=False)
+        if not isinstance(content, dict) or "state_dict" not in content:
+            raise ValueError("it has no `state_dict`")
+    except NeedsCode as error:
         raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) is not a whole Lightning checkpoint: {error}. `--ckpt_path` "
+            f"{path} is not read, since a checkpoint is data and {printable(str(error))}; nothing in it was run. Take "
+            "a checkpoint that this program wrote; weights alone go to the `checkpoint` argument of the network"
+        ) from error
+    except Exception as error:  # a damaged or hostile file can provoke any error; each becomes the same kind of line
+        why = printable(str(error) or type(error).__name__)
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) is not a whole Lightning checkpoint: {why}. `--ckpt_path` "
             "continues a training run; weights alone go to the `checkpoint` argument of the network"
         ) from error
+    return content

@@ -49,7 +49,14 @@ def command_line(
     from pytorch_lightning.utilities import rank_zero_only
 
     from lit_pursamere.cli.composition import compose
-    from lit_pursamere.cli.continuing import COMPLETE, at_home, check_run, stopped_at, training_folder
+    from lit_pursamere.cli.continuing import (
+        COMPLETE,
+        CheckpointsAreData,
+        at_home,
+        read_checkpoint,
+        stopped_at,
+        training_folder,
+    )
     from lit_pursamere.cli.saved_config import SaveConfig
     from lit_pursamere.data import ImageDataModule
 
@@ -74,9 +81,19 @@ def command_line(
 
         def _parse_ckpt_path(self) -> None:
             """Look whether the file is whole; Lightning would let its stored arguments override the command line."""
-            path = (self.config.get(self.config.get("subcommand")) or {}).get("ckpt_path")
-            if path not in (None, "last", "best", "hpc"):
-                check_run(Path(path))
+            verb = self.config.get(self.config.get("subcommand")) or {}
+            if verb.get("weights_only") is False:
+                raise ValueError("weights_only: false is refused: a checkpoint is data, never a program; remove it")
+            if verb.get("ckpt_path") not in (None, "last", "best", "hpc"):
+                read_checkpoint(Path(verb["ckpt_path"]))
+
+        def instantiate_trainer(self, **arguments: object) -> pl.Trainer:
+            trainer = super().instantiate_trainer(**arguments)
+            trainer.strategy.checkpoint_io = CheckpointsAreData()
+            return trainer
+
+        def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, object]:
+            return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
         def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
             return super()._instantiate_trainer(at_home(config, self.model) if run else config, callbacks)

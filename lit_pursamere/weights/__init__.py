@@ -1,7 +1,7 @@
 """The only reader and writer of weight files.
 
     file or folder -> files.py -> layouts.py -> tensors by name -> loading.py -> a module
-                      archives.py, unpickling.py, records.py, modules.py: what torch's own reader refuses
+                      pickles/: whatever torch.save and pickle write, read without running any of it
 
 Whoever wrote a file, it is recognised by its content and must fit exactly. None of its code is run, unless the command
 line says so by name. Whatever prefix the names carry (`module.`, `score_model.network.` ...) is found by itself.

@@ -3,18 +3,15 @@
     folder -> diffusers' config.json and weight file
     {"...  -> safetensors      PK -> zip archive of torch.save      \\x80 -> legacy archive of torch.save, or a pickle
 
-Nothing but tensors and plain containers is unpickled: torch's own reader goes first with `weights_only=True`, the
-restricted reader second; a file that satisfies neither is refused.
+Pickles are read by `pickles/`, which makes tensors, plain containers and inert records, and runs nothing.
 """
 
 from __future__ import annotations
 
 import codecs
 import contextlib
-import io
 import json
 import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,15 +21,15 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from lit_pursamere.weights.archives import check_zip, is_legacy, read_archive
-from lit_pursamere.weights.modules import ModuleState
-from lit_pursamere.weights.records import NeedsCode, Refused
+from lit_pursamere.weights.pickles import ModuleState, NeedsCode, Refused, is_legacy, read_pickle
 
 __all__ = ["Content", "printable", "read_content"]
 
 FOLDER_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 FOLDER_FIGURES = ("sample_size", "in_channels", "out_channels", "block_out_channels", "layers_per_block",
                   "norm_num_groups", "attention_head_dim", "_diffusers_version")  # fmt: skip
+HEADER_AT_MOST = 1 << 25  # bytes; a hundred thousand tensors need a third of that
+DIMENSIONS_AT_MOST = 64  # torch computes with no more
 AGAIN = "download or copy it again"
 
 
@@ -77,33 +74,35 @@ def read_content(path: str | Path, execute: bool = False) -> Content:
     try:
         if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
             return _read_safetensors(path)
-        if head.startswith(b"PK"):
-            check_zip(path)
-            return Content(path, "torch archive", _read_pickles(path, True, execute))
-        if head.startswith(b"\x80"):
-            of_torch = is_legacy(head)
-            return Content(path, "torch archive" if of_torch else "pickle", _read_pickles(path, of_torch, execute))
-        raise Refused(_no_weights(head))
+        if not head.startswith((b"PK", b"\x80")):
+            raise Refused(_no_weights(head))
+        of_torch = head.startswith(b"PK") or is_legacy(head)
+        with open(path, "rb") as file:
+            value = _run(path, of_torch) if execute else read_pickle(file)
+        return Content(path, "torch archive" if of_torch else "pickle", value)
     except Exception as error:  # a damaged or hostile file can provoke any error; each becomes the same kind of line
         size = path.stat().st_size
         raise ValueError(f"{path} is not a readable weight file ({size} bytes): {_reason(error, execute)}") from error
 
 
 def _read_safetensors(path: Path) -> Content:
+    _check_header(path)
     with safe_open(path, framework="pt") as file:
         names, metadata = file.keys(), file.metadata() or {}
         return Content(path, "safetensors", {name: file.get_tensor(name) for name in names}, metadata)
 
 
-def _read_pickles(path: Path, of_torch: bool, execute: bool) -> Any:
-    if execute:
-        return _run(path, of_torch)
-    if of_torch:
-        # Whatever stops torch's reader, the restricted one below succeeds or says why it does not.
-        with contextlib.suppress(Exception), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    return read_archive(io.BytesIO(path.read_bytes()))
+def _check_header(path: Path) -> None:
+    """Read the shapes that safetensors claims, since a long one takes all memory when its tensor is made."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > HEADER_AT_MOST:
+            raise Refused(f"its header claims {length} bytes")
+        entries = json.loads(file.read(length))
+    shapes = {name: entry.get("shape") for name, entry in entries.items() if isinstance(entry, dict)}
+    for name, shape in shapes.items():
+        if isinstance(shape, list) and len(shape) > DIMENSIONS_AT_MOST:
+            raise Refused(f"its tensor {name} has {len(shape)} dimensions")
 
 
 def _run(path: Path, of_torch: bool) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lit_pursamere.networks.ddpm_unet import OLD_ATTENTION_NAMES
 from lit_pursamere.weights.files import printable
-from lit_pursamere.weights.modules import ModuleState
+from lit_pursamere.weights.pickles import ModuleState
 
 __all__ = ["IGNORABLE", "Selection", "clean_names", "select"]
 

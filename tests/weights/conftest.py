@@ -17,7 +17,7 @@ from torch import nn
 
 from lit_pursamere.networks import NCSNv2
 from lit_pursamere.weights import read_weights
-from lit_pursamere.weights.archives import read_archive
+from lit_pursamere.weights.pickles import read_pickle
 
 
 class wide_basic(nn.Module):  # noqa: N801, RUF100 - named as meliketoy's trainer names it
@@ -217,7 +217,7 @@ def dump():
 @pytest.fixture
 def restricted():
     """What the restricted reader makes of a content in one of the formats."""
-    return lambda content, archive="zip": read_archive(io.BytesIO(dumped(content, archive)))
+    return lambda content, archive="zip": read_pickle(io.BytesIO(dumped(content, archive)))
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from lit_pursamere.weights import inspect_weights, load_weights, read_weights
-from lit_pursamere.weights.archives import read_archive
-from lit_pursamere.weights.records import PlainDict, Refused
+from lit_pursamere.weights.pickles import Refused, read_pickle
 
 pytestmark = pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
 
@@ -85,10 +84,10 @@ def test_storages_that_nest_or_are_none(tmp_path, hostile, call, refused, rebuil
     inner = call(torch.storage._load_from_bytes, pickle.dumps(hostile))
     nested = call(torch.storage._load_from_bytes, pickle.dumps(inner))
     (tmp_path / "w").write_bytes(pickle.dumps({"a": rebuilt(nested)}))
-    assert "archives that hold archives" in refused(tmp_path / "w")
+    assert "numbers that it does not hold" in refused(tmp_path / "w")
     no_storage = call(torch.storage._load_from_bytes, pickle.dumps([1]))
     (tmp_path / "w").write_bytes(pickle.dumps({"a": rebuilt(no_storage)}))
-    assert "a storage in it is a list" in refused(tmp_path / "w")
+    assert "a tensor is built on a list" in refused(tmp_path / "w")
 
 
 def test_the_source_in_an_edm_snapshot_is_not_executed(tmp_path, save_elsewhere, edm, trace):
@@ -164,12 +163,6 @@ def test_names_cannot_write_on_the_terminal(tmp_path, refused):
     assert refused(tmp_path / "w").isprintable()
 
 
-def test_a_storage_cannot_be_changed(tmp_path, dump, refused):
-    storage = pickle.dumps(torch.ones(2).untyped_storage(), protocol=4)
-    (tmp_path / "w").write_bytes(storage[:-1] + b"N}\x8c\x04data\x8c\x01xs\x86b.")
-    assert "tries to change a storage" in refused(tmp_path / "w")
-
-
 def test_dotted_names_do_not_reach_into_what_is_allowed(tmp_path, refused):
     for dotted in ("OrderedDict.fromkeys", "OrderedDict.__init__.__globals__"):
         body = b"\x8c\x0bcollections\x8c" + bytes([len(dotted)]) + dotted.encode() + b"\x93)R."
@@ -183,17 +176,17 @@ def test_dotted_names_do_not_reach_into_what_is_allowed(tmp_path, refused):
         (b"c_codecs\nencode\n", b"X\x01\x00\x00\x00aX\x03\x00\x00\x00hex\x86R"),
         (b"ccopyreg\n_reconstructor\n", b"c__builtin__\nset\nc__builtin__\nobject\nN\x87R"),
         (b"ccopyreg\n__newobj__\n", b"X\x01\x00\x00\x00a\x85R"),
-        (b"ctorch._tensor\n_rebuild_from_type_v2\n", b"(c__builtin__\nset\nN)NtR"),
+        (b"ctorch._tensor\n_rebuild_from_type_v2\n", b"(ctorch\nload\nN)NtR"),
         (b"ctorch\nFloatStorage\n", b")R"),
         (b"ctorch._utils\n_rebuild_tensor_v2\n", b"(NK\x00))\x89NtR"),
     ],
 )
 def test_allowed_names_do_only_what_they_are_for(allowed, arguments):
     with pytest.raises(Refused):
-        read_archive(io.BytesIO(b"\x80\x02" + allowed + arguments + b"."))
+        read_pickle(io.BytesIO(b"\x80\x02" + allowed + arguments + b"."))
 
 
-STATE = b"}X\x0c\x00\x00\x00may_be_calledK\x01s".replace(b"\x0c\x00\x00\x00", b"\x0d\x00\x00\x00")
+STATE = b"}X\x06\x00\x00\x00originK\x01s"
 
 
 @pytest.mark.parametrize("target", [b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
@@ -202,18 +195,16 @@ STATE = b"}X\x0c\x00\x00\x00may_be_calledK\x01s".replace(b"\x0c\x00\x00\x00", b"
 def test_the_stand_ins_cannot_be_changed(tmp_path, target, state, refused):
     (tmp_path / "w").write_bytes(b"\x80\x02" + target + state + b"b.")
     refused(tmp_path / "w")
-    assert PlainDict.may_be_called is True
-    assert not hasattr(set, "may_be_called")
 
 
 def test_attributes_cannot_be_put_on_dicts():
     """An OrderedDict whose `items` is something else would mislead whoever walks it."""
     body = b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x01sb."
-    read = read_archive(io.BytesIO(body))
+    read = read_pickle(io.BytesIO(body))
     assert type(read) is dict and list(read.items()) == []
 
 
 @pytest.mark.parametrize("body", [b"(ios\nsystem\n.", b"(cos_\nSystem\no.", b"\x82\x01.", b"P1\n.", b"\x97."])
 def test_opcodes_that_weights_do_not_need(body):
     with pytest.raises(Refused, match="opcode"):
-        read_archive(io.BytesIO(b"\x80\x02" + body))
+        read_pickle(io.BytesIO(b"\x80\x02" + body))

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from lit_pursamere.weights import inspect_weights, load_weights, read_weights
-from lit_pursamere.weights.archives import read_archive
-from lit_pursamere.weights.records import Record, Refused
+from lit_pursamere.weights.pickles import Refused, read_pickle
+from lit_pursamere.weights.pickles.names import Record
 
 pytestmark = pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
 
@@ -88,7 +88,7 @@ def test_only_edm_s_objects_are_taken_for_edm_s():
     call = pickle.dumps({"class_name": "EDMPrecond", "state": state}, protocol=4)
     for origin, kind in (("torch_utils.persistence\n_reconstruct_persistent_obj", dict), ("other\nClass", Record)):
         body = b"\x80\x04c" + origin.encode() + b"\n" + call[11:-1] + b"\x85R."
-        assert isinstance(read_archive(io.BytesIO(body)), kind)
+        assert isinstance(read_pickle(io.BytesIO(body)), kind)
 
 
 # --- objects beside the weights

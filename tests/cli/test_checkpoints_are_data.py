@@ -1,0 +1,96 @@
+"""No option, configuration or environment makes a checkpoint a program."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+
+from lit_pursamere.cli.continuing import CheckpointsAreData, read_checkpoint
+from lit_pursamere.cli.main import main
+from lit_pursamere.tasks.training import WholeCheckpoints
+
+
+class Call:
+    def __init__(self, function, *args):
+        self.function, self.args = function, args
+
+    def __reduce__(self):
+        return self.function, self.args
+
+
+@pytest.fixture
+def evil(tmp_path):
+    """A checkpoint that makes the file PWNED, were it run."""
+    path = tmp_path / "evil.ckpt"
+    content = {"state_dict": {"a": torch.ones(1)}, "hyper_parameters": Call(open, str(tmp_path / "PWNED"), "w")}
+    torch.save(content, path)
+    yield path
+    assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.fixture
+def run(tmp_path, repository_root, monkeypatch, capsys):
+    """The one error of a verb."""
+    monkeypatch.chdir(repository_root)
+
+    def error(verb, *options):
+        arguments = [verb, "--config=configs/digits/classifier.yaml", "--data.purified=null", *options]
+        assert main([*arguments, "--trainer.logger=false", f"--trainer.default_root_dir={tmp_path}"]) == 1
+        lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+        assert len(lines) == 1 and "=False" not in lines[0]
+        return lines[0]
+
+    return error
+
+
+@pytest.mark.parametrize(
+    ("verb", "environment"), [("fit", "0"), ("fit", "1"), ("validate", "1"), ("test", "1"), ("predict", "1")]
+)
+def test_a_checkpoint_that_names_a_function(verb, environment, evil, run, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", environment)
+    message = run(verb, f"--ckpt_path={evil}")
+    assert f"{evil} is not read" in message and "io.open" in message and "nothing in it was run" in message
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_the_option_is_refused(verb, evil, run):
+    assert "weights_only: false is refused" in run(verb, f"--ckpt_path={evil}", "--weights_only=false")
+
+
+def test_a_configuration_is_refused(evil, run, tmp_path):
+    (tmp_path / "c.yaml").write_text(f"ckpt_path: {evil}\nweights_only: false\n")
+    assert "weights_only: false is refused" in run("fit", f"--config={tmp_path / 'c.yaml'}")
+
+
+@pytest.mark.parametrize("weights_only", [None, True, False])
+def test_a_trainer_reads_by_the_same_door(evil, weights_only, monkeypatch):
+    """Also where it finds the file by itself."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", plugins=[CheckpointsAreData()])
+    with pytest.raises(ValueError, match="nothing in it was run"):
+        trainer.strategy.load_checkpoint(evil, weights_only=weights_only)
+
+
+@pytest.mark.parametrize("name", ["builtins.bytearray", "pathlib.PosixPath", "somewhere.Class"])
+def test_objects_are_no_data(tmp_path, name):
+    module, _, kind = name.rpartition(".")
+    (tmp_path / "w").write_bytes(b"\x80\x02}X\x0a\x00\x00\x00state_dict" + f"c{module}\n{kind}\n".encode() + b")Rs.")
+    with pytest.raises(ValueError, match=f"names {name}"):
+        read_checkpoint(tmp_path / "w")
+
+
+def test_they_are_written_whole():
+    """The door by which they are read keeps the way in which a training writes them."""
+    assert issubclass(CheckpointsAreData, WholeCheckpoints)
+
+
+def test_flipped_bytes(tmp_path):
+    numbers = torch.full((50,), 1.5)
+    torch.save({"state_dict": {"a": numbers}}, tmp_path / "w")
+    whole = bytearray((tmp_path / "w").read_bytes())
+    assert torch.equal(read_checkpoint(tmp_path / "w")["state_dict"]["a"], numbers)
+    whole[whole.index(numbers.numpy().tobytes()) + 9] ^= 1
+    (tmp_path / "w").write_bytes(whole)
+    with pytest.raises(ValueError, match="not a whole Lightning checkpoint: Bad CRC-32"):
+        read_checkpoint(tmp_path / "w")
