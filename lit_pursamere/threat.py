@@ -51,6 +51,17 @@ class Pixels(float):
         return type(self), (self.text,)
 
 
+def refuse_beyond_box(name: str, length: float) -> None:
+    """Refuse a length per pixel that is longer than the pixel box is wide.
+
+    Raises:
+        ValueError: Naming it, and what was meant.
+    """
+    if length > 1:
+        meant = f"; was {length:g}/255 meant?" if length <= 255 else ""
+        raise ValueError(f"{name} {length:g} in linf is more than [0, 1], the range of a pixel{meant}")
+
+
 def over_images(values: Tensor, x: Tensor) -> Tensor:
     """Shape one value per image, (B,), so that it broadcasts over x (B, ...)."""
     return values.reshape(-1, *[1] * (x.ndim - 1))
@@ -68,10 +79,11 @@ class ThreatModel:
 
     Args:
         norm: `linf`, `l2` or `l1`.
-        eps: Radius in [0, 1] pixel units (CIFAR-10 customs: linf 8/255, l2 0.5 or 1, l1 12). 0 allows nothing.
+        eps: Radius in [0, 1] pixel units (CIFAR-10 customs: linf 8/255, l2 0.5 or 1, l1 12). 0 allows nothing; linf 1
+            reaches every image.
 
     Raises:
-        ValueError: If the norm is unknown, or eps is negative or not a number.
+        ValueError: If the norm is unknown, or eps is negative, not a number, or above 1 in linf.
     """
 
     norm: Norm
@@ -82,6 +94,8 @@ class ThreatModel:
             raise ValueError(f"norm must be 'linf', 'l2' or 'l1'; got {self.norm!r}")
         if not 0 <= self.eps < math.inf:
             raise ValueError(f"eps must be a number of at least 0, in [0, 1] pixel units; got {self.eps}")
+        if self.norm == "linf":
+            refuse_beyond_box("eps", self.eps)
 
     def __str__(self) -> str:
         over_255 = self.eps * 255
@@ -109,17 +123,16 @@ class ThreatModel:
         One draw for all images keeps the start independent of the batch: uniform per pixel (linf), uniform in the
         ball (l2), or a Laplace direction of uniform length (l1). The generator lives on the CPU.
         """
-        shape = (1, *x.shape[1:])
         if self.norm == "linf":
-            delta = 2 * torch.rand(shape, generator=generator) - 1
-        else:
-            direction = torch.randn(shape, generator=generator)
-            if self.norm == "l1":  # sign * exponential is Laplace
-                size = torch.empty(shape).exponential_(generator=generator)
-                direction = direction.sign() * size
-            power = 1 / direction.numel() if self.norm == "l2" else 1
-            radius = torch.rand(1, generator=generator).item() ** power
-            delta = radius * direction / over_images(image_norm(direction, self.norm), direction)
+            return box_noise(x, self.eps, generator)
+        shape = (1, *x.shape[1:])
+        direction = torch.randn(shape, generator=generator)
+        if self.norm == "l1":  # sign * exponential is Laplace
+            size = torch.empty(shape).exponential_(generator=generator)
+            direction = direction.sign() * size
+        power = 1 / direction.numel() if self.norm == "l2" else 1
+        radius = torch.rand(1, generator=generator).item() ** power
+        delta = radius * direction / over_images(image_norm(direction, self.norm), direction)
         return self.project(x + self.eps * onto(delta, x.device, x.dtype), x)
 
     def ascent_direction(self, grad: Tensor) -> Tensor:
@@ -139,6 +152,12 @@ class ThreatModel:
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Distance between x_adv and x (B, C, H, W) in this norm, (B,)."""
         return image_norm(x_adv - x, self.norm)
+
+
+def box_noise(x: Tensor, eps: float, generator: torch.Generator | None = None) -> Tensor:
+    """Images x (B, C, H, W) with noise uniform in [-eps, eps] per pixel, the same for all of them, in the box."""
+    delta = 2 * torch.rand((1, *x.shape[1:]), generator=generator) - 1
+    return (x + eps * onto(delta, x.device, x.dtype)).clamp(0, 1)
 
 
 def largest_signs(grad: Tensor, count: int) -> Tensor:

@@ -99,6 +99,8 @@ def net(fault: str) -> list[str]:
         ([*IDENTITY, "--model.attacks.A.view=surrogate"], "surrogate.*view exact"),
         ([*IDENTITY, "--config=configs/protocol/leekm.yaml"], "configs/protocol/leekm.yaml"),
         ([*IDENTITY, "--model.attacks.A=pgdd.yaml"], "there is no file pgdd.yaml"),
+        ([*IDENTITY, "--trainer.precision=bf16-true"], "precision bf16-true rounds pixels.*one of 32-true.*bf16-mixed"),
+        ([*IDENTITY, "--model.attacks.A.threat.eps=8"], "eps 8 in linf is more than .*; was 8/255 meant"),
         ([*net("detached"), "--model.attacks.A.view=exact"], "logits without a gradient; .* detaches its input"),
     ],
 )

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lit_pursamere.threat import ThreatModel, project_l2_ball_and_box
+from lit_pursamere.threat import Pixels, ThreatModel, project_l2_ball_and_box
 
 THREATS = [ThreatModel("linf", 8 / 255), ThreatModel("l2", 0.5), ThreatModel("l1", 2.0)]
 DTYPES = [torch.float32, torch.float64]
@@ -51,7 +51,10 @@ def test_feasible_points_come_back_bit_for_bit(threat, dtype):
     inside = (x + 0.9 * threat.eps * direction / length).clamp(0, 1)
     assert torch.equal(threat.project(inside, x), inside)
     assert torch.equal(threat.project(x, x), x)
-    far, everything = x.roll(1, 0), ThreatModel(threat.norm, 100.0)  # here x + (far - x) would round
+    far, everything = (
+        x.roll(1, 0),
+        ThreatModel(threat.norm, 1.0 if threat.norm == "linf" else 100.0),
+    )  # here x + (far - x) would round
     assert not torch.equal(x + (far - x), far)
     assert torch.equal(everything.project(far, x), far)
 
@@ -294,3 +297,11 @@ def test_threat_models_are_values():
 def test_bad_arguments_are_named(norm, eps, value):
     with pytest.raises(ValueError, match=value):
         ThreatModel(norm, eps)
+
+
+def test_eight_is_not_taken_for_eight_of_255():
+    with pytest.raises(ValueError, match=r"^eps 8 in linf is more than \[0, 1\], .*; was 8/255 meant\?$"):
+        ThreatModel("linf", Pixels("8"))
+    with pytest.raises(ValueError, match=r"^eps 300 in linf is more than \[0, 1\], the range of a pixel$"):
+        ThreatModel("linf", 300)
+    assert ThreatModel("linf", 1).eps == 1 and ThreatModel("l2", 8).eps == 8, "other norms sum over pixels"

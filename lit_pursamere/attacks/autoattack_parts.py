@@ -71,7 +71,11 @@ class APGD(SurvivorAttack):
         targeted, l1 = self.loss == "dlr-t", self.budget.norm == "l1"
         needed = {"ce": 2, "margin": 2, "dlr": 3, "dlr-t": 4}[self.loss]
         if view.classes < needed:
-            raise ValueError(f"the loss {self.loss} needs at least {needed} classes; the view has {view.classes}")
+            others = ("ce", "margin", "dlr")[: min(view.classes, 3)]
+            raise ValueError(
+                f"the loss {self.loss} needs at least {needed} classes, the view has {view.classes}; run APGD with "
+                f"loss {' or '.join(others)}, and in place of AutoAttack a WorstCase of it with FAB and Square"
+            )
         restarts = self.restarts or (5 if l1 and not targeted else 1)
         targets = min(self.targets or (5 if l1 else 9), view.classes - 1) if targeted else 1
         large_eps = l1 if self.large_eps is None else self.large_eps

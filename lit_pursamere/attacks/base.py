@@ -106,7 +106,8 @@ class Attack(ABC):
 
         Args:
             view: Differentiable map from images to logits (B, K).
-            x: Clean images (B, C, H, W) in [0, 1].
+            x: Clean images (B, C, H, W) in [0, 1], float32 or float64; the network behind the view may run in another
+                precision (`torch.autocast`).
             y: True classes (B,), integers.
             progress: Called with (steps done, steps in all) as the attack proceeds.
 
@@ -114,8 +115,8 @@ class Attack(ABC):
             Adversarial images, detached and feasible.
 
         Raises:
-            ValueError: If there is no threat model, x leaves [0, 1] or is not finite, y is not one integer per image,
-                or a label is no class of the logits.
+            ValueError: If there is no threat model, x leaves [0, 1], is not finite, or neither float32 nor float64, y
+                is not one integer per image, or a label is no class of the logits.
             RuntimeError: If the attack leaves its budget or returns NaN.
         """
         self._check(x, y)
@@ -132,8 +133,13 @@ class Attack(ABC):
 
     @final
     def _check(self, x: Tensor, y: Tensor) -> None:
-        """Raise a ValueError if images (B, C, H, W) leave [0, 1] (noted, see `host`) or y is not B integers."""
+        """Raise a ValueError unless images (B, C, H, W) are exact and in [0, 1] (noted, see `host`), y B integers."""
         _ = self.budget  # complains if there is none
+        if x.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"images under attack must be float32 or float64, else rounding leaves the budget; got {x.dtype} (a "
+                "network in half precision: torch.autocast)"
+            )
         check_labels(y, len(x))
         note(_refuse_outside, *torch.aminmax(x))
 

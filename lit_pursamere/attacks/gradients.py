@@ -93,7 +93,7 @@ def adversarial_loss(logits: Tensor, y: Tensor, loss: Loss = "ce") -> Tensor:
     if loss == "margin":
         return other - true
     if logits.shape[1] < 3:
-        raise ValueError(f"loss dlr needs three classes; the view has {logits.shape[1]}")
+        raise ValueError(f"loss dlr needs three classes, the view has {logits.shape[1]}; use loss margin or ce")
     top = logits.topk(3, dim=1).values
     return (other - true) / (top[:, 0] - top[:, 2] + 1e-12)
 

@@ -53,6 +53,8 @@ def fingerprint(x: Tensor) -> int:
 class LibraryView(nn.Module):
     """A view as libraries want it: float32 images to float32 logits that they may overwrite.
 
+    Points outside the pixel box are answered by what is nearest to them in it.
+
     The view is no submodule, so that moving this module, or changing its mode, does not reach the view.
 
     Args:
@@ -77,7 +79,8 @@ class LibraryView(nn.Module):
             y, self._vouched = self._vouched, None
             return F.one_hot(y, self.classes).float()
         self.tick()
-        logits = self.evaluate(x.to(self.dtype))
+        inside = x + (x.clamp(0, 1) - x).detach()  # EAD's momentum points leave the box; the gradient stays theirs
+        logits = self.evaluate(inside.to(self.dtype))
         if torch.is_grad_enabled() and x.requires_grad and not logits.requires_grad:
             raise RuntimeError(NO_GRADIENT)
         return logits.to(torch.float32, copy=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lit_pursamere.attacks.gradients import EOT_MODES, LOSSES, EotMode, Loss, loss_gradient
 from lit_pursamere.attacks.iterative import IterativeAttack, PerImage
-from lit_pursamere.threat import Pixels, largest_signs
+from lit_pursamere.threat import Pixels, box_noise, largest_signs, refuse_beyond_box
 
 __all__ = ["PGD"]
 
@@ -60,6 +60,8 @@ class PGD(IterativeAttack):
         name = type(self).__name__
         if self.step_size is not None and not 0 <= self.step_size < math.inf:
             raise ValueError(f"{name} needs a step_size of at least 0, or none; got {self.step_size}")
+        if self.step_size is not None and self.threat is not None and self.threat.norm == "linf":
+            refuse_beyond_box("step_size", self.step_size)
         if self.direction not in ("steepest", "sign", "top1"):
             raise ValueError(f"direction must be 'steepest', 'sign' or 'top1'; got {self.direction!r}")
         if self.start not in ("none", "ball", "box-noise", "laplace"):
@@ -76,10 +78,11 @@ class PGD(IterativeAttack):
     def init(self, x: Tensor, y: Tensor) -> PerImage:
         if self.start == "none":
             return {"x_adv": x.clone()}
-        # Uniform noise per pixel is the linf ball's random start, and the Laplace direction the l1 ball's.
-        norm = {"ball": self.budget.norm, "box-noise": "linf", "laplace": "l1"}[self.start]
-        ball = replace(self.budget, norm=norm)
-        return {"x_adv": ball.random_start(x, torch.Generator().manual_seed(self.seed))}
+        generator = torch.Generator().manual_seed(self.seed)
+        if self.start == "box-noise":
+            return {"x_adv": box_noise(x, self.budget.eps, generator)}
+        ball = replace(self.budget, norm="l1") if self.start == "laplace" else self.budget
+        return {"x_adv": ball.random_start(x, generator)}
 
     def step(self, view: nn.Module, x: Tensor, y: Tensor, state: PerImage) -> tuple[PerImage, Tensor]:
         gradient, wrong = self.gradient(view, state["x_adv"], y)

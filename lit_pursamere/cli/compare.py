@@ -34,6 +34,7 @@ from lit_pursamere.report.plots import save_comparison
 from lit_pursamere.report.runs import run_of
 from lit_pursamere.store import Records
 from lit_pursamere.store.costs import write_cost
+from lit_pursamere.tasks.folder_task import require_precision
 
 if TYPE_CHECKING:
     from pytorch_lightning.cli import LightningCLI
@@ -125,6 +126,7 @@ def prospect(folder: Path, name: str, cli: LightningCLI) -> Run:
     Raises:
         ValueError: If it holds results of another configuration.
     """
+    require_precision(cli.trainer)
     cli.datamodule.prepare_data()
     cli.datamodule.setup("test")
     cli.model.trainer, cli.trainer.datamodule = cli.trainer, cli.datamodule  # type: ignore[attr-defined]

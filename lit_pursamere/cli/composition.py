@@ -4,12 +4,13 @@
     `class_path`, a list, the mapping of `attacks`;  `attacks+` adds to those that stand there
     every other mapping changes the settings that it names, and so does a dotted option, `--model.purifier.rho_pur 2`
 
-Files name others relative to themselves; what they name is read, never run.
+Files name others relative to themselves; what they name is read, never run. `~/` is the home folder everywhere.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,16 +18,17 @@ from typing import Any
 
 import yaml
 
-__all__ = ["about", "asks_for_help", "compose", "gathered", "overlay", "read_yaml"]
+__all__ = ["about", "asks_for_help", "at_home", "compose", "gathered", "overlay", "read_yaml"]
 
 SECTIONS = ("model", "data")  # what options may take apart; those of the trainer are left to the parser
 WHOLE = ("attacks",)
 MOST_ENTRIES = 1_000_000  # of a file; a few lines of aliases of aliases stand for billions
 FILE = re.compile(r"[^\s{}\[\]]+\.ya?ml")
+HOME = re.compile(r"(--[\w.+-]+=)?~(?=/)")
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, and in which no mapping has a key twice and no alias stands for very much."""
+    """YAML in which 1e-3 is a number, keys are words, none of them twice, and no alias stands for very much."""
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
@@ -35,12 +37,19 @@ class Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.YAMLError(
-                    f"two entries {name!r} in one mapping (before line {node.end_mark.line + 1}); rename one"
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if not isinstance(key, yaml.ScalarNode):
+                raise _at(key, "a key is a list or a mapping; it must be a word")
+            if key.tag != "tag:yaml.org,2002:str":
+                raise _at(key, f"the key {key.value} is no word to YAML; put it in quotes: '{key.value}'")
+            if key.value in lines:
+                raise _at(
+                    key, f"two entries {key.value!r} in one mapping, the first in line {lines[key.value]}; rename one"
                 )
+            lines[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
 
@@ -52,6 +61,10 @@ def _weight(node: yaml.Node, known: dict[int, int]) -> int:
         parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
         known[id(node)] = 1 + sum(_weight(part, known) for part in parts)
     return known[id(node)]
+
+
+def _at(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 Loader.add_implicit_resolver(
@@ -77,8 +90,15 @@ def read_yaml(file: Path, within: tuple[Path, ...] = ()) -> Any:
 
 def _parsed(text: str | bytes, where: str) -> Any:
     try:
-        return yaml.load(text, Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        return yaml.load(text.decode("utf-8-sig") if isinstance(text, bytes) else text, Loader)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is no text in UTF-8, see its byte {error.start}; save it as UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        problem = str(error.problem).replace("character '\\t'", "a tab")
+        advice = "; indent with spaces" if "a tab" in problem else ""
+        raise ValueError(f"{where} is no YAML, see line {line}: {problem}{advice}") from error
+    except (yaml.YAMLError, RecursionError) as error:
         told = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise ValueError(f"{where} is no YAML: {told}") from error
 
@@ -88,9 +108,16 @@ def _inlined(value: Any, file: Path, within: tuple[Path, ...]) -> Any:
         return {key: _inlined(item, file, within) for key, item in value.items()}
     if isinstance(value, list):
         return [_inlined(item, file, within) for item in value]
-    if isinstance(value, str) and FILE.fullmatch(value):
-        return read_yaml(file.parent / value, within)
+    if isinstance(value, str):
+        value = at_home(value)
+        return read_yaml(file.parent / value, within) if FILE.fullmatch(value) else value
     return value
+
+
+def at_home(text: str) -> str:
+    """A path, or an option with one, whose `~/` is the home folder."""
+    found = HOME.match(text)
+    return f"{found[1] or ''}{os.path.expanduser('~')}{text[found.end() :]}" if found else text
 
 
 def overlay(below: Any, above: Any, name: str = "") -> Any:
@@ -178,7 +205,7 @@ def about(content: Any, sections: Sequence[str], alone: str, file: str) -> dict[
 
 def _options(args: Sequence[str], sections: Sequence[str]) -> Iterator[tuple[list[str], str]]:
     """The words of every option, in their order, and its value, which is empty where it may lack one."""
-    waiting = list(args)
+    waiting = list(map(at_home, args))
     while waiting:
         word = waiting.pop(0)
         name, given, value = word.partition("=")

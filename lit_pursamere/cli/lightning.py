@@ -58,6 +58,7 @@ def command_line(
         training_folder,
     )
     from lit_pursamere.cli.saved_config import SaveConfig
+    from lit_pursamere.cli.trainer import Trainer
     from lit_pursamere.data import ImageDataModule
 
     know_names()
@@ -118,10 +119,11 @@ def command_line(
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         seed_everything_default=0,
+        trainer_class=Trainer,
         save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"inference_mode": False, "use_distributed_sampler": False},
-        parser_kwargs={"prog": "lit-pursamere", "exit_on_error": False},
+        parser_kwargs={"prog": "lit-pursamere", "exit_on_error": False, "allow_abbrev": False},
         run=run,
     )
 

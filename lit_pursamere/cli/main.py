@@ -62,10 +62,11 @@ def stopped(status: Any) -> int:
 
 def run(name: str, args: Sequence[str]) -> None:
     """Run a verb."""
+    from lit_pursamere.cli.composition import at_home
     from lit_pursamere.cli.parsing import run_verb
 
     verb = getattr(import_module(f"lit_pursamere.cli.{VERBS[name].module}"), name.replace("-", "_"))
-    run_verb(name, verb, args)
+    run_verb(name, verb, [at_home(word) for word in args])
 
 
 def console() -> None:

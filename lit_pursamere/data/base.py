@@ -8,6 +8,7 @@ results and purified copies can be keyed by it. With a purified set, training ba
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeGuard
 
@@ -118,7 +119,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         num_workers: Loader processes; 0 loads in the main process.
         val_size: Images of the training split held out for validation.
         train_size: Images of the training split that are used beside those held out, chosen by `seed` (None: all).
-        test_size: Images that `test` evaluates, the first ones (None: all of those that `evaluate` names).
+        test_size: Images that `test` evaluates, the first ones (None: all of those that `evaluate` names). Of a set
+            that lies class after class, as folders do, the first are those of the classes in turn.
         test_seed: Take the `test_size` images at random with this seed instead of the first ones.
         test_generator: Which of NumPy's generators `test_seed` seeds: `default_rng`, or the old `RandomState`, whose
             choice without replacement published evaluations used (DiffPure; Lee and Kim, 512 images with seed 0).
@@ -209,24 +211,43 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return sorted(chosen.tolist())
 
     def test_indices(self) -> list[int]:
-        """Positions of the images that `test` evaluates, ascending."""
+        """Positions of the images that `test` evaluates, in their order: ascending, or the classes in turn."""
         chosen = self.indices(self.evaluate)
         size = len(chosen) if self.test_size is None else self.test_size
         if size > len(chosen):
             raise ValueError(f"test_size={size} exceeds the {len(chosen)} {self.evaluate} images of {self.name}")
         if self.test_seed is not None:
             generator = getattr(np.random, self.test_generator)(self.test_seed)
-            chosen = [chosen[position] for position in generator.permutation(len(chosen))]
-        return sorted(chosen[:size])
+            chosen = sorted(chosen[position] for position in generator.permutation(len(chosen))[:size])
+        return (self._in_turn(chosen) if self._class_after_class() else chosen)[:size]
+
+    def _evaluated_source(self) -> Source:
+        return self.sources["test" if self.evaluate == "test" else "train"]
+
+    def _class_after_class(self) -> bool:
+        """Whether the images that `test` chooses from lie in order of class, so that the first n are of few classes."""
+        labels = np.asarray(getattr(self._evaluated_source(), "labels", ()))
+        blocks = 1 + np.count_nonzero(labels[1:] != labels[:-1])
+        return bool(1 < blocks < len(labels)) and blocks == len(np.unique(labels))
+
+    def _in_turn(self, chosen: list[int]) -> list[int]:
+        """These positions, the first of each class before the second of any."""
+        source: Any = self._evaluated_source()
+        rank, seen = {}, Counter[int]()
+        for position in chosen:
+            label = int(source.labels[position])
+            rank[position] = seen[label]
+            seen[label] += 1
+        return sorted(chosen, key=rank.__getitem__)
 
     @property
     def images_name(self) -> str:
         """Which images `test` evaluates, in words: "digits, test images"."""
-        return f"{self.name}, {self.evaluate} images"
+        return f"{self.name}, {self.evaluate} images{', classes in turn' if self._class_after_class() else ''}"
 
     def evaluated(self) -> dict[str, object]:
         """Which images `test` evaluates: count, shape, and a digest of their positions, pixels and labels."""
-        source, indices = self.sources["test" if self.evaluate == "test" else "train"], self.test_indices()
+        source, indices = self._evaluated_source(), self.test_indices()
         shape = [self.channels, self.image_size, self.image_size]
         return {"count": len(indices), "digest": source_digest(source, indices), "shape": shape}
 

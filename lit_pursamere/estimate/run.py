@@ -20,6 +20,7 @@ from lit_pursamere.estimate.stand_ins import pair_with_itself
 from lit_pursamere.estimate.training import training_stages
 from lit_pursamere.store.provenance import device_name
 from lit_pursamere.tasks import LitPurification, LitRobustness
+from lit_pursamere.tasks.folder_task import require_precision
 from lit_pursamere.tasks.training import Training
 
 __all__ = ["Estimate", "run_estimate"]
@@ -105,6 +106,7 @@ def evaluated(
     estimate: Estimate, task: LitPurification | LitRobustness, data: ImageDataModule, trainer: pl.Trainer
 ) -> tuple[list, float | None]:
     """Stages of a `predict` or `test`."""
+    require_precision(trainer)
     precision = trainer.precision_plugin
     test = isinstance(task, LitRobustness)
     data.prepare_data()

@@ -13,7 +13,22 @@ from lit_pursamere.store import ResultsFolder
 from lit_pursamere.store.provenance import note_start
 from lit_pursamere.tasks.stopping import Stopping
 
-__all__ = ["FolderTask"]
+__all__ = ["FolderTask", "require_precision"]
+
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")  # in which pixels are as exact as float32 at least
+
+
+def require_precision(trainer: pl.Trainer) -> None:
+    """Refuse precisions in which pixels are rounded: no budget of a few 1/255 would hold.
+
+    Raises:
+        ValueError: If it is one of these.
+    """
+    if trainer.precision not in PRECISIONS:
+        raise ValueError(
+            f"--trainer.precision {trainer.precision} rounds pixels, and with them the budgets of attacks; take one of "
+            f"{', '.join(PRECISIONS)} (mixed: half precision in networks alone)"
+        )
 
 
 class Closing(pl.Callback):
@@ -57,6 +72,7 @@ class FolderTask(pl.LightningModule, ABC):
         return [Closing(), Stopping()]
 
     def setup(self, stage: str) -> None:
+        require_precision(self.trainer)
         bar = self.trainer.progress_bar_callback
         self.visible = bar is not None and self.trainer.is_global_zero
         if bar is not None and self.visible:  # Lightning's bar counts batches, and those of one process only

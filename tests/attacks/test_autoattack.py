@@ -325,19 +325,24 @@ def test_progress_rises_to_its_total(attack):
 
 
 @pytest.mark.parametrize(
-    ("attack", "classes"),
+    ("attack", "classes", "instead"),
     [
-        (APGD(SMALL, loss="dlr"), 2),
-        (APGD(SMALL, loss="dlr-t"), 3),
-        (AutoAttack(SMALL), 2),
-        (AutoAttack(SMALL), 3),
-        (AutoAttack(SMALL, version="rand"), 2),
+        (APGD(SMALL, loss="dlr"), 2, "ce or margin"),
+        (APGD(SMALL, loss="dlr-t"), 3, "ce or margin or dlr"),
+        (AutoAttack(SMALL), 2, "ce or margin"),
+        (AutoAttack(SMALL), 3, "ce or margin or dlr"),
+        (AutoAttack(SMALL, version="rand"), 2, "ce or margin"),
     ],
 )
-def test_too_few_classes_are_refused(attack, classes):
+def test_too_few_classes_are_refused_and_what_to_run_instead_runs(attack, classes, instead):
     view, x = linear(classes), grey()
-    with pytest.raises(ValueError, match=rf"at least \d classes; the view has {classes}"):
+    message = (
+        rf"at least \d classes, the view has {classes}; run APGD with loss {instead}, and in place .* FAB and Square"
+    )
+    with pytest.raises(ValueError, match=message):
         attack(view, x, view(x).argmax(1))
+    for loss in instead.split(" or "):
+        APGD(SMALL, loss=loss, steps=2, evaluations=1)(view, x, view(x).argmax(1))
 
 
 @pytest.mark.parametrize("attack", [APGD(SMALL, steps=5), FAB(SMALL, steps=5), Square(LARGE, queries=50)])

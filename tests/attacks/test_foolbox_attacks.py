@@ -55,6 +55,18 @@ class OftenWrongOnNoise(nn.Module):
         return torch.stack([0.5 + 0 * noisy, noisy, -1 + 0 * noisy], 1) + 0 * x.flatten(1).sum(1, keepdim=True)
 
 
+class Spy(nn.Module):
+    """Passes everything on and remembers the images it saw."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.seen = inner, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.detach().clone())
+        return self.inner(x)
+
+
 def margin(view: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest l2 distance to another class of a linear classifier without a box, and the least-changed class."""
     weight, logits = view[1].weight.detach(), view(x).detach()
@@ -257,3 +269,13 @@ def test_a_missing_package_is_named(attack, monkeypatch):
 def test_numbers_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("change", [{"constant": 100.0}, {"step_size": 0.1}, {"confidence": 40.0}], ids=str)
+def test_ead_asks_within_the_box_only(change):
+    """Its momentum points leave the box by far; a defence would take them for images in other units."""
+    view, x = Spy(linear()), grey()
+    y = view(x).argmax(1)
+    attacked = EAD(ANY, steps=50, search_steps=3, evaluations=1, **change)(view, x, y).last
+    assert all(seen.min() >= 0 and seen.max() <= 1 for seen in view.seen) and len(view.seen) > 100
+    assert (view(attacked).argmax(1) != y).all()

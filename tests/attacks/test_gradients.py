@@ -77,7 +77,7 @@ def test_dlr_is_blind_to_the_scale_and_finite_on_equal_logits(linear_classifier,
 def test_losses_refuse_what_they_cannot_judge():
     with pytest.raises(ValueError, match="'hinge'"):
         adversarial_loss(torch.zeros(1, 3), torch.tensor([0]), "hinge")
-    with pytest.raises(ValueError, match="the view has 2"):
+    with pytest.raises(ValueError, match="the view has 2; use loss margin or ce"):
         adversarial_loss(torch.zeros(1, 2), torch.tensor([0]), "dlr")
 
 

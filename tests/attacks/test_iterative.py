@@ -198,7 +198,7 @@ def test_the_budget_is_enforced():
     y = labels(view, x)
     outcome = scheduled(Jumping(THREAT, steps=1, jump=5.0), view, x, y, 4)
     assert (outcome.last <= 1).all() and THREAT.distance(outcome.last, x).max() <= 0.1 + 1e-6
-    for jump, threat in ((0.15, Lenient("linf", 0.1)), (1.5, Lenient("linf", 100))):
+    for jump, threat in ((0.15, Lenient("linf", 0.1)), (1.5, Lenient("l2", 100))):
         with pytest.raises(RuntimeError, match="left its budget"):
             scheduled(Jumping(threat, steps=1, jump=jump), view, x, y, 4)
     with pytest.raises(RuntimeError, match="NaN"):

@@ -359,4 +359,22 @@ def test_a_projection_that_fails_is_caught(which, threat, view, x, y):
     with pytest.raises(RuntimeError, match="left its budget"):
         Fixed(lenient, **{which: 0.15})(view, x, y)
     with pytest.raises(RuntimeError, match="left its budget"):  # within eps, but outside the box
-        Fixed(Lenient(threat.norm, 100), **{which: 0.9})(view, x, y)
+        Fixed(Lenient(threat.norm, 1 if threat.norm == "linf" else 100), **{which: 0.9})(view, x, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_images_that_rounding_takes_out_of_the_budget_are_refused(dtype, threat, view, x, y):
+    with pytest.raises(ValueError, match=rf"must be float32 or float64.*got {dtype}.*autocast"):
+        PGD(threat, steps=1)(view, x.to(dtype), y)
+    with pytest.raises(ValueError, match="must be float32 or float64"):
+        next(PGD(threat, steps=1).in_slots(view, x.to(dtype), y, slots=4))
+
+
+@pytest.mark.parametrize("eps", [8 / 255, 2 / 255])
+def test_the_budget_holds_to_rounding_of_float32_whatever_the_network_runs_in(eps, threat, view, x, y):
+    budget, x = ThreatModel(threat.norm, eps), x.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        outcome = PGD(budget, steps=5)(view.float(), x, y)
+    for images in outcome[:2]:
+        assert images.dtype == torch.float32
+        assert budget.distance(images.double(), x.double()).max() <= eps * (1 + 1e-6) + 1e-7

@@ -198,3 +198,62 @@ def test_whatever_comes_later_wins_for_the_trainer_too(last, tmp_path):
 def test_a_value_that_is_no_yaml_is_named():
     with pytest.raises(ValueError, match=r"^\{depth: \[28\} is no YAML"):
         compose(["test", "--model.classifier", "{depth: [28}"])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (b"a: 1\nb: 2\na: 3\n", "line 3: two entries 'a' in one mapping, the first in line 1"),
+        (b"x:\n  PGD: {y: 1}\n  PGD: {y: 2}\n", "line 3: two entries 'PGD' in one mapping, the first in line 2"),
+        (b"attacks:\n  on: 1\n", "line 2: the key on is no word to YAML; put it in quotes: 'on'"),
+        (b"attacks:\n  8: 1\n", "line 2: the key 8 is no word"),
+        (b"attacks: {0.15: 1}\n", "line 1: the key 0.15 is no word"),
+        (b"? [a, b]\n: 1\n", "line 1: a key is a list or a mapping"),
+        (b"~: 1\n", "line 1: the key ~ is no word"),
+        (b"a:\n\tb: 1\n", "line 2: found a tab that cannot start any token; indent with spaces"),
+        ("a: 1\n".encode("utf-16"), "no text in UTF-8, see its byte 0; save it as UTF-8"),
+        ("a: ä\n".encode("latin-1"), "no text in UTF-8, see its byte 3"),
+        (b"a: \x00\n", "special characters are not allowed"),
+        (b"a: [1\n", "line 2: expected ',' or ']'"),
+        (b"[" * 5000, "is no YAML"),
+    ],
+)  # fmt: skip
+def test_what_yaml_reads_otherwise_than_written_is_named_with_file_and_line(text, message, tmp_path):
+    (tmp_path / "deep.yaml").write_bytes(text)
+    (tmp_path / "top.yaml").write_text("part: deep.yaml\n")
+    with pytest.raises(ValueError) as error:
+        read_yaml(tmp_path / "top.yaml")
+    assert str(error.value).startswith(f"{tmp_path / 'deep.yaml'} is no ") and message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_mark_of_utf_8_at_the_start_is_none_of_the_text(tmp_path):
+    (tmp_path / "a.yaml").write_bytes("\ufeffa: ä\n".encode())
+    assert read_yaml(tmp_path / "a.yaml") == {"a": "ä"}
+
+
+def test_merged_mappings_may_say_again_what_they_change(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: &base {a: 1, b: 2}\nmine: {<<: *base, b: 3}\n")
+    assert read_yaml(tmp_path / "a.yaml")["mine"] == {"a": 1, "b": 3}
+
+
+def test_tilde_is_the_home_folder_everywhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data.yaml").write_text("class_path: ImageFolder\ninit_args: {root: ~/photos, name: a~/b, none: ~}\n")
+    (tmp_path / "test.yaml").write_text("model: {class_path: X, init_args: {output: ~/out}}\ndata: ~/data.yaml\n")
+    _, config, *rest = compose(
+        ["test", "--config=~/test.yaml", "--model.classifier.checkpoint", "~/net.pth", "--model.x={y: ~/z}",
+         "--trainer.default_root_dir=~/logs"]
+    )  # fmt: skip
+    given = json.loads(config.removeprefix("--config="))
+    model = given["model"]["init_args"]
+    assert (model["output"], model["classifier"]["checkpoint"]) == (f"{tmp_path}/out", f"{tmp_path}/net.pth")
+    assert model["x"] == {"y": f"{tmp_path}/z"}
+    assert given["data"]["init_args"] == {"root": f"{tmp_path}/photos", "name": "a~/b", "none": None}
+    assert rest == [f"--trainer.default_root_dir={tmp_path}/logs"]
+
+
+def test_tilde_is_the_home_folder_for_the_words_of_every_verb(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["report", "--output=~/there", "~/run"]) == 1
+    assert f"{tmp_path}/run" in capsys.readouterr().err

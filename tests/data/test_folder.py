@@ -46,11 +46,36 @@ def test_classes_are_found_at_construction(root):
 
 
 def test_batch(root):
-    x, y, index = next(iter(ready(root).test_dataloader()))
+    x, y, index = next(iter(ready(root).predict_dataloader()))
     assert x.shape == (5, 3, 8, 8) and x.dtype == torch.float32 and x.min() >= 0 and x.max() == 1
     assert index.tolist() == [0, 1, 2, 3, 4]
     assert y.tolist() == [0, 0, 1, 1, 1]
     assert (x[:, 0, 0, 0] * 255).round().tolist() == [50, 200, 0, 100, 150]
+
+
+@pytest.mark.parametrize(
+    ("size", "chosen", "labels"),
+    [(2, [0, 2], [0, 1]), (3, [0, 2, 1], [0, 1, 0]), (None, [0, 2, 1, 3, 4], [0, 1, 0, 1, 1])],
+)
+def test_the_first_images_of_class_folders_are_those_of_the_classes_in_turn(root, size, chosen, labels):
+    data = ready(root, test_size=size)
+    _, y, index = next(iter(data.test_dataloader()))
+    assert (index.tolist(), y.tolist()) == (chosen, labels) and data.test_indices() == chosen
+    assert data.images_name == f"{root.name}, test images, classes in turn"
+
+
+def test_classes_are_in_turn_among_held_out_and_drawn_images_too(root):
+    held_out = ready(root, evaluate="val", val_size=4)
+    assert sorted(held_out.test_indices()) == held_out.indices("val")
+    assert [held_out.sources["train"].labels[i] for i in held_out.test_indices()[:2]] == [0, 1]
+    drawn = ready(root, test_size=3, test_seed=1)
+    labels = [drawn.sources["test"].labels[i] for i in drawn.test_indices()]
+    assert labels[:2] == [0, 1] and len(labels) == 3
+
+
+def test_images_in_another_order_than_that_of_classes_stay_in_it(root):
+    data = ready(root, order="name", test_size=2)
+    assert data.test_indices() == [0, 1] and data.images_name == f"{root.name}, test images"
 
 
 def test_order_by_name_runs_over_all_classes(root):

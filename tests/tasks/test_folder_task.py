@@ -60,3 +60,13 @@ def test_a_folder_that_is_refused_is_left_as_it_was(tmp_path):
     with pytest.raises(ValueError, match="a: there 2, now 1"):
         run(Toy(tmp_path / "out"), tmp_path)
     assert not (tmp_path / "out/environment.jsonl").exists()
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_a_precision_that_rounds_pixels_is_refused_before_the_work(precision, tmp_path):
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_model_summary=False, default_root_dir=tmp_path, precision=precision
+    )
+    with pytest.raises(ValueError, match=f"precision {precision} rounds pixels.*take one of 32-true.*bf16-mixed"):
+        trainer.test(Toy(tmp_path / "out"), DataLoader(torch.zeros(1, 1)), verbose=False)
+    assert not (tmp_path / "out").exists()

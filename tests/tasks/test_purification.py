@@ -36,6 +36,12 @@ def test_purifies_every_training_image(tmp_path):
     torch.testing.assert_close(torch.stack([made[i] for i in range(7)]), expected, atol=5e-4, rtol=0)
 
 
+def test_a_precision_that_rounds_pixels_is_refused_before_the_work(tmp_path):
+    with pytest.raises(ValueError, match="precision bf16-true rounds pixels"):
+        predict(tmp_path, precision="bf16-true")
+    assert not (tmp_path / "set").exists()
+
+
 def test_what_was_done_is_said_where_there_is_a_bar(tmp_path, capsys):
     task = LitPurification(world(), str(tmp_path / "set"))
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_model_summary=False, inference_mode=False,

@@ -1,0 +1,47 @@
+"""Lightning's trainer, to which a whole number of batches is a number of batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+
+__all__ = ["Trainer"]
+
+
+class Trainer(pl.Trainer):
+    """A trainer in whose settings 1 is one batch, and 1.0 all of them.
+
+    Types are repeated here because `typing.Union` does not keep the order of its members: where another library has
+    said `Union[float, int]` before, Lightning's `Union[int, float]` is that very object, and the parser makes 1.0 of 1.
+
+    Args:
+        limit_train_batches: How many batches, an integer; or which part of them, a float in [0, 1]. None: all.
+        limit_val_batches: The same for validation.
+        limit_test_batches: The same for `test`.
+        limit_predict_batches: The same for `predict`.
+        overfit_batches: How many or which part of the batches to train and validate on; 0: all.
+        val_check_interval: After how many batches, or which part of an epoch, to validate. None: an epoch.
+        kwargs: As in `pytorch_lightning.Trainer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit_train_batches: int | float | None = None,
+        limit_val_batches: int | float | None = None,
+        limit_test_batches: int | float | None = None,
+        limit_predict_batches: int | float | None = None,
+        overfit_batches: int | float = 0.0,
+        val_check_interval: int | float | str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            limit_train_batches=limit_train_batches,
+            limit_val_batches=limit_val_batches,
+            limit_test_batches=limit_test_batches,
+            limit_predict_batches=limit_predict_batches,
+            overfit_batches=overfit_batches,
+            val_check_interval=val_check_interval,
+            **kwargs,
+        )
