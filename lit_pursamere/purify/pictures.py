@@ -50,7 +50,8 @@ def purify_images(
 
     Args:
         images: Folder with PNG and JPEG files, at any depth; or a .npy or .npz file with images (N, H, W), (N, H, W, C)
-            or (N, C, H, W), uint8 or floats in [0, 1]. Other arrays of a .npz are copied.
+            or (N, C, H, W), uint8 or floats in [0, 1]. Other arrays of a .npz are copied, and so are tables (N, H, W)
+            among several arrays unless their name says images.
         output: Folder of the result, empty or begun with the same settings.
         purifier: Any purifier; it computes where its weights are.
         batch_size: Images per batch. Another one changes no picture by more than rounding can.
