@@ -1,8 +1,6 @@
 """`python -m lit_pursamere` does what `lit-pursamere` does."""
 
-import sys
-
-from lit_pursamere.cli.main import main
+from lit_pursamere.cli.main import console
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

@@ -193,6 +193,16 @@ def test_a_run_is_only_looked_at(way, folder, capsys):
         assert "config.yaml names " in line and "--trust " in line and str(folder / "runs/run") in line
 
 
+@pytest.mark.parametrize("verb", ["reverify", "purified inspect"])
+def test_a_module_is_let_in_from_the_command_line(verb, folder, capsys):
+    spoil(folder, named, run=verb == "reverify")
+    args = [*verb.split(), str(folder / ("runs/run" if verb == "reverify" else "set"))]
+    assert main(args) == 1 and "--trust stranger" in capsys.readouterr().err
+    main([*args, "--trust", "stranger"])
+    (folder.parent / "MARK").unlink()  # it was imported
+    assert "--trust" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_reports_build_nothing(way, folder, capsys):
     spoil(folder, way, run=True)
@@ -347,3 +357,9 @@ def test_what_the_configurations_of_tests_name_is_known():
     training = re.compile(r"pytorch_lightning\..*|lit_pursamere\.(tasks\.Lit(Classifier|ScoreModel|Purification)|"
                           r"diffusion\.\w+Objective)")  # fmt: skip
     assert len(named) > 40 and all(training.fullmatch(name) for name in others), others
+
+
+def test_what_an_error_quotes_is_text(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "\x1b]0;title\x07\x1b[31m\u202e")]) == 1
+    told = capsys.readouterr().err
+    assert "title" in told and told.replace("\n", "").isprintable()
