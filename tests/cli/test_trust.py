@@ -363,3 +363,20 @@ def test_what_an_error_quotes_is_text(tmp_path, capsys):
     assert main(["report", str(tmp_path / "\x1b]0;title\x07\x1b[31m\u202e")]) == 1
     told = capsys.readouterr().err
     assert "title" in told and told.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("shape", [(10**13,), (10**9, 10**9), (2**62,)])
+def test_a_header_that_tells_of_more_than_its_file_holds_takes_no_memory(shape, folder, capsys):
+    file = folder / "set/indices.npy"
+    with open(file, "wb") as opened:
+        np.lib.format.write_array_header_1_0(opened, {"descr": "<i8", "fortran_order": False, "shape": shape})
+    assert main(["purified", "inspect", str(folder / "set")]) == 1
+    assert "indices.npy is missing or damaged" in capsys.readouterr().err
+
+
+def test_a_split_is_no_place(folder, capsys):
+    manifest = json.loads((folder / "set/manifest.json").read_text())
+    (folder / "set/manifest.json").write_text(json.dumps(manifest | {"split": "../.."}))
+    (folder / "set/config.yaml").write_text(yaml.safe_dump({"data": {"class_path": "Digits"}}))
+    main(["purified", "inspect", str(folder / "set")])
+    assert "not at hand: the set is of the split '../..'; known are train and test" in capsys.readouterr().out
