@@ -19,7 +19,7 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("place", ["system", "attack"])
+@pytest.mark.parametrize("place", [pytest.param("system", marks=pytest.mark.slow), "attack"])
 def test_whatever_is_called_so_is_drawn(place, rows, pgd, write_run, capsys):
     """Systems, attacks and data of any name, in every figure of a report."""
     records, attacks = [], {}
