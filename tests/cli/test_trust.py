@@ -380,3 +380,27 @@ def test_a_split_is_no_place(folder, capsys):
     (folder / "set/config.yaml").write_text(yaml.safe_dump({"data": {"class_path": "Digits"}}))
     main(["purified", "inspect", str(folder / "set")])
     assert "not at hand: the set is of the split '../..'; known are train and test" in capsys.readouterr().out
+
+
+def test_what_is_written_into_the_folder_follows_no_links(folder, tmp_path):
+    """A link in place of a report would have looking write over a file of one's own."""
+    run, own = folder / "runs/run", tmp_path / "own.txt"
+    own.write_text("mine")
+    names = ["report.md", "report.csv", "report.tex", "worst-case.png", "reverify.md"]
+    for place in [*(run / name for name in names), folder / "set/purified.png", folder / "runs/comparison.md"]:
+        place.unlink(missing_ok=True)
+        place.symlink_to(own)
+    assert main(["report", str(run), "--figures"]) == main(["reverify", str(run)]) == 0
+    assert main(["purified", "inspect", str(folder / "set")]) == 0
+    assert main(["compare", str(folder / "compare.yaml"), "--table"]) == 0
+    assert own.read_text() == "mine" and "PGD" in (run / "report.md").read_text()
+
+
+UNREADABLE = ("[" * 5000, "a: [\n", "\xff", "model: 3", "[1, 2]", "model: {init_args: {purifier: 7}}")
+
+
+@pytest.mark.parametrize("content", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_a_comparison_needs_no_configuration_that_can_be_read(content, folder, capsys):
+    (folder / "runs/run/config.yaml").write_bytes(content.encode("latin1"))
+    assert main(["compare", str(folder / "compare.yaml"), "--table"]) == 0
+    assert "PGD" in capsys.readouterr().out
