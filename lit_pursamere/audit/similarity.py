@@ -25,6 +25,7 @@ from lit_pursamere.progress import Progress
 from lit_pursamere.report.drawing import beside, save_figure
 from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.store import ResultsFolder
+from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.store.durable import Row
 from lit_pursamere.weights import tensors_digest
 
@@ -130,7 +131,7 @@ def save(folder: Path, counts: Sequence[int], rows: list[Row], manifest: dict, t
            for name, cells in means.items()},
         "rows": rows,
     }  # fmt: skip
-    (folder / "similarity.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / "similarity.json", (json.dumps(summary, indent=1) + "\n").encode())
     with beside("similarity.png"):
         save_figure(similarity_figure(counts, rows, title), folder / "similarity.png")
     return similarity_table(counts, rows)

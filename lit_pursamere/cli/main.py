@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 from lit_pursamere import __version__
@@ -72,4 +73,7 @@ def run(name: str, args: Sequence[str]) -> None:
 def console() -> None:
     """Entry point of the installed command."""
     heed(*SIGNALS)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal without a letter shows its number
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -13,6 +13,7 @@ from pathlib import Path
 from lit_pursamere.cli.parsing import aligned, read_part
 from lit_pursamere.cli.trust import Untrusted, build
 from lit_pursamere.data import ImageDataModule, PurifiedSet
+from lit_pursamere.data.arrays import SPLITS
 from lit_pursamere.data.inspection import described, image_pairs, measured, spread
 from lit_pursamere.data.purified_checks import complain, examine, require
 from lit_pursamere.data.source import Source
@@ -90,6 +91,8 @@ def originals(config: Path, made: PurifiedSet, trusted: Sequence[str]) -> Source
     arguments = arguments if isinstance(arguments, dict) else {}
     arguments |= {name: value for name, value in (("download", False), ("purified", None)) if name in arguments}
     data, split = build(ImageDataModule, settings, config, trusted), made.manifest["split"]
+    if split not in SPLITS:
+        raise ValueError(f"the set is of the split {split!r}; known are {' and '.join(SPLITS)}")
     source = data.load(split)
     require(made, data.name, split, source, made.indices.tolist(), (data.channels, data.image_size, data.image_size))
     return source

@@ -15,6 +15,7 @@ from lit_pursamere.evaluation.reverify import check_systems, summary
 from lit_pursamere.evaluation.reverify import reverify as judge_again
 from lit_pursamere.progress import Progress
 from lit_pursamere.store import read_rows
+from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.store.manifest import read_manifest
 from lit_pursamere.tasks.robustness import LitRobustness
 
@@ -65,7 +66,7 @@ def reverify(
     with Progress("reverify", "image", len(rows)) as progress:
         found, count = judge_again(run, systems, batch_size, DTYPES[precision], progress)
     text = summary(found, count, f"batches of {batch_size}, float{precision}, {device}")
-    (run / "reverify.md").write_text(text, encoding="utf-8")
+    write_whole(run / "reverify.md", text.encode())  # in place of a link that lies there, not through it
     lines = text.splitlines()
     print("\n".join(lines[: SHOWN + 4]))
     if len(lines) > SHOWN + 4:

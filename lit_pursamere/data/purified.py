@@ -115,7 +115,7 @@ class PurifiedSet:
         if manifest.get("format") != FORMAT:
             raise ValueError(f"{path} holds no purified set, but something else; choose another folder")
         try:
-            indices = np.load(path / "indices.npy")
+            indices = np.array(np.load(path / "indices.npy", mmap_mode="r"))  # a map is no longer than its file
         except (OSError, ValueError, EOFError):
             indices = np.zeros(0, np.int64)
         if digest_of(indices.tolist())[:16] != manifest["images"]["indices"]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from lit_pursamere.markdown import markdown_table
 from lit_pursamere.names import shown
 from lit_pursamere.report.report import Report, make_report
+from lit_pursamere.store.atomic import write_whole
 
 __all__ = ["FORMATS", "as_csv", "as_latex", "as_markdown", "save_report", "write_report"]
 
@@ -72,7 +73,7 @@ def save_report(report: Report, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, write in FORMATS.values():
-        (folder / f"{report.name}.{suffix}").write_text(write(report), encoding="utf-8")
+        write_whole(folder / f"{report.name}.{suffix}", write(report).encode())  # in place of a link, not through it
 
 
 def write_report(folder: str | Path) -> str:

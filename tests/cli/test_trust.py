@@ -193,7 +193,17 @@ def test_a_run_is_only_looked_at(way, folder, capsys):
         assert "config.yaml names " in line and "--trust " in line and str(folder / "runs/run") in line
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("verb", ["reverify", "purified inspect"])
+def test_a_module_is_let_in_from_the_command_line(verb, folder, capsys):
+    spoil(folder, named, run=verb == "reverify")
+    args = [*verb.split(), str(folder / ("runs/run" if verb == "reverify" else "set"))]
+    assert main(args) == 1 and "--trust stranger" in capsys.readouterr().err
+    main([*args, "--trust", "stranger"])
+    (folder.parent / "MARK").unlink()  # it was imported
+    assert "--trust" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", [in_any, named, elsewhere])
 def test_reports_build_nothing(way, folder, capsys):
     spoil(folder, way, run=True)
     assert main(["report", str(folder / "runs/run")]) == 0
@@ -347,3 +357,50 @@ def test_what_the_configurations_of_tests_name_is_known():
     training = re.compile(r"pytorch_lightning\..*|lit_pursamere\.(tasks\.Lit(Classifier|ScoreModel|Purification)|"
                           r"diffusion\.\w+Objective)")  # fmt: skip
     assert len(named) > 40 and all(training.fullmatch(name) for name in others), others
+
+
+def test_what_an_error_quotes_is_text(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "\x1b]0;title\x07\x1b[31m\u202e")]) == 1
+    told = capsys.readouterr().err
+    assert "title" in told and told.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("shape", [(10**13,), (10**9, 10**9), (2**62,)])
+def test_a_header_that_tells_of_more_than_its_file_holds_takes_no_memory(shape, folder, capsys):
+    file = folder / "set/indices.npy"
+    with open(file, "wb") as opened:
+        np.lib.format.write_array_header_1_0(opened, {"descr": "<i8", "fortran_order": False, "shape": shape})
+    assert main(["purified", "inspect", str(folder / "set")]) == 1
+    assert "indices.npy is missing or damaged" in capsys.readouterr().err
+
+
+def test_a_split_is_no_place(folder, capsys):
+    manifest = json.loads((folder / "set/manifest.json").read_text())
+    (folder / "set/manifest.json").write_text(json.dumps(manifest | {"split": "../.."}))
+    (folder / "set/config.yaml").write_text(yaml.safe_dump({"data": {"class_path": "Digits"}}))
+    main(["purified", "inspect", str(folder / "set")])
+    assert "not at hand: the set is of the split '../..'; known are train and test" in capsys.readouterr().out
+
+
+def test_what_is_written_into_the_folder_follows_no_links(folder, tmp_path):
+    """A link in place of a report would have looking write over a file of one's own."""
+    run, own = folder / "runs/run", tmp_path / "own.txt"
+    own.write_text("mine")
+    names = ["report.md", "report.csv", "report.tex", "worst-case.png", "reverify.md"]
+    for place in [*(run / name for name in names), folder / "set/purified.png", folder / "runs/comparison.md"]:
+        place.unlink(missing_ok=True)
+        place.symlink_to(own)
+    assert main(["report", str(run), "--figures"]) == main(["reverify", str(run)]) == 0
+    assert main(["purified", "inspect", str(folder / "set")]) == 0
+    assert main(["compare", str(folder / "compare.yaml"), "--table"]) == 0
+    assert own.read_text() == "mine" and "PGD" in (run / "report.md").read_text()
+
+
+UNREADABLE = ("[" * 5000, "a: [\n", "\xff", "model: 3", "[1, 2]", "model: {init_args: {purifier: 7}}")
+
+
+@pytest.mark.parametrize("content", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_a_comparison_needs_no_configuration_that_can_be_read(content, folder, capsys):
+    (folder / "runs/run/config.yaml").write_bytes(content.encode("latin1"))
+    assert main(["compare", str(folder / "compare.yaml"), "--table"]) == 0
+    assert "PGD" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lit_pursamere.data import ImageFolder
-from lit_pursamere.data.folder import FORMATS
+from lit_pursamere.data.image_files import FORMATS
 
 
 def write(path: Path, pixels: np.ndarray) -> None:

@@ -192,6 +192,35 @@ def test_arrays_keep_layout_type_and_company(tmp_path, axes, dtype):
     purify_images(tmp_path / "x.npz", tmp_path / "out", Darken().until(0))
 
 
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f4", "longdouble", "float16"])
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_arrays_of_any_byte_order_and_width(dtype, ending, tmp_path):
+    images = np.random.default_rng(0).random((3, 4, 6, 3)).astype(dtype)
+    (np.save if ending == "npy" else np.savez)(tmp_path / f"x.{ending}", images)
+    assert purify_images(tmp_path / f"x.{ending}", tmp_path / "out", Darken(), batch_size=2) == 3
+    made = np.load(tmp_path / "out" / f"x.{ending}")
+    made = made if ending == "npy" else made["arr_0"]
+    assert made.dtype == images.dtype and np.abs(made - images / 2).max() < 1e-3
+
+
+def test_tables_beside_images_are_copied_and_named(tmp_path, capsys):
+    class Anything(Purifier):
+        def purify(self, x, noise):
+            return x / 2
+
+    rng = np.random.default_rng(0)
+    arrays = {
+        "images": rng.integers(0, 256, (4, 8, 8, 3), np.uint8), "confidence": rng.random((4, 10, 10)),
+        "mask": np.ones((4, 8, 8), np.uint8), "x_test": rng.random((2, 8, 8)), "max": rng.random((2, 8, 8)),
+    }  # fmt: skip
+    np.savez(tmp_path / "x.npz", **arrays)
+    assert purify_images(tmp_path / "x.npz", tmp_path / "out", Anything(), hidden=False) == 6
+    assert "copied as they are, for they are no images: confidence, mask, max\n" in capsys.readouterr().err
+    with np.load(tmp_path / "out/x.npz") as made:
+        same = {name: np.array_equal(made[name], array) for name, array in arrays.items()}
+    assert same == {"images": False, "confidence": True, "mask": True, "x_test": False, "max": True}
+
+
 def test_batches_that_do_not_fit_may_be_made_smaller(tmp_path):
     class Small(Darken):
         def purify(self, x, noise):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 
 import pytest
 
-from lit_pursamere.cli.main import main
+from lit_pursamere.cli.main import console, main
 from lit_pursamere.report import plots
 from lit_pursamere.report.drawing import NothingToDraw, beside, save_figure
 from lit_pursamere.report.style import new_figure
@@ -18,7 +19,7 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("place", ["system", "attack"])
+@pytest.mark.parametrize("place", [pytest.param("system", marks=pytest.mark.slow), "attack"])
 def test_whatever_is_called_so_is_drawn(place, rows, pgd, write_run, capsys):
     """Systems, attacks and data of any name, in every figure of a report."""
     records, attacks = [], {}
@@ -61,6 +62,18 @@ def test_reports_come_without_matplotlib(rows, write_run, monkeypatch, capsys):
     assert main(["report", str(run), "--figures"]) == 0
     told = capsys.readouterr()
     assert (run / "report.md").read_text() == told.out and "matplotlib" in told.err and not list(run.glob("*.png"))
+
+
+def test_reports_come_on_terminals_that_lack_letters(rows, write_run, monkeypatch):
+    run = write_run("run", rows("猫", "clean", "++"), {})
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "argv", ["lit-pursamere", "report", str(run)])
+    with pytest.raises(SystemExit) as status:
+        console()
+    terminal.flush()
+    assert status.value.code == 0 and "猫" in (run / "report.md").read_text(encoding="utf-8")
+    assert "\\u732b" in terminal.buffer.getvalue().decode()
 
 
 def test_nothing_to_draw_is_no_failure(capsys):
