@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lit_pursamere import __version__
-from lit_pursamere.cli.errors import MISTAKES, is_mistake, readable
+from lit_pursamere.cli.errors import TRACEBACK, in_one_line, keep_traceback
 from lit_pursamere.cli.usage import VERBS, tell
 
 __all__ = ["console", "main"]
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. Wrong input ends in one line on stderr, not in a traceback."""
+    """Run one command; returns the exit status. An error ends in one line on stderr, its traceback in a file."""
     name, *rest = (sys.argv[1:] if args is None else args) or [""]
     if name == "--version":
         print(f"lit-pursamere {__version__}")
@@ -31,17 +31,17 @@ def main(args: Sequence[str] | None = None) -> int:
         return tell("VERB", {verb: entry.help for verb, entry in VERBS.items()}, name)
     try:
         run(name, rest)
-    except MISTAKES as error:
-        if not is_mistake(error) or os.environ.get("LIT_PURSAMERE_TRACEBACK"):
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get(TRACEBACK):
             raise
-        print(f"lit-pursamere: error: {readable(error)}", file=sys.stderr)
-        print("(LIT_PURSAMERE_TRACEBACK=1 shows where it came from)", file=sys.stderr)
+        if isinstance(error, KeyboardInterrupt):
+            print("lit-pursamere: stopped by Ctrl-C; what is written stays", file=sys.stderr)
+            return 130
+        print(f"lit-pursamere: error: {in_one_line(error, name)}", file=sys.stderr)
+        kept = keep_traceback(error)
+        also = f"; so does {kept}" if kept else ""
+        print(f"({TRACEBACK}=1 shows where it came from{also})", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        if os.environ.get("LIT_PURSAMERE_TRACEBACK"):
-            raise
-        print("lit-pursamere: stopped by Ctrl-C; what is written stays", file=sys.stderr)
-        return 130
     return 0
 
 
