@@ -26,6 +26,7 @@ __all__ = ["TRACEBACK", "in_one_line", "keep_traceback"]
 TRACEBACK = "LIT_PURSAMERE_TRACEBACK"  # in the environment: a run that is debugged
 SENTENCES = ("lit_pursamere", "pytorch_lightning", "lightning_fabric", "jsonargparse")  # who raises them for readers
 FAULTS = (TypeError, AttributeError, LookupError, NameError, AssertionError, ArithmeticError, NotImplementedError)
+PACKAGE = str(Path(__file__).parents[1])
 LONGEST = 2000  # characters of a line
 
 # What to do where Lightning only says what is wrong.
@@ -89,22 +90,25 @@ def told_amount(text: str) -> str:
 
 
 def is_told(error: BaseException) -> bool:
-    """Whether the message of an error is a sentence for whoever gave the command."""
+    """Whether the message of an error is a sentence for whoever gave the command: somebody wrote `raise`."""
     if isinstance(error, (OSError, ArgumentError)) or MISFIT in str(error):
         return True
     frames = traceback.extract_tb(error.__traceback__)
-    inner = Path(frames[-1].filename).parts if frames else SENTENCES
-    return bool(str(error)) and not isinstance(error, FAULTS) and not set(SENTENCES).isdisjoint(inner)
+    if not frames or not str(error) or isinstance(error, FAULTS):
+        return False
+    speaks = not is_library(frames[-1].filename) or not set(SENTENCES).isdisjoint(Path(frames[-1].filename).parts)
+    return speaks and (frames[-1].line or "").startswith("raise")
+
+
+def is_library(file: str) -> bool:
+    """Whether code is neither of this package nor of a user's own."""
+    libraries = (f"{os.sep}site-packages{os.sep}", f"{os.path.dirname(os.__file__)}{os.sep}", "<frozen")
+    return not file.startswith(PACKAGE) and any(library in file for library in libraries)
 
 
 def place_of(error: BaseException) -> str:
-    """The innermost line that is not of a library, and so of this package or of a user's own."""
-    package = str(Path(__file__).parents[1])
-    libraries = (os.sep + "site-packages" + os.sep, os.path.dirname(os.__file__) + os.sep, "<frozen")
-    found = "unknown place"
-    for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename.startswith(package):
-            found = f"lit_pursamere{frame.filename[len(package) :]}:{frame.lineno}"
-        elif not any(library in frame.filename for library in libraries):
-            found = f"{frame.filename}:{frame.lineno}"
-    return found
+    """The innermost line that is not of a library."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_library(frame.filename)]
+    if not own:
+        return "in a library"
+    return f"{own[-1].filename.replace(PACKAGE, 'lit_pursamere')}:{own[-1].lineno}"
