@@ -27,7 +27,7 @@ TRACEBACK = "LIT_PURSAMERE_TRACEBACK"  # in the environment: a run that is debug
 SENTENCES = ("lit_pursamere", "pytorch_lightning", "lightning_fabric", "jsonargparse")  # who raises them for readers
 FAULTS = (TypeError, AttributeError, LookupError, NameError, AssertionError, ArithmeticError, NotImplementedError)
 PACKAGE = str(Path(__file__).parents[1])
-LONGEST = 2000  # characters of a line
+LONGEST = 1000  # characters of a line
 
 # What to do where Lightning only says what is wrong.
 TASKS = "LitScoreModel and LitClassifier are for fit, LitPurification for predict, LitRobustness for test"

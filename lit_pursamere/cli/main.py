@@ -31,27 +31,33 @@ def main(args: Sequence[str] | None = None) -> int:
         return tell("VERB", {verb: entry.help for verb, entry in VERBS.items()}, name)
     try:
         run(name, rest)
-    except (Exception, KeyboardInterrupt) as error:
+    except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        if isinstance(error, KeyboardInterrupt):
-            print("lit-pursamere: stopped by Ctrl-C; what is written stays", file=sys.stderr)
-            return 130
         print(f"lit-pursamere: error: {in_one_line(error, name)}", file=sys.stderr)
         kept = keep_traceback(error)
         also = f"; so does {kept}" if kept else ""
         print(f"({TRACEBACK}=1 shows where it came from{also})", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        if os.environ.get("LIT_PURSAMERE_TRACEBACK"):
+            raise
+        print("lit-pursamere: stopped by Ctrl-C; what is written stays", file=sys.stderr)
+        return 130
     return 0
 
 
 def run(name: str, args: Sequence[str]) -> None:
-    """Run a verb."""
+    """Run a verb; what is mistyped ends it before anything heavy is imported."""
     from lit_pursamere.cli.composition import at_home
+    from lit_pursamere.cli.spelling import check_words
+
+    words = [at_home(word) for word in args]
+    check_words(name, words)
     from lit_pursamere.cli.parsing import run_verb
 
     verb = getattr(import_module(f"lit_pursamere.cli.{VERBS[name].module}"), name.replace("-", "_"))
-    run_verb(name, verb, [at_home(word) for word in args])
+    run_verb(name, verb, words)
 
 
 def console() -> None:
