@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,15 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 def errors_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see what users see: CI sets this variable to get tracebacks from the commands that it runs itself."""
     monkeypatch.delenv("LIT_PURSAMERE_TRACEBACK", raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def tracebacks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of the temporary files in which commands that fail leave their tracebacks."""
+    before, folder = tempfile.tempdir, tmp_path_factory.mktemp("tracebacks")
+    tempfile.tempdir = str(folder)
+    yield folder
+    tempfile.tempdir = before
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from lit_pursamere.cli.errors import MISTAKES, readable
+from lit_pursamere.cli.errors import TRACEBACK, in_one_line, keep_traceback
 from lit_pursamere.cli.lightning import command_line, examined
 from lit_pursamere.cli.plan import OWN, PURIFIER, Plan, read_plan, refuse_own
 from lit_pursamere.evaluation.cost import known_cost, measure_cost
@@ -98,11 +98,12 @@ def evaluate(plan: Plan, names: Sequence[str], options: Sequence[str]) -> dict[s
         try:
             cli = build(plan, name, options)
             cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
-        except MISTAKES as error:
+        except Exception as error:
             # Processes that evaluate together must not go on one by one.
-            if torch.distributed.is_initialized() or os.environ.get("LIT_PURSAMERE_TRACEBACK"):
+            if torch.distributed.is_initialized() or os.environ.get(TRACEBACK):
                 raise
-            failed[name] = readable(error)
+            failed[name] = in_one_line(error, "compare")
+            keep_traceback(error)
             say(f"purifier {name} failed: {failed[name]}")
         cli = None  # type: ignore[assignment]  # lets the networks go
         release()
@@ -161,10 +162,10 @@ def about(name: str) -> Iterator[None]:
     """Mistakes in one entry name it."""
     try:
         yield
-    except MISTAKES as error:
-        if os.environ.get("LIT_PURSAMERE_TRACEBACK"):
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
             raise
-        raise ValueError(f"purifier {name!r}: {readable(error)}") from error
+        raise ValueError(f"purifier {name!r}: {in_one_line(error, 'compare')}") from error
 
 
 @contextmanager

@@ -177,6 +177,8 @@ def gathered(
         name = words[0].partition("=")[0]
         path = name.removeprefix("--").split(".") if name.startswith("--") else []
         if name == "--config":
+            if not value:
+                raise ValueError("--config lacks its value")
             given = _content(value) if value.lstrip().startswith("{") else read_yaml(Path(value))
             config = overlay(config, given if alone is None else about(given, sections, alone, value))
             rest = [(other, kept) for other, kept in rest if not _states(given, other)]  # whatever comes later wins

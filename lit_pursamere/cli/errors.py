@@ -1,74 +1,114 @@
-"""Errors of one line: which exceptions are mistakes of whoever gave the command, and how they read.
+"""Errors of one line: what went wrong, with what value, where, and what to do; the traceback goes to a file.
+
+    told             raised with a sentence for whoever gave the command, by this package, Lightning or the parser
+    out of memory    what to lower
+    anything else    its kind, its message, and the line of this package or of the user's own that it came from
 
 Nothing heavy is imported, so that `lit-pursamere --help` is quick.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import shlex
+import sys
+import tempfile
+import traceback
 from argparse import ArgumentError
-from collections.abc import Iterator
+from pathlib import Path
 
-__all__ = ["MISTAKES", "is_mistake", "readable"]
+from lit_pursamere.cli.readable import MISFIT, readable
 
-MISTAKES = (ValueError, OSError, RuntimeError, ArgumentError)
-MISFIT = "Error(s) in loading state_dict"  # begins torch's message where a checkpoint meets another network
-NO_GRADIENT = "logits without a gradient"  # as in attacks.gradients, without importing torch for `--help`
+__all__ = ["TRACEBACK", "in_one_line", "keep_traceback"]
 
-# What jsonargparse says around the one line that names the mistake.
-CALLABLE = re.compile(r"\s*- Type \S*Callable\[.*expects a function or a callable class")
-IN_WORKER = re.compile(r"\ACaught (\w+) in DataLoader worker.*^[\w.]*\1: (.*)\Z", re.DOTALL | re.MULTILINE)
-NOISE = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
+TRACEBACK = "LIT_PURSAMERE_TRACEBACK"  # in the environment: a run that is debugged
+SENTENCES = ("lit_pursamere", "pytorch_lightning", "lightning_fabric", "jsonargparse")  # who raises them for readers
+FAULTS = (TypeError, AttributeError, LookupError, NameError, AssertionError, ArithmeticError, NotImplementedError)
+PACKAGE = str(Path(__file__).parents[1])
+LONGEST = 1000  # characters of a line
 
+# What to do where Lightning only says what is wrong.
+TASKS = "LitScoreModel and LitClassifier are for fit, LitPurification for predict, LitRobustness for test"
+ADVICE = (
+    ("No supported gpu backend found", "there is none here: --trainer.accelerator cpu"),
+    ("_step()` method", TASKS),
+    ("requires `forward` method", TASKS),
+    ("No module named", "install it, or put the folder that holds it on PYTHONPATH"),
+    ("that has no logger", "keep the logger, or give --trainer.callbacks without it"),
+    ("`enable_checkpointing=False` but found", "leave that option out, or give --trainer.callbacks without it"),
+)  # fmt: skip
 
-def is_mistake(error: Exception) -> bool:
-    """Whether an error is about what was given, so that one line says enough."""
-    told = not isinstance(error, RuntimeError) or any(text in str(error) for text in (MISFIT, NO_GRADIENT))
-    return isinstance(error, MISTAKES) and told
-
-
-def readable(error: Exception) -> str:
-    """The message of an error, without the frame that the parser puts around a mistake in a configuration."""
-    if told := IN_WORKER.search(str(error)):
-        return told[2].strip()
-    lines = [line.strip() for line in str(error).splitlines()]
-    if MISFIT in str(error):
-        return (
-            f"the checkpoint does not fit this configuration: {lines[1]} ({len(lines) - 1} complaints in all). "
-            "Continue a run with the configuration that it was started with, the config.yaml in its logs"
-        )
-    unread = re.search(r"(?:path format: |class_path ')(\S+\.ya?ml)\b", str(error))
-    if unread:
-        return f"there is no file {unread[1]}, and no class of that name"
-    unknown = re.search(r"Expected a dot import path string: (\S+)", str(error))
-    if unknown:
-        return f"{key_of(error)}: there is no class {unknown[1]} here, and no file of that name"
-    missing = re.search(r"No module named '([\w.]+)'", str(error))
-    if missing and key_of(error):
-        return f"{key_of(error)}: there is no module {missing[1]}; the folder that holds it must be on PYTHONPATH"
-    if absent := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", str(error)):
-        return f"{key_of(error)}: the module {absent[1]} has no class {absent[2]}"
-    lines = [line.strip().removeprefix("- ") for line in without_callables(str(error).splitlines())]
-    kept = [line for line in lines if line and not line.startswith(NOISE)]
-    if len(kept) == len(lines):
-        return str(error)
-    given = re.search(r"Given value: (?!Namespace\()([^{\n].*)", str(error))  # the innermost comes first
-    kept += [f"got {given[1]}"] if given else []
-    return re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", " ".join(kept))
+NO_MEMORY = re.compile(r"out of memory|can't allocate memory|ALLOC_FAILED|Unable to allocate|Cannot allocate memory")
+AMOUNT = re.compile(r"(?:tried to allocate|Unable to allocate) ([\d.]+ ?\w+)", re.IGNORECASE)
+LOWER = {
+    "fit": "data.batch_size, with trainer.accumulate_grad_batches larger by as much the recipe stays",
+    "purify": "--batch_size",
+    "reverify": "--batch_size",
+    "sigmas": "--images",
+}
+LOWER_ELSE = "data.eval_batch_size, or eot_chunk of attacks that average over draws"
 
 
-def key_of(error: Exception) -> str:
-    """The setting that the parser complains of, by its dotted name."""
-    return ".".join(re.findall(r'Parser key "([\w.]+)"', str(error)))
+def in_one_line(error: BaseException, verb: str) -> str:
+    """What whoever gave the command reads of an error: one line, printable, not too long."""
+    text = readable(error)
+    if exhausted(error):
+        text = f"out of memory{told_amount(text)}; lower {LOWER.get(verb, LOWER_ELSE)}"
+    elif not is_told(error):
+        text = f"{type(error).__name__}: {text or 'without a message'} ({place_of(error)})"
+    for pattern, advice in ADVICE:
+        text = f"{text.rstrip(' .!')}; {advice}" if pattern in text else text
+    line = " ".join(text.split())
+    line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
-def without_callables(lines: list[str]) -> Iterator[str]:
-    """The lines without what the parser says of a type `Callable`, which repeats what is said of the class itself."""
-    depth = None
-    for line in lines:
-        indent = len(line) - len(line.lstrip())
-        depth = depth if depth is not None and indent > depth else None
-        if depth is None and CALLABLE.match(line):
-            depth = indent
-        if depth is None:
-            yield line
+def keep_traceback(error: BaseException) -> str | None:
+    """Write the command and the traceback of its error to a temporary file; its name, or None if it cannot be."""
+    try:
+        descriptor, name = tempfile.mkstemp(".log", "lit-pursamere-")
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{shlex.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}")
+    except OSError:
+        return None
+    return name
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether memory ran out, on the host or on a device."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error))))
+
+
+def told_amount(text: str) -> str:
+    """Where memory ran out, and for how much, as far as it is said."""
+    amount = AMOUNT.search(text)
+    return f" on {'the GPU' if 'CUDA' in text else 'this machine'}{f' (asked for {amount[1]})' if amount else ''}"
+
+
+def is_told(error: BaseException) -> bool:
+    """Whether the message of an error is a sentence for whoever gave the command: somebody wrote `raise`."""
+    if isinstance(error, (OSError, ArgumentError)) or MISFIT in str(error):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or not str(error) or isinstance(error, FAULTS):
+        return False
+    speaks = not is_library(frames[-1].filename) or not set(SENTENCES).isdisjoint(Path(frames[-1].filename).parts)
+    return speaks and (frames[-1].line or "").startswith("raise")
+
+
+def is_library(file: str) -> bool:
+    """Whether code is neither of this package nor of a user's own."""
+    libraries = (f"{os.sep}site-packages{os.sep}", f"{os.path.dirname(os.__file__)}{os.sep}", "<frozen")
+    return not file.startswith(PACKAGE) and any(library in file for library in libraries)
+
+
+def place_of(error: BaseException) -> str:
+    """The innermost line that is not of a library."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_library(frame.filename)]
+    if not own:
+        return "in a library"
+    return f"{own[-1].filename.replace(PACKAGE, 'lit_pursamere')}:{own[-1].lineno}"

@@ -17,16 +17,15 @@ from io import TextIOWrapper
 from typing import Any
 
 from lit_pursamere import __version__
-from lit_pursamere.cli.errors import MISTAKES, is_mistake, readable
+from lit_pursamere.cli.errors import TRACEBACK, in_one_line, keep_traceback
 from lit_pursamere.cli.usage import VERBS, tell
-from lit_pursamere.names import shown
 from lit_pursamere.stopping import SIGNALS, heed, told_by
 
 __all__ = ["console", "main"]
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. Wrong input ends in one line on stderr, not in a traceback."""
+    """Run one command; returns the exit status. An error ends in one line on stderr, its traceback in a file."""
     name, *rest = (sys.argv[1:] if args is None else args) or [""]
     if name == "--version":
         print(f"lit-pursamere {__version__}")
@@ -35,15 +34,16 @@ def main(args: Sequence[str] | None = None) -> int:
         return tell("VERB", {verb: entry.help for verb, entry in VERBS.items()}, name)
     try:
         run(name, rest)
-    except MISTAKES as error:
-        if not is_mistake(error) or os.environ.get("LIT_PURSAMERE_TRACEBACK"):
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
             raise
-        told = "\n".join(map(shown, readable(error).split("\n")))
-        print(f"lit-pursamere: error: {told}", file=sys.stderr)
-        print("(LIT_PURSAMERE_TRACEBACK=1 shows where it came from)", file=sys.stderr)
+        print(f"lit-pursamere: error: {in_one_line(error, name)}", file=sys.stderr)
+        kept = keep_traceback(error)
+        also = f"; so does {kept}" if kept else ""
+        print(f"({TRACEBACK}=1 shows where it came from{also})", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        if os.environ.get("LIT_PURSAMERE_TRACEBACK"):
+        if os.environ.get(TRACEBACK):
             raise
         return stopped(130)
     except SystemExit as end:
@@ -62,12 +62,16 @@ def stopped(status: Any) -> int:
 
 
 def run(name: str, args: Sequence[str]) -> None:
-    """Run a verb."""
+    """Run a verb; what is mistyped ends it before anything heavy is imported."""
     from lit_pursamere.cli.composition import at_home
+    from lit_pursamere.cli.spelling import check_words
+
+    words = [at_home(word) for word in args]
+    check_words(name, words)
     from lit_pursamere.cli.parsing import run_verb
 
     verb = getattr(import_module(f"lit_pursamere.cli.{VERBS[name].module}"), name.replace("-", "_"))
-    run_verb(name, verb, [at_home(word) for word in args])
+    run_verb(name, verb, words)
 
 
 def console() -> None:

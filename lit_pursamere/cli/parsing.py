@@ -24,8 +24,8 @@ from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
 from lit_pursamere.cli.composition import about, asks_for_help, gathered, read_yaml
-from lit_pursamere.cli.errors import readable
 from lit_pursamere.cli.lightning import know_names
+from lit_pursamere.cli.readable import readable
 from lit_pursamere.cli.usage import tell
 from lit_pursamere.names import shown
 

@@ -9,6 +9,9 @@ import pytorch_lightning as pl
 __all__ = ["Trainer"]
 
 
+LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0, "gradient_clip_val": 0}
+
+
 class Trainer(pl.Trainer):
     """A trainer in whose settings 1 is one batch, and 1.0 all of them.
 
@@ -23,6 +26,9 @@ class Trainer(pl.Trainer):
         overfit_batches: How many or which part of the batches to train and validate on; 0: all.
         val_check_interval: After how many batches, or which part of an epoch, to validate. None: an epoch.
         kwargs: As in `pytorch_lightning.Trainer`.
+
+    Raises:
+        ValueError: If a number is below what it counts from, where Lightning would divide by it or take no notice.
     """
 
     def __init__(
@@ -36,6 +42,9 @@ class Trainer(pl.Trainer):
         val_check_interval: int | float | str | None = None,
         **kwargs: Any,
     ) -> None:
+        for name, least in LEAST.items():
+            if (value := kwargs.get(name)) is not None and value < least:
+                raise ValueError(f"trainer.{name} must be at least {least}; got {value}")
         super().__init__(
             limit_train_batches=limit_train_batches,
             limit_val_batches=limit_val_batches,

@@ -193,6 +193,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             wanted = {"train", "test"}
         for split in wanted - self.sources.keys():
             self.sources[split] = self.load(split)
+        if self.crop > getattr(self, "image_size", self.crop):
+            raise ValueError(f"data.crop is the padding in pixels, up to {self.image_size} here; got {self.crop}")
         if untold := [name for name in ImageDataModule.__annotations__ if not hasattr(self, name)]:
             raise ValueError(f"{type(self).__name__} must say its {', '.join(untold)}, as attributes of the class")
 

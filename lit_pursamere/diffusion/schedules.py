@@ -27,6 +27,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+MOST_LEVELS = 1_000_000
+
+
 @dataclass(frozen=True)
 class NoiseLevels:
     """A geometric sequence of noise levels sigma, largest first, of which a part can be selected.
@@ -34,7 +37,7 @@ class NoiseLevels:
     Args:
         sigma_max: Largest level.
         sigma_min: Smallest level, above 0.
-        count: Number of levels of the full sequence.
+        count: Number of levels of the full sequence, up to a million.
         first: Use only levels at or below this one (None: from sigma_max).
         last: Use only levels at or above this one (None: down to sigma_min).
         stride: Use every stride-th of the remaining levels; the smallest of them is always kept.
@@ -55,8 +58,10 @@ class NoiseLevels:
             raise ValueError(f"NoiseLevels needs 0 < sigma_min <= sigma_max; got {self.sigma_min}, {self.sigma_max}")
         if self.count > 1 and self.sigma_min == self.sigma_max:
             raise ValueError(f"NoiseLevels cannot spread {self.count} levels between equal ends; got {self.sigma_max}")
-        if self.count < 1 or self.stride < 1:
-            raise ValueError(f"NoiseLevels needs count >= 1 and stride >= 1; got {self.count} and {self.stride}")
+        if not 1 <= self.count <= MOST_LEVELS or self.stride < 1:
+            raise ValueError(
+                f"NoiseLevels needs a count from 1 to {MOST_LEVELS:,} and stride >= 1; got {self.count}, {self.stride}"
+            )
         if not self.values:
             raise ValueError(f"NoiseLevels keeps no level between first={self.first} and last={self.last}: {self}")
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from lit_pursamere.attacks import Attack, IterativeAttack
 from lit_pursamere.defense import Defense
 from lit_pursamere.estimate.calls import Queries, count_queries
 from lit_pursamere.estimate.stages import Stage
-from lit_pursamere.estimate.timing import Cost, classifier_cost, purification_cost
+from lit_pursamere.estimate.timing import Cost, classifier_cost, purification_cost, walk
 from lit_pursamere.tasks import LitPurification, LitRobustness
 from lit_pursamere.threat import View
 
@@ -60,6 +61,26 @@ def evaluation_stages(
             queries = Queries() if attack is None else count_queries(attack, x[:1].cpu(), y[:1].cpu(), classes)
             stages.append(stage(f"{system}, {name}", attack, queries, costs, verdict, images, len(x)))
     return stages, ratio
+
+
+def ask_once(task: LitPurification | LitRobustness, x: Tensor, count: int) -> None:
+    """What takes the most memory of a `predict` or `test`, on the first `count` of images x (B, C, H, W)."""
+    if isinstance(task, LitPurification):
+        walk(task.purifier, x[:count], False, 0.0)
+        return
+    defense = next(iter(task.systems.values()))
+    draws = max((draws_at_once(attack) for attack in task.attacks.values()), default=1)
+    images = x[:count].repeat(draws, 1, 1, 1)
+    derivative = any(attack.view not in ("gray", "bpda") for attack in task.attacks.values())
+    walk(defense.purifier, images, derivative, 0.0)
+    with torch.enable_grad():
+        defense.classifier(images.requires_grad_()).sum().backward()
+
+
+def draws_at_once(attack: Attack) -> int:
+    """Copies of an image that a step of an attack passes on at once."""
+    draws: Any = getattr(attack, "eot_chunk", None) or getattr(attack, "eot", 1)
+    return draws if hasattr(attack, "eot_chunk") else 1
 
 
 class SystemCost:

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import pytorch_lightning as pl
 import torch
 
 from lit_pursamere.data import ImageDataModule
-from lit_pursamere.estimate.evaluation import evaluation_stages, purification_stages
+from lit_pursamere.estimate.evaluation import ask_once, evaluation_stages, purification_stages
+from lit_pursamere.estimate.memory import free_bytes, require_room
 from lit_pursamere.estimate.stages import quantity, table
 from lit_pursamere.estimate.stand_ins import pair_with_itself
 from lit_pursamere.estimate.training import training_stages
@@ -72,7 +74,7 @@ def run_estimate(
     if isinstance(task, Training):
         ratio: float | None
         with quiet():
-            stages, ratio = training_stages(task, data, settings, estimate.seconds)
+            stages, ratio = training_stages(task, data, settings, estimate.seconds, device)
     elif isinstance(task, LitPurification | LitRobustness):
         stages, ratio = evaluated(estimate, task, data, trainer)
     else:
@@ -115,6 +117,8 @@ def evaluated(
     precision.convert_module(task).to(trainer.strategy.root_device)
     x, y = precision.convert_input(x).to(task.device), y.to(task.device)
     with precision.forward_context():
+        work = partial(ask_once, task, x)
+        require_room(work, len(x), free_bytes(task.device), "data.eval_batch_size")
         if isinstance(task, LitRobustness):
             return evaluation_stages(task, x, y, len(data.test_indices()), data.num_classes, estimate.seconds)
         images = len(data.indices(data.evaluate))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from lit_pursamere.data import ImageDataModule
 from lit_pursamere.estimate.calls import FlopCount
+from lit_pursamere.estimate.memory import free_bytes, require_room
 from lit_pursamere.estimate.stages import Stage
 from lit_pursamere.evaluation.cost import now
 from lit_pursamere.tasks import LitClassifier, LitScoreModel
@@ -46,7 +48,9 @@ class BatchClock(pl.Callback):
     on_validation_batch_end = on_train_batch_end  # type: ignore[assignment]
 
 
-def training_stages(task: Training, data: ImageDataModule, settings: dict, limit: float) -> tuple[list[Stage], float]:
+def training_stages(
+    task: Training, data: ImageDataModule, settings: dict, limit: float, device: torch.device
+) -> tuple[list[Stage], float]:
     """Stages of a `fit`, and the flop counter's number for a step divided by the formula's.
 
     Args:
@@ -54,8 +58,16 @@ def training_stages(task: Training, data: ImageDataModule, settings: dict, limit
         data: Its data.
         settings: Arguments of its trainer.
         limit: Seconds for which steps are clocked.
+        device: Where it is trained.
+
+    Raises:
+        ValueError: If a batch cannot fit there.
     """
     task.export = None
+    data.prepare_data()
+    data.setup("fit")
+    images = next(iter(data.train_dataloader()))[0]
+    require_room(partial(learn_once, task, images), len(images), free_bytes(device), "data.batch_size")
     clock, trainer = small_trainer(settings, limit, limit_val_batches=0)
     trainer.fit(task, data)
     timed = clock.seconds[WARMUP:] or clock.seconds
@@ -100,19 +112,30 @@ def training_batches(settings: dict, epoch: int) -> float:
 
 def training_flop(task: Training, x: Tensor) -> tuple[int, float]:
     """FLOP of a forward of one image (1, C, H, W), and what torch counts with gradients divided by three of them."""
-    if isinstance(task, LitClassifier):
-        network: Any = task.classifier
-        call: Any = network
-    elif isinstance(task, LitScoreModel):
-        network, call = task.score_model, partial(task.score_model, sigma=1.0)
-    else:
-        raise ValueError(f"only LitClassifier and LitScoreModel can be estimated; this is {type(task).__name__}")
+    network, call = network_of(task)
     with FlopCount() as forward, torch.no_grad():
         call(x)
     with FlopCount() as whole:
         call(x).square().sum().backward()
     network.zero_grad()
     return forward.total, whole.total / (3 * forward.total)
+
+
+def network_of(task: Training) -> tuple[Any, Callable[[Tensor], Tensor]]:
+    """What is trained, and how it is asked about images (B, C, H, W)."""
+    if isinstance(task, LitClassifier):
+        return task.classifier, task.classifier
+    if isinstance(task, LitScoreModel):
+        return task.score_model, partial(task.score_model, sigma=1.0)
+    raise ValueError(f"only LitClassifier and LitScoreModel can be estimated; this is {type(task).__name__}")
+
+
+def learn_once(task: Training, images: Tensor, count: int) -> None:
+    """What takes the most memory of a training step, on the first of its images, (B, C, H, W), or pairs of them."""
+    network, call = network_of(task)
+    x = images[:count].to(task.device)
+    call(x.flatten(0, -4)).square().sum().backward()
+    network.zero_grad()
 
 
 def validation_stage(

@@ -50,6 +50,8 @@ class FolderTask(pl.LightningModule, ABC):
 
     def __init__(self, output: str | Path) -> None:
         super().__init__()
+        if not str(output or ""):
+            raise ValueError(f"{type(self).__name__} needs an output, a folder; got {output!r}")
         self.output = Path(output)
         self.folder: ResultsFolder | None = None
         self.visible = False  # whether progress is shown, by this process

@@ -99,6 +99,8 @@ class LitRobustness(FolderTask):
         super().__init__(output)
         if evaluations < 1:
             raise ValueError(f"LitRobustness needs evaluations >= 1; got {evaluations}")
+        if pictures < 0:
+            raise ValueError(f"LitRobustness needs pictures >= 0; got {pictures}")
         if pool < 1:
             raise ValueError(f"LitRobustness needs a pool of at least 1 image; got {pool}")
         if success not in SEMANTICS:

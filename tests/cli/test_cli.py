@@ -115,8 +115,8 @@ def test_short_class_names(capsys):
     ("args", "expected"),
     [
         (["--config", "configs/nope.yaml"], "configs/nope.yaml"),
-        (["--model.purifer", "x"], "Option 'purifer' is not accepted"),
-        (["--model.purifier.rho_purr", "1"], "Option 'rho_purr' is not accepted"),
+        (["--model.purifer", "x"], "takes no 'purifer'; did you mean purifier?"),
+        (["--model.purifier.rho_purr", "1"], "takes no 'rho_purr'; did you mean rho_pur?"),
         (["--model.score_model.ngff", "8"], "Option 'ngff' is not accepted"),
         (["--model.purifier.rho_pur", "wide"], "Got value: wide"),
         (["--model.purifier.rho_pur", "-1"], "rho_pur=-1.0"),

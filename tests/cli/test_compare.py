@@ -219,7 +219,7 @@ def test_another_configuration_is_refused_before_anything_runs(compare, content,
         ("purifiers.last", {**MINE, "data.test_size": 3}, "last does not compare with still: images.count"),
         ("purifiers.last", {**MINE, "model.attacks.BPDA.threat.eps": 0.1}, "eps of BPDA: .*0.1 in last"),
         (f"{SCORE}.std", -1, "purifier 'still': GaussianMixtureScore needs std >= 0"),
-        (f"{SCORE}.means", [[[[i / 5] * 4] * 4] for i in (1, 3)], "purifier 'still': The size of tensor"),
+        (f"{SCORE}.means", [[[[i / 5] * 4] * 4] for i in (1, 3)], "purifier 'still': RuntimeError: The size of tensor"),
     ],
     ids=lambda value: value if isinstance(value, str) and "." not in value else "",
 )  # fmt: skip

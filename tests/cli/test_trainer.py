@@ -35,4 +35,18 @@ def test_one_is_one_batch_and_a_fraction_a_part(how, value, capsys, tmp_path):
 
 def test_an_abbreviated_option_is_none(capsys):
     assert main(["fit", "--model=LitScoreModel", "--data=Digits", "--trainer.max_epoch=3", "--print_config"]) == 1
-    assert "--trainer.max_epoch=3" in capsys.readouterr().err
+    assert "the trainer has no 'max_epoch'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be at least 1; got 0"),
+        ("check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch must be at least 1; got 0"),
+        ("gradient_clip_val=-1", "trainer.gradient_clip_val must be at least 0; got -1"),
+    ],
+)
+def test_a_number_by_which_nothing_can_go_is_refused(option, line, capsys, tmp_path):
+    args = ["--model=LitClassifier", "--model.classifier=lit_pursamere.networks.WideResNet", "--data=Digits"]
+    assert main(["fit", *args, f"--trainer.default_root_dir={tmp_path}", f"--trainer.{option}"]) == 1
+    assert f"error: {line}" in capsys.readouterr().err
