@@ -13,10 +13,13 @@ from collections.abc import Container, Mapping
 import torch
 from torch import Tensor
 
+from lit_pursamere.weights.files import some
+
 __all__ = ["choose", "clean_names", "is_average", "split"]
 
 Tensors = Mapping[str, Tensor]
 
+AVERAGES_AT_MOST = 16  # in one state dict
 AVERAGE = re.compile(r"(^|[._])(ema|avg|average|averaged|swa|shadow)([._]|$)")
 
 
@@ -41,14 +44,14 @@ def choose(sets: Mapping[str, Tensors], weights: str) -> tuple[str, str]:
     if weights in sets:
         return weights, weights
     if weights not in ("ema", "raw"):
-        raise ValueError(f"holds no weights called {weights!r}; give ema, raw, or one of {', '.join(sets)}")
+        raise ValueError(f"holds no weights called {weights!r}; give ema, raw, or one of {some([*sets], 5)}")
     averages = [name for name in sets if is_average(name, sets)]
     others = [name for name in sets if name not in averages]
     wanted = averages or others if weights == "ema" else others
     if not wanted:
-        raise ValueError(f"holds EMA weights only (under `{averages[0]}`); use weights: ema")
+        raise ValueError(f"holds EMA weights only (under `{some(averages)}`); use weights: ema")
     if not all(_same(sets[wanted[0]], sets[name]) for name in wanted[1:]):
-        raise ValueError(f"holds several networks: {', '.join(wanted)}; say which by weights: {wanted[0]}")
+        raise ValueError(f"holds several networks: {some(wanted, 5)}; say which by weights: {some(wanted[:1])}")
     return wanted[0], weights if averages else "only one"
 
 
@@ -68,7 +71,7 @@ def split(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
         place = next((n for n, part in enumerate(parts, 1) if AVERAGE.search(part)), None)
         (raw if place is None else averages.setdefault(".".join(parts[:place]), {}))[name] = tensor
     found: dict[str, dict[str, Tensor]] = {}
-    for part, held in averages.items():
+    for part, held in averages.items() if len(averages) <= AVERAGES_AT_MOST else ():
         # Without the counters that an average may have of its own.
         inner = clean_names({name.removeprefix(f"{part}."): t for name, t in held.items() if t.numel() > 1})
         twin = _prefix(list(inner), raw)

@@ -23,12 +23,13 @@ from torch import nn
 
 from lit_pursamere.weights.pickles import ModuleState, NeedsCode, Refused, is_legacy, read_pickle
 
-__all__ = ["Content", "printable", "read_content"]
+__all__ = ["Content", "printable", "read_content", "some"]
 
 FOLDER_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 FOLDER_PARTS = {"ema": "unet_ema", "raw": "unet"}  # of a pipeline, and of what diffusers' trainings write
 SCHEDULERS = ("scheduler_config.json", "scheduler/scheduler_config.json", "../scheduler/scheduler_config.json")
-HEADER_AT_MOST = 1 << 25  # bytes; a hundred thousand tensors need a third of that
+HEADER_AT_MOST = 1 << 25  # bytes
+TENSORS_AT_MOST = 100_000
 DIMENSIONS_AT_MOST = 64  # torch computes with no more
 AGAIN = "download or copy it again"
 
@@ -102,6 +103,8 @@ def _check_header(path: Path) -> None:
         if length > HEADER_AT_MOST:
             raise Refused(f"its header claims {length} bytes")
         entries = json.loads(file.read(length))
+    if len(entries) > TENSORS_AT_MOST:
+        raise Refused(f"it holds {len(entries)} tensors")
     shapes = {name: entry.get("shape") for name, entry in entries.items() if isinstance(entry, dict)}
     for name, shape in shapes.items():
         if isinstance(shape, list) and len(shape) > DIMENSIONS_AT_MOST:
@@ -144,6 +147,11 @@ def printable(text: str, limit: int = 300) -> str:
     """Text of a file, made fit for a terminal: one line, no control characters, not endless."""
     line = "".join(character if character.isprintable() else "?" for character in " ".join(text[: limit + 1].split()))
     return line if len(text) <= limit else f"{line[:limit]}..."
+
+
+def some(names: list[str], limit: int = 3) -> str:
+    """The first of a file's names, made fit for a terminal."""
+    return ", ".join(printable(name) for name in names[:limit]) + (", ..." if len(names) > limit else "") or "none"
 
 
 def _reason(error: Exception, execute: bool = False) -> str:

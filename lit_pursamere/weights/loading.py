@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_pursamere.weights.architectures import recognise
 from lit_pursamere.weights.choice import choose
-from lit_pursamere.weights.files import Content, printable, read_content
+from lit_pursamere.weights.files import Content, printable, read_content, some
 from lit_pursamere.weights.layouts import IGNORABLE, Selection, select
 from lit_pursamere.weights.saving import sha256
 from lit_pursamere.weights.settings import check_settings, normalisers
@@ -178,14 +178,14 @@ def _fitting(module: nn.Module, tensors: Mapping[str, Tensor], weights: str) -> 
     extra = [n for n in found if n not in wanted and not n.endswith(IGNORABLE) and not n.startswith(UNUSED_PARTS)]
     if missing or extra:
         raise ValueError(
-            f"does not fit this {what}: {len(missing)} names are missing ({_some(missing)}) and {len(extra)} "
-            f"are left over ({_some(extra)}); {_looks_like(tensors)}; is it of another architecture or depth?"
+            f"does not fit this {what}: {len(missing)} names are missing ({some(missing)}) and {len(extra)} "
+            f"are left over ({some(extra)}); {_looks_like(tensors)}; is it of another architecture or depth?"
         )
     wrong = [f"{n}: file {tuple(found[n].shape)}, here {tuple(wanted[n].shape)}" for n in required
              if found[n].shape != wanted[n].shape]  # fmt: skip
     if wrong:
         raise ValueError(
-            f"does not fit this {what}: {len(wrong)} shapes differ ({_some(wrong)}); {_looks_like(tensors)}; "
+            f"does not fit this {what}: {len(wrong)} shapes differ ({some(wrong)}); {_looks_like(tensors)}; "
             "check the width and the number of channels and classes"
         )
     # Of the names that may be missing, those that are there and fit are taken too (BatchNorm's counters).
@@ -236,7 +236,3 @@ def _find_prefix(tensors: Mapping[str, Tensor], required: Mapping[str, Tensor], 
         parts = {prefix.rstrip("."): prefix for prefix in sets}
         return parts[choose({part: sets[prefix] for part, prefix in parts.items()}, weights)[0]]
     return next(iter(sets), max(names, key=lambda prefix: (names[prefix], -len(prefix)), default=""))
-
-
-def _some(names: list[str], limit: int = 3) -> str:
-    return ", ".join(map(printable, names[:limit])) + (", ..." if len(names) > limit else "") if names else "none"

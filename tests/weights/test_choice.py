@@ -82,6 +82,14 @@ def test_two_entries_of_one_kind(tmp_path, raw, ema, keys):
     assert torch.equal(loaded(tmp_path / "w", keys[1]), ema["fc.bias"])
 
 
+def test_names_cannot_write_on_the_terminal(tmp_path):
+    parts = {f"\x1b[2J{n}.{name}": torch.full((2,), float(n)) for n in range(50) for name in ("weight", "bias")}
+    torch.save(parts, tmp_path / "w")
+    with pytest.raises(ValueError, match="several networks: ") as caught:
+        load_weights(torch.nn.BatchNorm1d(2, track_running_stats=False), tmp_path / "w")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
 def test_copies_of_one_network_are_no_question(tmp_path, raw):
     """The robustness library saves a classifier, and the same again inside of its attacker."""
     state = {**under("module.model.", raw), **under("module.attacker.model.", raw)}
