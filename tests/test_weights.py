@@ -261,5 +261,6 @@ def test_a_missing_file_is_named(tmp_path, name):
 
 
 def test_an_unknown_set_of_weights_is_named(tmp_path):
-    with pytest.raises(ValueError, match="average"):
+    torch.save({"a": torch.ones(1)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="holds no weights called 'average'"):
         read_weights(tmp_path / "w.pth", "average")

@@ -17,15 +17,13 @@ from lit_pursamere.weights.conversion import described, write_safetensors
 
 __all__ = ["convert", "inspect", "weights"]
 
-Which = Literal["ema", "raw"]
 
-
-def inspect(file: Path, weights: Which = "ema") -> None:
+def inspect(file: Path, weights: str = "ema") -> None:
     """Say what a weight file holds.
 
     Args:
         file: Weight file of any layout, or a diffusers folder.
-        weights: Which set, where there are two.
+        weights: ema, raw, or the name of one of several networks in the file.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -37,7 +35,7 @@ def inspect(file: Path, weights: Which = "ema") -> None:
 def convert(
     file: Path,
     output: Path,
-    weights: Which = "ema",
+    weights: str = "ema",
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     force: bool = False,
     execute_code_in_file: bool = False,
@@ -47,7 +45,7 @@ def convert(
     Args:
         file: Weight file of any layout, or a diffusers folder.
         output: File to write, OUT.safetensors.
-        weights: Which set, where there are two.
+        weights: ema, raw, or the name of one of several networks in the file.
         dtype: Type of the numbers (default: as they are).
         force: Overwrite an existing file.
         execute_code_in_file: DANGEROUS: unpickle with full power, which runs any program that the file holds.

@@ -45,7 +45,8 @@ class AutoencoderScore(DenoiserScore):
         super().__init__()
         if not 0 < sigma2 < math.inf:
             raise ValueError(f"AutoencoderScore needs a variance sigma2 above 0; got {sigma2}")
-        self.network, self.sigma2 = prepared(network, checkpoint, weights), sigma2
+        self.settings = {"sigma2": sigma2}
+        self.network, self.sigma2 = prepared(network, checkpoint, weights, self.settings), sigma2
 
     def extra_repr(self) -> str:
         return f"sigma2={self.sigma2:g}"

@@ -19,7 +19,7 @@ sigma_u are gone; Ho et al. (2020); Song et al. (2021).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -62,11 +62,26 @@ Preconditioning = Literal["ddpm", "ddpm_nearest", "vp", "ve", "edm"]
 PRECONDITIONINGS: dict[str, Callable] = {"ddpm": ddpm, "ddpm_nearest": ddpm_nearest, "vp": vp, "ve": ve, "edm": edm}
 
 
-def prepared(network: nn.Module, checkpoint: str | None, weights: str) -> nn.Module:
-    """Put a network into the layout that convolutions are fastest in, see benchmarks/, and load its weights."""
+# What files state of the families, see `weights.settings`: schedulers of diffusers, snapshots of EDM, our own cards.
+FAMILIES: dict[str, dict[str, object]] = {
+    "ddpm": {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02,
+             "trained_betas": None, "prediction_type": "epsilon", "rescale_betas_zero_snr": False},
+    "vp": {"beta_d": 19.9, "beta_min": 0.1, "M": 1000},
+    "ve": {},
+    "edm": {"sigma_data": DATA_STD},
+}  # fmt: skip
+
+
+def prepared(
+    network: nn.Module, checkpoint: str | None, weights: str, settings: Mapping[str, object] | None = None
+) -> nn.Module:
+    """Put a network into the layout that convolutions are fastest in, see benchmarks/, and load its weights.
+
+    Its file may not state other `settings` than those that it will be used with.
+    """
     network = network.to(memory_format=torch.channels_last)
     if checkpoint is not None:
-        load_weights(network, checkpoint, weights)
+        load_weights(network, checkpoint, weights, settings)
     return network
 
 
@@ -90,7 +105,9 @@ class PreconditionedScore(ScoreModel):
         super().__init__()
         if preconditioning not in PRECONDITIONINGS:
             raise ValueError(f"preconditioning must be one of {', '.join(PRECONDITIONINGS)}; got {preconditioning!r}")
-        self.network, self.preconditioning = prepared(network, checkpoint, weights), preconditioning
+        family = preconditioning.removesuffix("_nearest")
+        self.settings = {"preconditioning": family, **FAMILIES[family]}
+        self.network, self.preconditioning = prepared(network, checkpoint, weights, self.settings), preconditioning
 
     def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         sigma_u = 2 * level_tensor(sigma, y).expand(len(y))

@@ -36,6 +36,15 @@ NAMES = ("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut")
 OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
+# What UNet2DModel can be told and this network has one way of; its own defaults are others.
+SETTINGS = {
+    "attention_head_dim": None, "flip_sin_to_cos": False, "freq_shift": 1, "downsample_padding": 0, "norm_eps": 1e-6,
+    "act_fn": "silu", "time_embedding_type": "positional", "resnet_time_scale_shift": "default",
+    "mid_block_scale_factor": 1, "center_input_sample": False, "downsample_type": "conv", "upsample_type": "conv",
+    "class_embed_type": None,
+}  # fmt: skip
+
+
 class Attention(nn.Module):
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -120,6 +129,7 @@ class DDPMUNet(nn.Module):
         if len(attention) != len(widths):
             raise ValueError(f"DDPMUNet has {len(widths)} levels but attention has {len(attention)} entries")
         self.channels, self.image_size, self.width = channels, image_size, widths[0]
+        self.settings = {**SETTINGS, "norm_num_groups": norm_num_groups}
         embedding = 4 * self.width
         self.conv_in = conv(channels, self.width)
         mlp = {"linear_1": linear(self.width, embedding), "linear_2": linear(embedding, embedding)}

@@ -18,6 +18,7 @@ from torchmetrics import MeanMetric
 
 from lit_pursamere.attacks import Attack
 from lit_pursamere.tasks.training import ExponentialMovingAverage, Training, cosine, rise
+from lit_pursamere.weights.settings import settings_of
 
 __all__ = ["LitClassifier"]
 
@@ -190,6 +191,7 @@ class LitClassifier(Training):
         return {
             "purified": getattr(self.data, "purified", None),
             "classifier": type(self.classifier).__name__,
+            **settings_of(self.classifier),
             "loss": "cross-entropy, half on clean and half on purified images where there are pairs",
             "lr": self.lr,
             "effective_batch": None if self.data is None else self.effective_batch(),

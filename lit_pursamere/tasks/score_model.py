@@ -158,6 +158,7 @@ class LitScoreModel(Training):
     def facts(self) -> dict[str, object]:
         return {
             "score_model": type(self.score_model).__name__,
+            **getattr(self.score_model, "settings", {}),
             "objective": repr(self.objective),
             "lr": self.lr,
             "ema_decay": self.ema_decay,

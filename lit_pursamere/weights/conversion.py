@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lit_pursamere.store.provenance import package_versions
+from lit_pursamere.weights.choice import clean_names
 from lit_pursamere.weights.files import printable
-from lit_pursamere.weights.layouts import clean_names
 from lit_pursamere.weights.loading import WeightFile
 from lit_pursamere.weights.saving import write_tensors
 

@@ -23,12 +23,13 @@ from torch import nn
 
 from lit_pursamere.weights.pickles import ModuleState, NeedsCode, Refused, is_legacy, read_pickle
 
-__all__ = ["Content", "printable", "read_content"]
+__all__ = ["Content", "printable", "read_content", "some"]
 
 FOLDER_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-FOLDER_FIGURES = ("sample_size", "in_channels", "out_channels", "block_out_channels", "layers_per_block",
-                  "norm_num_groups", "attention_head_dim", "_diffusers_version")  # fmt: skip
-HEADER_AT_MOST = 1 << 25  # bytes; a hundred thousand tensors need a third of that
+FOLDER_PARTS = {"ema": "unet_ema", "raw": "unet"}  # of a pipeline, and of what diffusers' trainings write
+SCHEDULERS = ("scheduler_config.json", "scheduler/scheduler_config.json", "../scheduler/scheduler_config.json")
+HEADER_AT_MOST = 1 << 25  # bytes
+TENSORS_AT_MOST = 100_000
 DIMENSIONS_AT_MOST = 64  # torch computes with no more
 AGAIN = "download or copy it again"
 
@@ -42,20 +43,23 @@ class Content:
         kind: `safetensors`, `torch archive`, `pickle` or `diffusers folder`.
         value: Tensors by name, or whatever was saved.
         metadata: What the file says about itself.
+        which: Which of several files in a folder it is: `ema`, `raw`, or by its name; else `only one`.
     """
 
     path: Path
     kind: str
     value: Any
     metadata: Mapping[str, str] = field(default_factory=dict)
+    which: str = "only one"
 
 
-def read_content(path: str | Path, execute: bool = False) -> Content:
+def read_content(path: str | Path, execute: bool = False, weights: str = "ema") -> Content:
     """Read a weight file or a diffusers folder.
 
     Args:
         path: File or folder.
         execute: Unpickle with full power, which runs whatever the file says. Only for files that are trusted.
+        weights: `ema` or `raw`, or the name of a part: which to take of a folder that holds several.
 
     Returns:
         Its content.
@@ -66,7 +70,7 @@ def read_content(path: str | Path, execute: bool = False) -> Content:
     """
     path = Path(path)
     if path.is_dir():
-        return _read_folder(path, execute)
+        return _read_folder(path, execute, weights)
     if not path.is_file():
         raise FileNotFoundError(f"no weight file at {path} (looked from {Path.cwd()}); give the path of a checkpoint")
     with open(path, "rb") as file:
@@ -99,6 +103,8 @@ def _check_header(path: Path) -> None:
         if length > HEADER_AT_MOST:
             raise Refused(f"its header claims {length} bytes")
         entries = json.loads(file.read(length))
+    if len(entries) > TENSORS_AT_MOST:
+        raise Refused(f"it holds {len(entries)} tensors")
     shapes = {name: entry.get("shape") for name, entry in entries.items() if isinstance(entry, dict)}
     for name, shape in shapes.items():
         if isinstance(shape, list) and len(shape) > DIMENSIONS_AT_MOST:
@@ -143,6 +149,11 @@ def printable(text: str, limit: int = 300) -> str:
     return line if len(text) <= limit else f"{line[:limit]}..."
 
 
+def some(names: list[str], limit: int = 3) -> str:
+    """The first of a file's names, made fit for a terminal."""
+    return ", ".join(printable(name) for name in names[:limit]) + (", ..." if len(names) > limit else "") or "none"
+
+
 def _reason(error: Exception, execute: bool = False) -> str:
     """One line: what is wrong, and the mend."""
     text = printable(str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__)
@@ -158,22 +169,36 @@ def _reason(error: Exception, execute: bool = False) -> str:
     return f"it is cut short or damaged ({text}); {AGAIN}"
 
 
-def _read_folder(folder: Path, execute: bool) -> Content:
+def _read_folder(folder: Path, execute: bool, weights: str) -> Content:
     """Read config.json and the weights beside it, as diffusers saves a model; a pipeline keeps them in unet/."""
-    pairs = [(place / "config.json", place / name) for place in (folder, folder / "unet") for name in FOLDER_FILES]
-    whole = [(config, weights) for config, weights in pairs if config.is_file() and weights.is_file()]
+    parts = [".", *FOLDER_PARTS.values()]
+    whole = {
+        part: folder / part / name
+        for part in parts
+        for name in reversed(FOLDER_FILES)
+        if (folder / part / "config.json").is_file() and (folder / part / name).is_file()
+    }
     if not whole:
         held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
         raise FileNotFoundError(
             f"no weight file at {folder}: it is a folder, but not one of diffusers (config.json beside "
             f"{' or '.join(FOLDER_FILES)}); it holds {held}; give the path of a file"
         )
-    config, weights = whole[0]
+    whole = {".": whole["."]} if "." in whole else whole
+    asked = FOLDER_PARTS.get(weights, weights)
+    part = asked if asked in whole else next(iter(whole))
+    content, stated = read_content(whole[part], execute), _stated(whole[part].with_name("config.json"))
+    for scheduler in (folder / part / name for name in SCHEDULERS):
+        stated = _stated(scheduler) | stated if scheduler.is_file() else stated
+    which = weights if part == asked and len(whole) > 1 else "only one"
+    return Content(content.path, "diffusers folder", content.value, {**stated, **content.metadata}, which)
+
+
+def _stated(config: Path) -> dict[str, str]:
+    """The settings in a file of diffusers, as JSON; text as it is."""
     try:
         facts = json.loads(config.read_text(encoding="utf-8"))
-        kind = str(facts["_class_name"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        named = {"class": facts.pop("_class_name"), **{name.lstrip("_"): value for name, value in facts.items()}}
+        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in named.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{config} is not the configuration of a diffusers model: {_reason(error)}") from error
-    content = read_content(weights, execute)
-    figures = {name.strip("_"): str(facts[name]) for name in FOLDER_FIGURES if facts.get(name) is not None}
-    return Content(weights, "diffusers folder", content.value, {"class": kind, **figures, **content.metadata})

@@ -16,17 +16,18 @@ from typing import Any
 from torch import Tensor
 
 from lit_pursamere.networks.ddpm_unet import OLD_ATTENTION_NAMES
+from lit_pursamere.weights.choice import choose, is_average, split
 from lit_pursamere.weights.files import printable
 from lit_pursamere.weights.pickles import ModuleState
+from lit_pursamere.weights.settings import is_normaliser, normalisation
 
-__all__ = ["IGNORABLE", "Selection", "clean_names", "select"]
+__all__ = ["IGNORABLE", "Selection", "select"]
 
 # Entries that follow from the configuration, which public checkpoints carry or leave out as they like.
 IGNORABLE = ("sigmas", "num_batches_tracked", "resample_filter")
 
 RAW_KEYS = ("unaveraged_model_state_dict", "state_dict", "model_state_dict", "net", "model", "best_model", "network",
             "model_state", "params", "weights")  # fmt: skip
-EMA_KEYS = ("ema", "ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "params_ema")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Selection:
 
     Args:
         layout: How the file is laid out, in words.
-        which: `ema`, `raw`, or `only one`.
+        which: `ema`, `raw`, `only one`, or the name that was asked for.
         tensors: Tensors by the names that the file gives them.
         metadata: Step, epoch, decay and the like.
     """
@@ -43,7 +44,7 @@ class Selection:
     layout: str
     which: str
     tensors: Mapping[str, Tensor]
-    metadata: Mapping[str, str]
+    metadata: dict[str, str]
 
 
 def select(content: Any, weights: str = "ema") -> Selection:
@@ -51,7 +52,7 @@ def select(content: Any, weights: str = "ema") -> Selection:
 
     Args:
         content: What the file holds.
-        weights: `ema` or `raw`; a file that holds one set only gives that one.
+        weights: `ema` or `raw`, or the name of an entry or a part; a file that holds one set only gives that one.
 
     Returns:
         The set.
@@ -59,19 +60,21 @@ def select(content: Any, weights: str = "ema") -> Selection:
     Raises:
         ValueError: If there are no tensors by name, or not the wanted set; the message continues "FILE ...".
     """
-    if isinstance(content, list) and content and isinstance(content[0], Mapping):
-        found = _ncsnv2(content, weights)
+    is_list = isinstance(content, list) and content and isinstance(content[0], Mapping)
+    ema = content.get("ema") if isinstance(content, Mapping) else None
+    if is_list or (isinstance(ema, Mapping) and "shadow_params" in ema):
+        if weights not in ("ema", "raw"):
+            raise ValueError(f"holds no weights called {weights!r}; use weights: ema or raw")
+        found = (_ncsnv2 if is_list else _score_sde)(content, weights)
     elif not isinstance(content, Mapping):
         found = Selection("", "", {}, {})
-    elif isinstance(content.get("ema"), Mapping) and "shadow_params" in content["ema"]:
-        found = _score_sde(content, weights)
     else:
-        found = _container(content, weights)
+        found = _part(_container(content, weights), weights)
     tensors, renamed = _modern_names(found.tensors)
     if not tensors:
         raise ValueError(f"holds no tensors by name: its content is a {type(content).__name__}")
     layout = printable(found.layout) + (", old attention names" if renamed else "")
-    return Selection(layout, found.which, tensors, found.metadata)
+    return Selection(layout, found.which, tensors, found.metadata | normalisation(tensors))
 
 
 def _ncsnv2(content: list, weights: str) -> Selection:
@@ -108,26 +111,35 @@ def _score_sde(content: Mapping, weights: str) -> Selection:
 def _container(content: Mapping, weights: str) -> Selection:
     """A checkpoint with its weights under one of the customary keys, or a plain state dict."""
     if "current_model_state" in content:  # Lightning's weight averaging
-        key = "state_dict" if weights == "ema" else "current_model_state"
-        facts = _facts(content) | _card(content)
-        return Selection(f"Lightning checkpoint, {_word(weights)}", weights, _by_name(content.get(key)), facts)
-    raw = [key for key in RAW_KEYS if _inner(content.get(key))]
-    ema = [key for key in EMA_KEYS if _inner(content.get(key))]
-    if "unaveraged_model_state_dict" in raw and "model_state_dict" in raw:
-        ema = ["model_state_dict"]
-    if not raw and not ema:
+        which = "raw" if weights == "raw" else "ema"
+        tensors = _by_name(content["current_model_state"] if which == "raw" else content.get("state_dict"))
+        return Selection(f"Lightning checkpoint, {_word(which)}", which, tensors, _facts(content) | _card(content))
+    sets = {key: inner for key, value in content.items() if isinstance(key, str) and (inner := _inner(value))}
+    known = {key: sets[key] for key in sets if key in (*RAW_KEYS, weights) or is_average(key, sets)}
+    if not known and (not sets or _by_name(content)):
         layout = f"module object ({content.kind})" if isinstance(content, ModuleState) else "plain state dict"
-        return Selection(layout, "only one", _by_name(content), _facts(getattr(content, "facts", {})))
-    if weights == "raw" and not raw:
-        raise ValueError(f"holds EMA weights only (under `{ema[0]}`); use weights: ema")
-    key = (ema or raw)[0] if weights == "ema" else raw[0]
-    inner = content[key]
-    return Selection(
-        _layout(content, key, inner) + (f", {_word(weights)}" if ema else ""),
-        weights if ema else "only one",
-        _inner(inner),
-        _facts(content) | _facts(getattr(inner, "facts", {})),
-    )
+        return Selection(layout, "only one", _by_name(content), _object_facts(content))
+    # Where the name is none of an entry, it may be that of a part of the entry.
+    asked = weights if weights in {"ema", "raw", *sets} else "ema"
+    key, which = choose(known or sets, asked)
+    told = f", {_word(which)}" if which in ("ema", "raw") else ""
+    facts = _facts(content) | _card(content) | _object_facts(content[key])
+    return Selection(_layout(content, key, content[key]) + told, which, sets[key], facts)
+
+
+def _part(found: Selection, weights: str) -> Selection:
+    """One of several networks that are parts of one state dict, with the normalisation that goes with them all."""
+    sets = split(found.tensors)
+    if weights not in ("ema", "raw", found.which):
+        sets = {weights: {name: tensor for name, tensor in found.tensors.items() if name.startswith(f"{weights}.")}}
+        if not sets[weights]:
+            parts = ", ".join(dict.fromkeys(printable(name.partition(".")[0]) for name in list(found.tensors)[:100]))
+            raise ValueError(f"holds no weights called {weights!r}: give ema, raw, or how their names begin ({parts})")
+    if not sets:
+        return found
+    part, which = choose(sets, weights)
+    tensors = {n: t for n, t in found.tensors.items() if n in sets[part] or is_normaliser(n)}
+    return Selection(f"{found.layout}, {_word(which, part)}", which, tensors, found.metadata)
 
 
 def _layout(content: Mapping, key: str, inner: Any) -> str:
@@ -157,6 +169,14 @@ def _facts(content: Any) -> dict[str, str]:
     return {name: str(value) for name, value in plain.items()}
 
 
+def _object_facts(value: Any) -> dict[str, str]:
+    """The plain attributes of a module that was saved as an object; of EDM's, which of its preconditionings it is."""
+    if not isinstance(value, ModuleState):
+        return {}
+    known = value.snapshot and value.kind.endswith("Precond")
+    return _facts(value.facts) | ({"preconditioning": value.kind.removesuffix("Precond").lower()} if known else {})
+
+
 def _card(content: Mapping) -> dict[str, str]:
     """The card that our own checkpoints carry, whose texts may be long."""
     card = content.get("card")
@@ -164,8 +184,8 @@ def _card(content: Mapping) -> dict[str, str]:
     return {name: value for name, value in named if isinstance(name, str) and isinstance(value, str)}
 
 
-def _word(weights: str) -> str:
-    return "EMA" if weights == "ema" else "raw"
+def _word(weights: str, part: str = "") -> str:
+    return {"ema": "EMA", "raw": "raw"}.get(weights, f"part {part}")
 
 
 def _modern_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
@@ -182,11 +202,3 @@ def _modern_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], boo
         known = f"{parent}." in layers and part in OLD_ATTENTION_NAMES
         renamed[f"{parent}.{OLD_ATTENTION_NAMES[part]}.{rest}" if known else name] = tensor
     return renamed, bool(layers)
-
-
-def clean_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Strip the prefixes `module.` and `model.` where every name has them."""
-    cleaned = dict(tensors)
-    while prefix := next((p for p in ("module.", "model.") if cleaned and all(n.startswith(p) for n in cleaned)), None):
-        cleaned = {name.removeprefix(prefix): tensor for name, tensor in cleaned.items()}
-    return cleaned

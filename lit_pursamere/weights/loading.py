@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_pursamere.weights.architectures import recognise
-from lit_pursamere.weights.files import Content, printable, read_content
+from lit_pursamere.weights.choice import choose
+from lit_pursamere.weights.files import Content, printable, read_content, some
 from lit_pursamere.weights.layouts import IGNORABLE, Selection, select
 from lit_pursamere.weights.saving import sha256
+from lit_pursamere.weights.settings import check_settings, normalisers
 
 __all__ = ["WeightFile", "inspect_weights", "load_weights", "read_weights", "trained"]
 
@@ -35,7 +38,7 @@ class WeightFile:
         layout: Who wrote it and which set was taken, such as `score_sde checkpoint, EMA`.
         architecture: Recognised from names and shapes, such as `NCSNv2 ngf 64, 3 channels`; else `unknown`.
         parameters: Number of trainable numbers.
-        weights: The set that was taken: `ema`, `raw`, or `only one`.
+        weights: The set that was taken: `ema`, `raw`, `only one`, or the name that was asked for.
         sha256: Hex digest of the file.
         dtypes: Types of the tensors.
         metadata: What the file says about itself: its model card, or step, epoch, decay and the like.
@@ -58,7 +61,8 @@ def inspect_weights(path: str | Path, weights: str = "ema", execute: bool = Fals
 
     Args:
         path: A file, or a folder as diffusers saves it.
-        weights: `ema` or `raw`: which set to take where a training checkpoint holds both.
+        weights: `ema` or `raw`: which set to take where a training checkpoint holds both; or the name of an entry or a
+            part of it, where it holds several networks.
         execute: Run the code in the file if it needs that. Only for files that are trusted.
 
     Returns:
@@ -78,7 +82,7 @@ def inspect_weights(path: str | Path, weights: str = "ema", execute: bool = Fals
         weights=found.which,
         sha256=sha256(content.path),
         dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in found.tensors.values()})),
-        metadata=dict(content.metadata) | dict(found.metadata),
+        metadata=found.metadata,
         tensors=found.tensors,
     )
 
@@ -88,7 +92,8 @@ def read_weights(path: str | Path, weights: str = "ema") -> dict[str, Tensor]:
 
     Args:
         path: A file, or a folder as diffusers saves it.
-        weights: `ema` or `raw`: which set to take where a training checkpoint holds both.
+        weights: `ema` or `raw`: which set to take where a training checkpoint holds both; or the name of an entry or a
+            part of it, where it holds several networks.
 
     Returns:
         Tensors by the names that the file gives them, on the CPU.
@@ -101,18 +106,17 @@ def read_weights(path: str | Path, weights: str = "ema") -> dict[str, Tensor]:
 
 
 def _read(path: str | Path, weights: str, execute: bool = False) -> tuple[Content, Selection]:
-    if weights not in ("ema", "raw"):
-        raise ValueError(f"weights must be 'ema' or 'raw'; got {weights!r}")
-    content = read_content(path, execute)
+    content = read_content(path, execute, weights)
     try:
-        found = select(content.value, weights)
+        found = select(content.value, "ema" if content.which == weights else weights)
     except ValueError as error:
         raise ValueError(f"{content.path} {error}") from error
-    if content.kind in ("safetensors", "diffusers folder") and found.layout.startswith("plain state dict"):
+    layout, which = found.layout, content.which if content.which != "only one" else found.which
+    if content.kind in ("safetensors", "diffusers folder") and layout.startswith("plain state dict"):
         told = f"diffusers folder ({content.metadata['class']})" if content.kind == "diffusers folder" else content.kind
-        found = Selection(found.layout.replace("plain state dict", told), found.which, found.tensors, found.metadata)
+        layout = layout.replace("plain state dict", told)
     _check(found.tensors, content.path)
-    return content, found
+    return content, Selection(layout, which, found.tensors, dict(content.metadata) | found.metadata)
 
 
 def _check(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -137,50 +141,64 @@ def _not_finite(tensor: Tensor) -> int:
     return int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() or tensor.is_complex() else 0
 
 
-def load_weights(module: nn.Module, path: str | Path, weights: str = "ema") -> None:
+def load_weights(
+    module: nn.Module, path: str | Path, weights: str = "ema", settings: Mapping[str, Any] | None = None
+) -> None:
     """Fill a module from a weight file; every parameter must be found, with its shape, and nothing may be left over.
 
     Args:
-        module: The module to fill, in place.
+        module: The module to fill, in place. Its attribute `settings`, if it has one, says what it computes with.
         path: Weight file or folder, see `read_weights`.
-        weights: `ema` or `raw`.
+        weights: `ema` or `raw`, or the name of one of several networks in the file.
+        settings: What else the weights will be used with: of these and its own settings the file may not state others.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file cannot be used, see `read_weights`, or if names or shapes do not fit; the message
-            lists them and says what the file seems to be.
+        ValueError: If the file cannot be used, see `read_weights`; if names or shapes do not fit, where the message
+            lists them and says what the file seems to be; if several networks fit; or if it states other settings.
     """
-    tensors = read_weights(path, weights)
+    found = _read(path, weights)[1]
+    try:
+        state = _fitting(module, found.tensors, weights if weights in ("ema", "raw") else "ema")
+        check_settings(module, found.metadata, settings or {})
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+    module.load_state_dict(state)
+
+
+def _fitting(module: nn.Module, tensors: Mapping[str, Tensor], weights: str) -> dict[str, Tensor]:
+    """The module's state dict from those tensors."""
     wanted, what = module.state_dict(), type(module).__name__
-    required = [name for name in wanted if not name.endswith(IGNORABLE)]
-    prefix = _find_prefix(tensors, required)
+    required = {name: tensor for name, tensor in wanted.items() if not name.endswith(IGNORABLE)}
+    prefix = _find_prefix(tensors, required, weights)
     found = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    passed = normalisers(found).keys() - wanted.keys()
+    found = {name: tensor for name, tensor in found.items() if name not in passed}
     missing = [name for name in required if name not in found]
     extra = [n for n in found if n not in wanted and not n.endswith(IGNORABLE) and not n.startswith(UNUSED_PARTS)]
     if missing or extra:
         raise ValueError(
-            f"{path} does not fit this {what}: {len(missing)} names are missing ({_some(missing)}) and {len(extra)} "
-            f"are left over ({_some(extra)}); {_looks_like(tensors)}; is it of another architecture or depth?"
+            f"does not fit this {what}: {len(missing)} names are missing ({some(missing)}) and {len(extra)} "
+            f"are left over ({some(extra)}); {_looks_like(tensors)}; is it of another architecture or depth?"
         )
     wrong = [f"{n}: file {tuple(found[n].shape)}, here {tuple(wanted[n].shape)}" for n in required
              if found[n].shape != wanted[n].shape]  # fmt: skip
     if wrong:
         raise ValueError(
-            f"{path} does not fit this {what}: {len(wrong)} shapes differ ({_some(wrong)}); {_looks_like(tensors)}; "
+            f"does not fit this {what}: {len(wrong)} shapes differ ({some(wrong)}); {_looks_like(tensors)}; "
             "check the width and the number of channels and classes"
         )
     # Of the names that may be missing, those that are there and fit are taken too (BatchNorm's counters).
-    fitting = {name: t for name, t in found.items() if name in wanted and t.shape == wanted[name].shape}
-    module.load_state_dict({**wanted, **fitting})
+    return wanted | {name: t for name, t in found.items() if name in wanted and t.shape == wanted[name].shape}
 
 
-def trained(network: nn.Module, checkpoint: str | None, weights: Literal["ema", "raw"] = "ema") -> nn.Module:
+def trained(network: nn.Module, checkpoint: str | None, weights: str = "ema") -> nn.Module:
     """A network with its weights: what a configuration names where a module is wanted.
 
     Args:
         network: The network; filled in place.
         checkpoint: Its weight file, see `load_weights`. None: its weights as they are.
-        weights: `ema` or `raw`.
+        weights: `ema` or `raw`, or the name of one of several networks in the file.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -200,12 +218,21 @@ def _looks_like(tensors: Mapping[str, Tensor]) -> str:
     )
 
 
-def _find_prefix(tensors: Mapping[str, Tensor], required: list[str]) -> str:
-    """The prefix under which most of the wanted names stand; the shortest if several hold them all."""
-    anchor = required[0]
-    candidates = sorted({name[: -len(anchor)] for name in tensors if name.endswith(anchor)} | {""}, key=len)
-    return max(candidates, key=lambda prefix: sum(prefix + name in tensors for name in required))
+def _find_prefix(tensors: Mapping[str, Tensor], required: Mapping[str, Tensor], weights: str) -> str:
+    """The prefix under which the wanted names stand, or most of them.
 
-
-def _some(names: list[str], limit: int = 3) -> str:
-    return ", ".join(map(printable, names[:limit])) + (", ..." if len(names) > limit else "") if names else "none"
+    Raises:
+        ValueError: If there are several networks that fit, side by side, and `weights` does not say which.
+    """
+    lengths = {len(name) for name in required}
+    splits = [(name[:-n], name[-n:]) for name in tensors for n in lengths if n <= len(name) and name[-n:] in required]
+    names = Counter(prefix for prefix, _ in splits)
+    fitting = Counter(prefix for prefix, name in splits if tensors[prefix + name].shape == required[name].shape)
+    sets: dict[str, dict[str, Tensor]] = {}
+    for prefix in sorted(prefix for prefix, count in fitting.items() if count == len(required)):
+        if not sets or not prefix.startswith(next(reversed(sets))):  # else it is a part of another one
+            sets[prefix] = {name: tensors[prefix + name] for name in required}
+    if len(sets) > 1:
+        parts = {prefix.rstrip("."): prefix for prefix in sets}
+        return parts[choose({part: sets[prefix] for part, prefix in parts.items()}, weights)[0]]
+    return next(iter(sets), max(names, key=lambda prefix: (names[prefix], -len(prefix)), default=""))

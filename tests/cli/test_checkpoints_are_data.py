@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from lit_pursamere.cli.continuing import CheckpointsAreData, read_checkpoint
+from lit_pursamere.cli.lightning import command_line
 from lit_pursamere.cli.main import main
 from lit_pursamere.tasks.training import WholeCheckpoints
 
@@ -78,6 +79,13 @@ def test_objects_are_no_data(tmp_path, name):
     (tmp_path / "w").write_bytes(b"\x80\x02}X\x0a\x00\x00\x00state_dict" + f"c{module}\n{kind}\n".encode() + b")Rs.")
     with pytest.raises(ValueError, match=f"names {name}"):
         read_checkpoint(tmp_path / "w")
+
+
+def test_the_trainer_of_the_command_line_has_it(repository_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(repository_root)
+    options = ["--data.purified=null", "--trainer.logger=false", f"--trainer.default_root_dir={tmp_path}"]
+    cli = command_line(["--config=configs/digits/classifier.yaml", *options], run=False)
+    assert type(cli.trainer.strategy.checkpoint_io) is CheckpointsAreData
 
 
 def test_they_are_written_whole():

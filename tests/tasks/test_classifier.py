@@ -204,6 +204,18 @@ def test_best_and_last_checkpoint_are_weight_files(tmp_path):
     load_weights(again, tmp_path / "best.ckpt")
 
 
+def test_files_say_how_pixels_are_normalised(tmp_path):
+    net = WideResNet(10, 1, channels=1, mean=[0.3], std=[0.05])
+    callback = pl.callbacks.ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
+    task = LitClassifier(net, export=str(tmp_path / "net.safetensors"))
+    options = {"max_steps": 1, "max_epochs": -1, "enable_checkpointing": True, "callbacks": [callback]}
+    trainer(tmp_path, **options).fit(task, Pairs(batch_size=4, val_size=2))
+    for file in ("net.safetensors", "last.ckpt"):
+        load_weights(net, tmp_path / file)
+        with pytest.raises(ValueError, match=r"was made for mean \[0\.3\], std \[0\.05\]"):
+            load_weights(WideResNet(10, 1, channels=1), tmp_path / file)
+
+
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_resumed_after_its_last_step_a_run_still_exports_the_average(tmp_path):
     exported = []

@@ -35,7 +35,7 @@ def error_of(capsys, *args):
 def test_usage(capsys):
     main(["--help"])
     assert "  weights " in capsys.readouterr().out
-    for args in ((), ("convert", "a"), ("inspect", "a", "--weights", "average"), ("melt", "a")):
+    for args in ((), ("convert", "a"), ("melt", "a")):
         with pytest.raises(SystemExit) as exit_:
             run(*args)
         assert exit_.value.code == 2
