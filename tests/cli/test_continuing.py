@@ -259,7 +259,7 @@ def test_nothing_is_written_where_nobody_asked(fit, tmp_path):
 
 
 def test_a_second_training_in_the_same_folder_is_refused(fit, tmp_path, capsys):
-    with ResultsFolder(tmp_path / "classifier/logs"):
+    with ResultsFolder(last(tmp_path).parent):
         assert "another run" in error_of(capsys, *fit)
     assert not last(tmp_path).exists()
 
