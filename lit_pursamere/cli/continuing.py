@@ -37,8 +37,8 @@ __all__ = ["COMPLETE", "at_home", "check_run", "kept_to_one", "stopped_at"]
 COMPLETE = "complete"
 HPC = "hpc_ckpt_*.ckpt"
 OTHERWISE = (
-    "the same settings continue it. Other ones need names of their own: another `model.export`, another folder for the "
-    "logs, and `--ckpt_path CHECKPOINT` to start from weights that are there"
+    "the same settings continue it. Remove it, or choose names of its own for another training: `model.export`, and "
+    "the folder for the logs; `--ckpt_path CHECKPOINT` then starts from weights that are there"
 )
 
 
@@ -153,7 +153,7 @@ def told_apart(there: dict, now: dict) -> str:
 def require_same(file: Path, there: dict | None, now: dict) -> None:
     """Raise ValueError unless a file was made with this configuration; the message names what differs."""
     if there is None:
-        raise ValueError(f"{file} does not say what configuration made it; remove it, or choose: {OTHERWISE}")
+        raise ValueError(f"{file} does not say what configuration made it; {OTHERWISE}")
     if found := told_apart(there, now):
         raise ValueError(f"{file} was made with another configuration ({found}); {OTHERWISE}")
 

@@ -118,7 +118,7 @@ def test_other_settings_are_refused_and_nothing_changes(option, done, tmp_path, 
     before = contents(tmp_path)
     error = error_of(capsys, *done, option)
     assert re.search(rf"net\.safetensors was made with another configuration .*{REFUSED[option]}", error)
-    assert "`--ckpt_path CHECKPOINT` to start from weights that are there" in error
+    assert "`--ckpt_path CHECKPOINT` then starts from weights that are there" in error
     assert contents(tmp_path) == before
 
 

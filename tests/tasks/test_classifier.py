@@ -19,7 +19,7 @@ from lit_pursamere.data import ArrayDataset, ImageDataModule
 from lit_pursamere.data.resident import ResidentLoader
 from lit_pursamere.networks import WideResNet
 from lit_pursamere.progress import Progress
-from lit_pursamere.tasks import LitClassifier, training
+from lit_pursamere.tasks import LitClassifier, callbacks, training
 from lit_pursamere.threat import ThreatModel
 from lit_pursamere.weights import load_weights, save_weights
 
@@ -120,7 +120,7 @@ def test_the_effective_batch_is_stated(tmp_path, caplog):
 
 @pytest.mark.parametrize("bar", [True, False])
 def test_without_a_terminal_plain_lines_say_how_far_it_is(tmp_path, monkeypatch, capsys, bar):
-    monkeypatch.setattr(training, "Progress", partial(Progress, every=0))
+    monkeypatch.setattr(callbacks, "Progress", partial(Progress, every=0))
     fit = trainer(tmp_path, enable_progress_bar=bar, max_epochs=2)
     fit.fit(LitClassifier(network()), Pairs(batch_size=10))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fit:")]
