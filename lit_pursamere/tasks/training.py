@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -22,32 +20,23 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lit_pursamere.progress import Progress
 from lit_pursamere.seeding import reseed, run_seed
 from lit_pursamere.store.atomic import replacing
 from lit_pursamere.store.manifest import differences
+from lit_pursamere.tasks.callbacks import Clock, PlainLines, callback_of
 from lit_pursamere.tasks.deciding import configuration_of
 from lit_pursamere.tasks.stopping import Stopping
 from lit_pursamere.weights import model_card, save_weights
 
 __all__ = [
-    "Clock",
     "ExponentialMovingAverage",
     "Training",
     "WholeCheckpoints",
-    "callback_of",
     "cosine",
     "inverse_sqrt",
     "is_trial",
     "rise",
 ]
-
-Callback = TypeVar("Callback", bound=pl.Callback)
-
-
-def callback_of(trainer: pl.Trainer, kind: type[Callback]) -> Callback | None:
-    """The first callback of a kind that a trainer has."""
-    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
 
 
 def is_trial(trainer: pl.Trainer) -> bool:
@@ -88,6 +77,8 @@ class ExponentialMovingAverage(WeightAveraging):
         super().__init__(use_buffers=buffers, multi_avg_fn=partial(average, decay, warmup))
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if trainer.precision == "64-true":
+            pl_module.double()  # Lightning would do so after the average has been set up
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             self._average_model.n_averaged.fill_(1)  # 0 would make the first update a copy instead of a mean
@@ -96,61 +87,6 @@ class ExponentialMovingAverage(WeightAveraging):
         # Again, because Lightning does not call on_train_end where a checkpoint of the last step is resumed.
         if self._average_model is not None:
             self._copy_average_to_current(pl_module)
-
-
-class PlainLines(pl.Callback):
-    """Says how far a training is, by a plain line now and then, where Lightning's bar cannot be drawn."""
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        steps, bar = trainer.estimated_stepping_batches, trainer.progress_bar_callback
-        hidden = bar is None or sys.stderr.isatty() or not trainer.is_global_zero or math.isinf(steps)
-        self.progress = Progress("fit", "step", 0 if hidden else int(steps), hidden)
-        self.progress.advance(trainer.global_step, skipped=True)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *unused: object) -> None:
-        self.progress(trainer.global_step)
-
-
-class Clock(pl.Callback):
-    """Hours that a training took so far over all its interruptions, logged with every validation and in its card.
-
-    `time/hours` passed on the clock, `time/core_hours` were computed by this process on all its cores; machines that
-    are shared delay the former only. What came after the last checkpoint before a kill is done again, not counted.
-    """
-
-    PREFIX = "time/"
-
-    def __init__(self) -> None:
-        self.spent = {"hours": 0.0, "core_hours": 0.0}
-        self.started: dict[str, float] | None = None
-
-    def now(self) -> dict[str, float]:
-        return {"hours": time.monotonic() / 3600, "core_hours": time.process_time() / 3600}
-
-    def total(self) -> dict[str, float]:
-        """Hours spent, by name."""
-        begun, now = self.started or self.now(), self.now()
-        return {name: self.spent[name] + now[name] - begun[name] for name in now}
-
-    def named(self) -> dict[str, float]:
-        """`total` by the names of the logs."""
-        return {self.PREFIX + name: hours for name, hours in self.total().items()}
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.started = self.now()
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking and self.started is not None:
-            pl_module.log_dict(self.named(), rank_zero_only=True)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.spent, self.started = self.total(), None
-
-    def state_dict(self) -> dict[str, float]:
-        return self.total()
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self.spent = dict(state)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -198,6 +134,7 @@ class Training(pl.LightningModule):
     def setup(self, stage: str) -> None:
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nobody asked for another one
             self.trainer.strategy.checkpoint_io = WholeCheckpoints()
+        self.trainer.precision_plugin.convert_module(self)  # before a checkpoint's float64 weights are put in
         if stage == "fit" and self.configuration is not None and "images" not in self.configuration:
             self.configuration["images"] = self.data.trained_on()
 
@@ -270,8 +207,8 @@ class Training(pl.LightningModule):
         """
         if self.finite is not None and not self.finite:
             raise ValueError(
-                f"the training diverged: by step {self.global_step} a loss was NaN or infinite; nothing is kept of it. "
-                "Lower `model.lr`, set `trainer.gradient_clip_val`, or check the images"
+                f"the training diverged: by step {self.global_step} a loss was NaN or infinite; no weights are kept of "
+                "it. Lower `model.lr`, set `trainer.gradient_clip_val`, or check the images"
             )
 
     def export_weights(self, module: nn.Module, path: str | None) -> None:

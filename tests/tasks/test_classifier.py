@@ -19,7 +19,7 @@ from lit_pursamere.data import ArrayDataset, ImageDataModule
 from lit_pursamere.data.resident import ResidentLoader
 from lit_pursamere.networks import WideResNet
 from lit_pursamere.progress import Progress
-from lit_pursamere.tasks import LitClassifier, training
+from lit_pursamere.tasks import LitClassifier, callbacks, training
 from lit_pursamere.threat import ThreatModel
 from lit_pursamere.weights import load_weights, save_weights
 
@@ -120,7 +120,7 @@ def test_the_effective_batch_is_stated(tmp_path, caplog):
 
 @pytest.mark.parametrize("bar", [True, False])
 def test_without_a_terminal_plain_lines_say_how_far_it_is(tmp_path, monkeypatch, capsys, bar):
-    monkeypatch.setattr(training, "Progress", partial(Progress, every=0))
+    monkeypatch.setattr(callbacks, "Progress", partial(Progress, every=0))
     fit = trainer(tmp_path, enable_progress_bar=bar, max_epochs=2)
     fit.fit(LitClassifier(network()), Pairs(batch_size=10))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fit:")]
@@ -323,6 +323,18 @@ def test_the_card_tells_the_whole_run_after_it_was_continued(tmp_path):
     assert card_of(tmp_path / "whole/last.ckpt") == whole
     other = card_of(tmp_path / "whole/step=8.ckpt", lr=0.2)
     assert json.loads(other["begun"]) == [{"steps": "8", "lr": "0.1"}] and other["lr"] == "0.2"
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_in_double_precision_too_nothing_is_lost_on_the_way(tmp_path):
+    found = []
+    for resume in (None, tmp_path / "last.ckpt"):
+        last = pl.callbacks.ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
+        task = LitClassifier(network(), ema_decay=0.9, export=str(tmp_path / "net.safetensors"))
+        options = {"enable_checkpointing": True, "callbacks": [last], "precision": "64-true"}
+        trainer(tmp_path, **options).fit(task, Pairs(batch_size=4, val_size=2), ckpt_path=resume)
+        found.append((tmp_path / "net.safetensors").read_bytes())
+    assert found[0] == found[1]
 
 
 def test_weights_that_are_no_numbers_are_not_exported(tmp_path):

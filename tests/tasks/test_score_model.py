@@ -26,7 +26,8 @@ from lit_pursamere.diffusion import (
 )
 from lit_pursamere.networks import DenoisingAutoencoder
 from lit_pursamere.tasks import LitScoreModel
-from lit_pursamere.tasks.training import Clock, average
+from lit_pursamere.tasks.callbacks import Clock
+from lit_pursamere.tasks.training import average
 from lit_pursamere.weights import inspect_weights, load_weights
 
 SIZE = {"channels": 1, "image_size": 8}
