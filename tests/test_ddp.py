@@ -1,4 +1,4 @@
-"""Two processes (gloo, CPU) train as one on twice the batch, and evaluate exactly the images that one evaluates."""
+"""Two processes (gloo, CPU) train as one, and evaluate exactly the images that one evaluates."""
 
 import os
 import subprocess
@@ -14,16 +14,21 @@ from lit_pursamere.store import read_rows
 pytestmark = pytest.mark.slow
 
 
-def run(repository_root, *args, processes=1, launcher=(), path=""):
-    """Run the command line in a process of its own, as a user does; returns its output."""
+def started(repository_root, *args, processes=1, launcher=(), path=""):
+    """Run the command line in a process of its own."""
     command = [
         sys.executable, *launcher, "-m", "lit_pursamere", *args, f"--trainer.devices={processes}",
         "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.logger=false",
     ]  # fmt: skip
     if processes > 1:
         command.append("--trainer.strategy=ddp")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LIT_PURSAMERE_TRACEBACK": "1", "PYTHONPATH": str(path)}
-    done = subprocess.run(command, cwd=repository_root, env=environment, capture_output=True, text=True, timeout=240)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{path}:{repository_root}"}
+    return subprocess.run(command, cwd=repository_root, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def run(*args, **options):
+    """Run it, as a user does, to its end; returns its output."""
+    done = started(*args, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -86,23 +91,37 @@ class PlainNet(nn.Sequential):
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:Total length of")
-def test_two_processes_step_as_one_that_accumulates_two_batches(repository_root, tmp_path, monkeypatch):
-    """Launched by torchrun; two steps in float64 on the same 2 x 16 images each."""
+def test_two_processes_step_as_one(repository_root, tmp_path, monkeypatch):
+    """Launched by torchrun; two accumulated steps of the same command in float64, each on the same 2 x 32 images."""
     (tmp_path / "plain_net.py").write_text(PLAIN_NET)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(repository_root)
     options = [
         "fit", "--config=configs/digits/classifier.yaml", "--model.classifier=plain_net.PlainNet",
-        "--data.purified=null", "--data.crop=0", "--data.batch_size=16", "--data.val_size=0", "--trainer.max_steps=2",
+        "--data.purified=null", "--data.crop=0", "--data.batch_size=32", "--data.val_size=0", "--trainer.max_steps=2",
         "--trainer.callbacks=null", "--trainer.precision=64-true", f"--trainer.default_root_dir={tmp_path}",
+        "--trainer.accumulate_grad_batches=2", "--model.lr_reference_batch=32",
     ]  # fmt: skip
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     output = run(repository_root, *options, f"--model.export={two}", processes=2, launcher=torchrun, path=tmp_path)
-    assert output.count("processes 2 x accumulated batches 1 x images 16 = 32 images") == 1, output
-    accumulating = ["--trainer.accumulate_grad_batches=2", "--trainer.accelerator=cpu", "--trainer.logger=false"]
-    assert main([*options, *accumulating, "--trainer.enable_progress_bar=false", f"--model.export={one}"]) == 0
+    assert output.count("processes 2 x accumulated batches 2 x images 16 = 64 images") == 1, output
+    alone = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+    assert main([*options, *alone, f"--model.export={one}"]) == 0
     one, two = load_file(one), load_file(two)
     assert one["0.weight"].dtype == torch.float64
     for name, value in one.items():
         torch.testing.assert_close(value, two[name], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"]])
+def test_a_batch_that_has_no_equal_shares_is_one_line(launcher, repository_root, tmp_path):
+    done = started(
+        repository_root, "fit", "--config=configs/digits/classifier.yaml", "--data.purified=null",
+        f"--model.export={tmp_path}/net.safetensors", f"--trainer.default_root_dir={tmp_path}", processes=3,
+        launcher=launcher,
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert said.count("a batch of 64 images cannot be shared equally among 3 processes") == 1, said
+    assert not (tmp_path / "net.safetensors").exists()

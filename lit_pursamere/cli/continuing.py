@@ -1,81 +1,174 @@
-"""A `fit` that is started again goes on where it stopped, if `model.export` says which file it is to make.
+"""A `fit` that is started again goes on where it stopped.
 
-    the file is there                    this configuration made it: the training is complete
+    the exported file is there           this configuration made it: the training is complete
     a checkpoint `last` is there         this configuration made it: the training continues from it
     another configuration made either    an error says what differs
+    `--ckpt_path FILE`                   continues from that checkpoint; where another configuration made it, a new
+                                         training starts from there, which needs names of its own
 
-`--ckpt_path` says otherwise.
+What is compared is all that decides the weights: settings, seed, images (a digest of pixels and labels), and the
+checkpoint from which a training started.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from safetensors import safe_open
+from pytorch_lightning.loggers import TensorBoardLogger
 
-from lit_pursamere.cli.saved_config import SaveConfig
+from lit_pursamere.data.training import share
+from lit_pursamere.store import ResultsFolder
+from lit_pursamere.store.atomic import remove_leftovers
 from lit_pursamere.store.manifest import differences
-from lit_pursamere.tasks.training import Training, callback_of
+from lit_pursamere.tasks.deciding import configuration_of, deciding
+from lit_pursamere.tasks.training import Training, is_trial
+from lit_pursamere.weights import sha256
 from lit_pursamere.weights.archives import check_zip
 
-__all__ = ["COMPLETE", "check_run", "stopped_at"]
+__all__ = ["COMPLETE", "at_home", "check_run", "stopped_at", "training_folder"]
 
 COMPLETE = "complete"
+OTHERWISE = (
+    "the same settings continue it. Other ones need names of their own: another `model.export`, another folder for the "
+    "logs, and `--ckpt_path CHECKPOINT` to start from weights that are there"
+)
 
 
-def stopped_at(trainer: Trainer, task: LightningModule) -> str | None:
-    """Where the training stopped that a command line is about.
+def at_home(settings: dict[str, Any], task: LightningModule) -> dict[str, Any]:
+    """Arguments of a trainer, with places of the run's own for what was given none; else they were the current folder.
+
+    A training keeps its logs and its last checkpoint, so that it can be continued.
+    """
+    training, place = isinstance(task, Training), getattr(task, "output", None)
+    if isinstance(task, Training):
+        place = "runs/fit" if task.export is None else Path(task.export).with_suffix("")
+    home = settings.get("default_root_dir") or place
+    if home is None:
+        return settings
+    own = {"default_root_dir": home}
+    if training and settings.get("logger") in (None, True):
+        own["logger"] = TensorBoardLogger(Path(home).parent, Path(home).name, "logs")
+    callbacks = settings.get("callbacks") or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    if training and settings.get("enable_checkpointing") is not False:
+        if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
+            callbacks = [*callbacks, ModelCheckpoint(filename="last", enable_version_counter=False)]
+        own["callbacks"] = callbacks
+    return {**settings, **own}
+
+
+@contextmanager
+def training_folder(trainer: Trainer, task: LightningModule) -> Iterator[None]:
+    """Keep other trainings out of this one's folder of logs and checkpoints; what killed ones left half written goes.
+
+    Raises:
+        OSError: If another training writes there.
+    """
+    if not isinstance(task, Training) or not trainer.is_global_zero or is_trial(trainer):
+        yield
+        return
+    with ResultsFolder(folder_of(trainer)):
+        for folder in checkpoint_folders(trainer):
+            remove_leftovers(folder)
+        if task.export is not None:
+            remove_leftovers(Path(task.export).parent, Path(task.export).name)
+        yield
+
+
+def stopped_at(trainer: Trainer, task: LightningModule, data: Any, config: dict, named: str | None) -> str | None:
+    """Where the training stopped that a command line is about; its task is told its `configuration`.
 
     Args:
         trainer: Its trainer, which knows where checkpoints are.
         task: What is trained.
+        data: Its data module.
+        config: The whole configuration, as plain values.
+        named: What `--ckpt_path` says.
 
     Returns:
-        The last checkpoint, COMPLETE, or None: it has not begun, or makes no file by which that would be known.
+        The checkpoint to continue from, COMPLETE, or None: it has not begun.
 
     Raises:
-        ValueError: If another configuration made what is there, or a file is damaged.
+        FileNotFoundError: If there is no checkpoint of that name.
+        ValueError: If another configuration made what is there, a file is damaged, or processes cannot share a batch.
     """
-    saved = callback_of(trainer, SaveConfig)
-    if saved is None or not isinstance(task, Training) or task.export is None:
+    if not isinstance(task, Training) or is_trial(trainer):
+        return named
+    share(data.batch_size, data.batch_size, trainer.world_size)
+    named = None if named in ("last", "hpc") else named
+    export = None if task.export is None or not Path(task.export).exists() else Path(task.export)
+    last = last_checkpoint(trainer)
+    task.configuration = wanted = deciding(config)
+    if not (export or last or named):
         return None
-    export, last, wanted = Path(task.export), last_checkpoint(trainer), saved.deciding()
-    if export.is_file():
-        with safe_open(export, "pt") as file:
-            require_same(export, json.loads((file.metadata() or {}).get("configuration", "null")), wanted)
+    if trainer.local_rank == 0:
+        data.prepare_data()
+    data.setup("fit")
+    wanted["images"] = data.trained_on()
+    there = None if named is None else read_checkpoint(Path(named)).get("configuration")
+    if named is not None:
+        wanted["start"] = start_of(Path(named), there, wanted)
+    if export is not None:
+        require_same(export, configuration_of(export), wanted)
         return COMPLETE
-    if last is None:
-        return None
-    check_run(last)
-    require_same(last, torch.load(last, map_location="cpu", weights_only=True, mmap=True).get("configuration"), wanted)
-    return str(last)
+    if last is not None:
+        require_same(last, read_checkpoint(last).get("configuration"), wanted)
+    continues = named is not None and there is not None and not told_apart(there, wanted)
+    return named if continues or last is None else str(last)
+
+
+def folder_of(trainer: Trainer) -> Path:
+    """Where a training keeps its logs."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def checkpoint_folders(trainer: Trainer) -> set[Path]:
+    """Where a training keeps its checkpoints; the one that SLURM asks for before it stops a job is at its root."""
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    folders = {Path(callback.dirpath or folder_of(trainer) / "checkpoints") for callback in callbacks}
+    return {Path(trainer.default_root_dir), *folders}
 
 
 def last_checkpoint(trainer: Trainer) -> Path | None:
-    """The newest checkpoint called `last` of a training."""
-    logs = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
-    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    folders = {Path(callback.dirpath or logs) for callback in callbacks}
-    found = [file for folder in folders for file in folder.glob("last*.ckpt")]
+    """The newest checkpoint called `last` of a training, or of those that SLURM asked for."""
+    found = [
+        file for folder in checkpoint_folders(trainer) for name in ("last*.ckpt", "hpc_ckpt_*.ckpt")
+        for file in folder.glob(name)
+    ]  # fmt: skip
     return max(found, key=lambda file: file.stat().st_mtime, default=None)
+
+
+def start_of(file: Path, there: dict | None, wanted: dict) -> str | None:
+    """From what checkpoint a training started that goes on from a file: from it, if another configuration made it."""
+    if there is not None and not told_apart(there, {**wanted, "start": there.get("start")}):
+        return there.get("start")
+    return f"sha256 {sha256(file)[:16]}"
+
+
+def told_apart(there: dict, now: dict) -> str:
+    """What differs between two configurations, in words; empty if nothing does."""
+    return differences(there, json.loads(json.dumps(now)))
 
 
 def require_same(file: Path, there: dict | None, now: dict) -> None:
     """Raise ValueError unless a file was made with this configuration; the message names what differs."""
     if there is None:
-        raise ValueError(
-            f"{file} does not say what configuration made it; remove it, or choose another `model.export` and another "
-            "folder for the logs (--ckpt_path continues from any checkpoint)"
-        )
-    if found := differences(there, json.loads(json.dumps(now))):
-        raise ValueError(
-            f"{file} was made with another configuration ({found}); remove it, or choose another `model.export` and "
-            "another folder for the logs"
-        )
+        raise ValueError(f"{file} does not say what configuration made it; remove it, or choose: {OTHERWISE}")
+    if found := told_apart(there, now):
+        raise ValueError(f"{file} was made with another configuration ({found}); {OTHERWISE}")
+
+
+def read_checkpoint(path: Path) -> dict:
+    """The content of a Lightning checkpoint, with its tensors still in the file."""
+    check_run(path)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def check_run(path: Path) -> None:

@@ -44,11 +44,12 @@ def command_line(
     warnings.filterwarnings("ignore", message="predict returned None")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     import pytorch_lightning as pl
+    import yaml
     from pytorch_lightning.cli import LightningCLI
     from pytorch_lightning.utilities import rank_zero_only
 
     from lit_pursamere.cli.composition import compose
-    from lit_pursamere.cli.continuing import COMPLETE, check_run, stopped_at
+    from lit_pursamere.cli.continuing import COMPLETE, at_home, check_run, stopped_at, training_folder
     from lit_pursamere.cli.saved_config import SaveConfig
     from lit_pursamere.data import ImageDataModule
 
@@ -77,12 +78,20 @@ def command_line(
             if path not in (None, "last", "best", "hpc"):
                 check_run(Path(path))
 
-        def fit(self, ckpt_path: str | None = None, **arguments: Any) -> None:
-            last = None if ckpt_path else stopped_at(self.trainer, self.model)
-            if last == COMPLETE:
-                rank_zero_only(print)(f"{self.model.export} is complete")
-            else:
-                self.trainer.fit(ckpt_path=ckpt_path or last, **arguments)
+        def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
+            return super()._instantiate_trainer(at_home(config, self.model) if run else config, callbacks)
+
+        def fit(self, model: pl.LightningModule, ckpt_path: str | None = None, **arguments: Any) -> None:
+            config = yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_none=False))
+            with training_folder(self.trainer, model):
+                try:
+                    last = stopped_at(self.trainer, model, self.datamodule, config, ckpt_path)
+                except (ValueError, OSError) as error:  # one process complains for all
+                    raise error if self.trainer.is_global_zero else SystemExit(1) from None
+                if last == COMPLETE:
+                    rank_zero_only(print)(f"{model.export} is complete")
+                else:
+                    self.trainer.fit(model, ckpt_path=last, **arguments)
 
     return CLI(
         pl.LightningModule,
@@ -133,7 +142,8 @@ def examined(cli: LightningCLI, count: int, verb: str) -> tuple[Defense, tuple[T
 def fit(*options: str) -> None:
     """Train a score model or a classifier.
 
-    Started again with a `model.export`, it says that this is complete, or continues from the last checkpoint.
+    Started again, it continues from the last checkpoint, or says that `model.export` is complete. Other settings are
+    refused; --ckpt_path CHECKPOINT, with another `model.export` and folder for the logs, starts anew from there.
     """
     command_line(["fit", *options])
 

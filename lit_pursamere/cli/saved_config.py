@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 
 from lit_pursamere.store.atomic import write_whole
-from lit_pursamere.tasks.training import Training, deciding
+from lit_pursamere.tasks.training import Training
 
 __all__ = ["SaveConfig"]
 
@@ -24,16 +23,12 @@ class SaveConfig(SaveConfigCallback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if isinstance(pl_module, Training):
-            pl_module.configuration = self.deciding()
+        if stage == "validate" and isinstance(pl_module, Training):  # which keeps nothing
+            return
         logs, output = trainer.log_dir, getattr(pl_module, "output", None)
         if output is not None and not (logs and trainer.loggers and Path(logs).resolve() != Path(output).resolve()):
             self.save_to_log_dir = False
         super().setup(trainer, pl_module, stage)
-
-    def deciding(self) -> dict:
-        """What of the configuration decides the weights of a training."""
-        return deciding(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save_to_output(trainer, pl_module)

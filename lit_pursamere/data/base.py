@@ -7,6 +7,7 @@ results and purified copies can be keyed by it. With a purified set, training ba
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeGuard
@@ -21,13 +22,14 @@ from torch.utils.data.distributed import DistributedSampler
 from lit_pursamere.data.purified import PurifiedSet
 from lit_pursamere.data.purified_checks import require, verify
 from lit_pursamere.data.resident import ResidentLoader, to_float
-from lit_pursamere.data.source import Source, source_digest
+from lit_pursamere.data.source import Source
 from lit_pursamere.data.training import LazyLoader, TrainingLoader
 
 __all__ = ["ArrayDataset", "ImageDataModule", "ShardSampler"]
 
 Split = Literal["train", "test"]
 RESIDENT_BYTES = 2 * 2**30
+READ_FOR_DIGEST = 5000  # files at most that are read to tell whether a run continues on the same images
 
 
 class ArrayDataset(Dataset):
@@ -74,6 +76,16 @@ class IndexedView(Dataset):
         return x, y, index
 
 
+def digest_of_images(source: Source, indices: Sequence[int]) -> str:
+    """Hex digest of images of a source: their positions, pixels and labels."""
+    digest = hashlib.sha256()
+    for index in indices:
+        x, y = source[index]
+        digest.update(f"{index} {int(y)} {tuple(x.shape)}".encode())
+        digest.update(x.contiguous().numpy().data)
+    return digest.hexdigest()[:16]
+
+
 class ShardSampler(DistributedSampler):
     """Deals chunks of consecutive positions to processes in turn, without padding: each image is evaluated once.
 
@@ -112,7 +124,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     """Base of all data modules; a subclass says how to load its two splits and what its images look like.
 
     Args:
-        batch_size: Images (or pairs) per training batch and process.
+        batch_size: Images (or pairs) per training batch, of all processes together; they take equal shares.
         eval_batch_size: Images per batch and process when validating, testing and predicting.
         num_workers: Loader processes; 0 loads in the main process.
         val_size: Images of the training split held out for validation.
@@ -225,9 +237,22 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     def evaluated(self) -> dict[str, object]:
         """Which images `test` evaluates: count, shape, and a digest of their positions, pixels and labels."""
-        source, indices = self.sources["test" if self.evaluate == "test" else "train"], self.test_indices()
-        shape = [self.channels, self.image_size, self.image_size]
-        return {"count": len(indices), "digest": source_digest(source, indices), "shape": shape}
+        indices = self.test_indices()
+        digest = digest_of_images(self.sources["test" if self.evaluate == "test" else "train"], indices)
+        return {"count": len(indices), "digest": digest, "shape": [self.channels, self.image_size, self.image_size]}
+
+    def trained_on(self) -> dict[str, object]:
+        """Which images a training sees, see `identity`."""
+        return self.identity("train", self.indices("train"))
+
+    def identity(self, split: Split, indices: Sequence[int]) -> dict[str, object]:
+        """What images of a source split are: count, and a digest of their positions, pixels and labels.
+
+        Of images that are read one by one, and are many, the digest is of those at evenly spread positions.
+        """
+        source = self.sources[split]
+        step = 1 if isinstance(source, ArrayDataset) else -(-len(indices) // READ_FOR_DIGEST)
+        return {"count": len(indices), "digest": digest_of_images(source, indices[::step])}
 
     def training_images(self, count: int | None = None) -> Tensor:
         """Training images (N, C, H, W) in [0, 1] without augmentation: all, or `count` of them chosen by `seed`."""

@@ -1,8 +1,9 @@
 """Training batches: their order, their crops and flips, and a place that can be restored.
 
-Batch b of epoch e is a function of (seed, e, b): every process knows the order of the whole data set and takes its own
-share, so 1 process with batches of 2 B images sees what 2 processes with B each see, and a run that stops in the middle
-of an epoch continues with the very next batch. Where the images come from does not matter.
+Batch b of epoch e is a function of (seed, e, b), whatever the number of processes: every one knows the order of the
+whole data set and takes its equal share of each batch, so that the mean of their gradients is the gradient of the
+batch. A run that stops in the middle of an epoch continues with the very next batch. Where the images come from does
+not matter.
 """
 
 from __future__ import annotations
@@ -18,9 +19,32 @@ from torch.utils.data import DataLoader
 
 from lit_pursamere.seeding import generator, run_seed
 
-__all__ = ["Batch", "LazyLoader", "TrainingLoader", "cut", "random_places"]
+__all__ = ["Batch", "LazyLoader", "TrainingLoader", "cut", "random_places", "share"]
 
 Batch = tuple[Tensor, Tensor, Tensor]
+
+
+def share(batch_size: int, count: int, world: int) -> int:
+    """Images of a batch that each process takes.
+
+    Args:
+        batch_size: Images of a batch, of all processes together.
+        count: Number of images; there is no larger batch.
+        world: Number of processes.
+
+    Raises:
+        ValueError: If a batch has no equal shares; the mean of the gradients would then not be that of the batch.
+    """
+    batch = min(batch_size, count)
+    if batch % world:
+        below = batch - batch % world
+        fitting = " or ".join(str(size) for size in (below, below + world) if 0 < size <= count)
+        mend = f"set `data.batch_size`, which counts all processes together, to {fitting}, or use" if fitting else "use"
+        raise ValueError(
+            f"a batch of {batch} images cannot be shared equally among {world} processes; {mend} another number of "
+            "devices"
+        )
+    return batch // world
 
 
 def random_places(count: int, size: int, padding: int, flip: bool, draws: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -55,8 +79,8 @@ class TrainingLoader(ABC):
 
     Args:
         count: Number of images.
-        batch_size: Images per batch and process. The last, incomplete batch of an epoch is dropped, unless it is the
-            only one.
+        batch_size: Images per batch, of all processes together. The last, incomplete batch of an epoch is dropped,
+            unless it is the only one.
         device: Where batches are made.
         crop: Padding of the random crop in pixels (0: no crop).
         flip: Whether to mirror images at random.
@@ -65,7 +89,7 @@ class TrainingLoader(ABC):
         world: Number of processes.
 
     Raises:
-        ValueError: If there are fewer images than processes.
+        ValueError: If a batch cannot be shared equally among the processes.
     """
 
     def __init__(
@@ -79,11 +103,10 @@ class TrainingLoader(ABC):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if count < world:
-            raise ValueError(f"{count} images cannot be shared among {world} processes; use fewer devices")
         self.count, self.device, self.crop, self.flip, self.seed = count, device, crop, flip, seed
-        self.whole = min(batch_size * world, count)  # images of a batch, of all processes together
-        self.mine = slice(rank * self.whole // world, (rank + 1) * self.whole // world)
+        self.whole = min(batch_size, count)  # images of a batch, of all processes together
+        mine = share(batch_size, count, world)
+        self.mine = slice(rank * mine, (rank + 1) * mine)
         self.epoch, self.done, self.resumed = 0, 0, False
         self.sampler = self  # where Lightning looks for set_epoch
 

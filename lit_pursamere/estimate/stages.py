@@ -20,7 +20,6 @@ class Stage:
         size: Images, or pairs, in a batch.
         flop: Floating point operations of a batch (None: not known).
         seconds: Seconds that a device takes for a batch (None: not estimated).
-        shared: Whether more devices have fewer batches each; else each of them does all.
         note: What a reader should know.
     """
 
@@ -29,18 +28,18 @@ class Stage:
     size: int
     flop: float | None
     seconds: float | None
-    shared: bool = True
     note: str = ""
 
-    def total_flop(self, devices: int) -> float | None:
-        """FLOP of all devices together."""
-        return None if self.flop is None else self.flop * self.batches * (1 if self.shared else devices)
+    @property
+    def total_flop(self) -> float | None:
+        """FLOP of all batches."""
+        return None if self.flop is None else self.flop * self.batches
 
     def total_seconds(self, devices: int) -> float | None:
-        """Seconds on so many devices that do not wait for one another; batches are dealt whole."""
+        """Seconds on so many devices that do not wait for one another; as if batches were dealt whole."""
         if self.seconds is None:
             return None
-        if devices == 1 or not self.shared:
+        if devices == 1:
             return self.seconds * self.batches
         return self.seconds * math.ceil(self.batches / devices)
 
@@ -51,7 +50,7 @@ def table(stages: list[Stage], devices: int) -> str:
     heads = ["stage", "batches x size", "FLOP", *(f"time on {n} device{'s' * (n > 1)}" for n in counts), "note"]
     rows = [
         [
-            stage.name, f"{math.ceil(stage.batches):,} x {stage.size}", quantity(stage.total_flop(1), "FLOP"),
+            stage.name, f"{math.ceil(stage.batches):,} x {stage.size}", quantity(stage.total_flop, "FLOP"),
             *(duration(stage.total_seconds(n)) for n in counts), stage.note,
         ]
         for stage in stages
@@ -59,7 +58,7 @@ def table(stages: list[Stage], devices: int) -> str:
     known = [stage for stage in stages if stage.seconds is not None]
     missing = len(stages) - len(known)
     rows.append([
-        "**all**", "", quantity(sum(stage.total_flop(1) or 0 for stage in stages), "FLOP"),
+        "**all**", "", quantity(sum(stage.total_flop or 0 for stage in stages), "FLOP"),
         *(duration(sum(stage.total_seconds(n) or 0 for stage in known)) for n in counts),
         f"without {missing} that could not be estimated" if missing else "",
     ])  # fmt: skip

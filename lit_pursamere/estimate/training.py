@@ -60,14 +60,13 @@ def training_stages(task: Training, data: ImageDataModule, settings: dict, limit
     trainer.fit(task, data)
     timed = clock.seconds[WARMUP:] or clock.seconds
     epoch = int(trainer.num_training_batches)  # of the whole epoch, though it was not trained to its end
-    batches, shared = training_batches(settings, epoch)
+    batches = training_batches(settings, epoch)
     x = next(iter(data.train_dataloader()))[0]
     halves = x.shape[1] if x.ndim == 5 else 1
     forward, ratio = training_flop(task, (x[:1, 0] if halves > 1 else x[:1]).to(task.device))
-    note = "" if shared else "max_steps is fixed: more devices see more images in the same time"
     size = data.batch_size
     flop = 3 * forward * size * halves
-    stages = [Stage("training", batches, size, flop, sum(timed) / len(timed), shared, note)]
+    stages = [Stage("training", batches, size, flop, sum(timed) / len(timed))]
     if data.val_size:
         rounds = batches // (epoch * (settings.get("check_val_every_n_epoch") or 1))
         stages.append(validation_stage(task, data, settings, rounds, forward * halves))
@@ -85,8 +84,8 @@ def small_trainer(settings: dict, limit: float, **changes: object) -> tuple[Batc
     return clock, pl.Trainer(**{**settings, **small, **changes})
 
 
-def training_batches(settings: dict, epoch: int) -> tuple[float, bool]:
-    """Batches of a training, and whether they are shared by the devices: epochs are, a number of steps is not."""
+def training_batches(settings: dict, epoch: int) -> float:
+    """Batches of a training whose epochs have so many, on any number of devices."""
     epochs, steps = settings.get("max_epochs"), settings.get("max_steps") or -1
     if epochs is None and steps < 0:
         epochs = DEFAULT_EPOCHS
@@ -96,7 +95,7 @@ def training_batches(settings: dict, epoch: int) -> tuple[float, bool]:
         raise ValueError(
             "this training has no end that could be estimated; set trainer.max_epochs or trainer.max_steps"
         )
-    return min(by_epochs, by_steps), by_epochs <= by_steps
+    return min(by_epochs, by_steps)
 
 
 def training_flop(task: Training, x: Tensor) -> tuple[int, float]:

@@ -71,7 +71,7 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half written; for whoever holds the folder's lock."""
-    for file in folder.glob(f"*.*-*[0-9]{SUFFIX}"):  # NAME.HOST-PROCESS.part
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left half written, of files of that name; for whoever keeps others from writing."""
+    for file in folder.glob(f"{name}.*-*[0-9]{SUFFIX}"):  # NAME.HOST-PROCESS.part
         file.unlink(missing_ok=True)

@@ -36,8 +36,8 @@ class LitClassifier(Training):
         gamma: Factor of the learning rate at the milestones.
         warmup: Epochs over which the learning rate rises linearly from 0.
         lr_reference_batch: Batch that `lr` is meant for, in pairs (images without pairs). The learning rate is then
-            lr * (processes * accumulated batches * batch_size) / lr_reference_batch, the linear rule of Goyal et al.
-            (2017), which wants a warm-up of about five epochs. None: `lr` as it is.
+            lr * (accumulated batches * batch_size) / lr_reference_batch, the linear rule of Goyal et al. (2017), which
+            wants a warm-up of about five epochs. None: `lr` as it is.
         ema_decay: Decay per step of a moving average of weights and batch statistics, which is then what is validated
             and exported (None: no average).
         channels_last: Whether the network works in that memory format; changes results by rounding only.
@@ -98,6 +98,7 @@ class LitClassifier(Training):
         self.lr_reference_batch, self.ema_decay, self.compile_network = lr_reference_batch, ema_decay, compile
         self.attack, self.attacked_images, self.export = attack, attacked_images, export
         self.accuracy: Any = nn.ModuleDict({name: MeanMetric() for name in ("clean", "purified", "attacked")})
+        self.seen = MeanMetric()  # accuracy of the epoch, on training images as they are seen
         self.left_to_attack = 0
 
     def configure_callbacks(self) -> list[pl.Callback]:
@@ -144,9 +145,20 @@ class LitClassifier(Training):
         logits = self.classifier(x)
         loss = F.cross_entropy(logits, y)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(y))
-        self.log("train/accuracy", (logits.argmax(1) == y).float().mean(), on_epoch=True, on_step=False,
-                 batch_size=len(y), sync_dist=True)  # fmt: skip
+        self.seen.update((logits.argmax(1) == y).float())
+        self.log("train/accuracy", self.seen, on_epoch=True, on_step=False)
         return loss
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.seen.update_called:  # Lightning would begin the epoch's mean again
+            checkpoint["train_accuracy"] = dict(self.seen.metric_state)
+            checkpoint["card"]["train/accuracy"] = f"{float(self.seen.compute()):.6g}"
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        super().on_load_checkpoint(checkpoint)
+        for name, value in checkpoint.get("train_accuracy", {}).items():
+            setattr(self.seen, name, value.to(self.device))
 
     def on_validation_epoch_start(self) -> None:
         self.left_to_attack = 0 if self.attack is None else -(-self.attacked_images // self.trainer.world_size)

@@ -7,9 +7,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
@@ -18,12 +19,15 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lit_pursamere.progress import Progress
 from lit_pursamere.seeding import reseed, run_seed
 from lit_pursamere.store.atomic import replacing
-from lit_pursamere.store.manifest import read_manifest
+from lit_pursamere.store.manifest import differences
+from lit_pursamere.tasks.deciding import configuration_of
+from lit_pursamere.tasks.stopping import Stopping
 from lit_pursamere.weights import model_card, save_weights
 
 __all__ = [
@@ -33,22 +37,12 @@ __all__ = [
     "WholeCheckpoints",
     "callback_of",
     "cosine",
-    "deciding",
     "inverse_sqrt",
+    "is_trial",
     "rise",
 ]
 
 Callback = TypeVar("Callback", bound=pl.Callback)
-
-# Settings that say where and how fast a training runs, not what it comes to.
-FREE = {
-    "model": ("export", "compile", "psnr_at", "sample_every"),
-    "data": ("root", "path", "download", "num_workers", "eval_batch_size", "purified", "evaluate", "test_size",
-             "test_seed", "test_generator"),
-}  # fmt: skip
-# Those settings of a trainer that do decide it.
-DECIDING = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val",
-            "gradient_clip_algorithm", "limit_train_batches", "sync_batchnorm")  # fmt: skip
 
 
 def callback_of(trainer: pl.Trainer, kind: type[Callback]) -> Callback | None:
@@ -56,20 +50,9 @@ def callback_of(trainer: pl.Trainer, kind: type[Callback]) -> Callback | None:
     return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
 
 
-def deciding(config: dict) -> dict:
-    """What of a training's whole configuration decides its weights, its purified images' manifest included.
-
-    The number of devices is not compared, though the effective batch depends on it.
-    """
-    parts: dict[str, object] = {"seed_everything": config.get("seed_everything")}
-    for name, free in FREE.items():
-        part = config[name]
-        settings = {key: value for key, value in (part.get("init_args") or {}).items() if key not in free}
-        parts[name] = {"class_path": part["class_path"], **settings}
-    parts["trainer"] = {key: config["trainer"].get(key) for key in DECIDING}
-    purified = (config["data"].get("init_args") or {}).get("purified")
-    parts["purified"] = None if purified is None else read_manifest(Path(purified))
-    return parts
+def is_trial(trainer: pl.Trainer) -> bool:
+    """Whether a run only tries a few batches, and is to leave nothing behind."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def rise(step: int, warmup: int) -> float:
@@ -183,7 +166,12 @@ class WholeCheckpoints(TorchCheckpointIO):
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # a disk that is full: torch tells of its own book-keeping
+                    raise error.__context__ from None
+                raise
 
 
 class Training(pl.LightningModule):
@@ -199,6 +187,8 @@ class Training(pl.LightningModule):
 
     configuration: dict | None = None
     export: str | None = None
+    begun: Mapping[str, str] = MappingProxyType({})  # card of the part of the run that a checkpoint ended
+    finite: Tensor | None = None  # whether all losses so far were numbers
 
     @property
     def data(self) -> Any:
@@ -208,17 +198,34 @@ class Training(pl.LightningModule):
     def setup(self, stage: str) -> None:
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nobody asked for another one
             self.trainer.strategy.checkpoint_io = WholeCheckpoints()
+        if stage == "fit" and self.configuration is not None and "images" not in self.configuration:
+            self.configuration["images"] = self.data.trained_on()
 
     def on_fit_start(self) -> None:
         if getattr(self.data, "batch_size", None):
             rank_zero_info(self.batch_line())
+        self.asked = [[dict(group, params=None) for group in each.param_groups] for each in self.trainer.optimizers]
+
+    def on_train_start(self) -> None:
+        """Put the settings of this run in place of those that a checkpoint brought, at the place that it brought."""
+        for optimizer, asked in zip(self.trainer.optimizers, self.asked, strict=True):
+            for group, settings in zip(optimizer.param_groups, asked, strict=True):
+                group.update({**settings, "params": group["params"]})
+        for config in self.trainer.lr_scheduler_configs:
+            schedule: Any = config.scheduler
+            if isinstance(schedule, LambdaLR):
+                schedule.base_lrs = [group["initial_lr"] for group in schedule.optimizer.param_groups]
+                factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+                schedule._last_lr = [lr * factor for lr, factor in zip(schedule.base_lrs, factors, strict=True)]
+                for group, lr in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
+                    group["lr"] = lr
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [PlainLines(), Clock()]
+        return [PlainLines(), Clock(), Stopping()]
 
     def effective_batch(self) -> int:
         """Images, or pairs, that one step of the optimiser sees over all processes."""
-        return self.trainer.world_size * self.trainer.accumulate_grad_batches * self.data.batch_size
+        return self.trainer.accumulate_grad_batches * self.data.batch_size
 
     def batch_line(self) -> str:
         """What makes up the batch of a step, in words."""
@@ -226,14 +233,18 @@ class Training(pl.LightningModule):
         unit = "images" if getattr(data, "purified", None) is None else "pairs"
         return (
             f"One step: processes {trainer.world_size} x accumulated batches {trainer.accumulate_grad_batches} x "
-            f"{unit} {data.batch_size} = {self.effective_batch()} {unit}"
+            f"{unit} {data.batch_size // trainer.world_size} = {self.effective_batch()} {unit}"
         )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        self.require_numbers()
         checkpoint["configuration"] = self.configuration
         clock = callback_of(self.trainer, Clock)
         hours = {} if clock is None else clock.named()
         checkpoint["card"] = self.card() | {name: f"{value:.4g}" for name, value in hours.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.begun = checkpoint.get("card") or {}
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         progress = self.trainer.fit_loop.epoch_progress
@@ -244,10 +255,50 @@ class Training(pl.LightningModule):
             progress.increment_started()
         reseed(run_seed(), self.current_epoch, batch_idx, self.global_rank)
 
+    def on_train_batch_end(self, outputs: Any, *unused: object) -> None:
+        finite = torch.isfinite(outputs["loss"])
+        self.finite = finite if self.finite is None else self.finite & finite  # not read here: a GPU would wait
+
+    def on_train_epoch_end(self) -> None:
+        self.require_numbers()
+
+    def require_numbers(self) -> None:
+        """Refuse to go on from, or to keep, what a training came to that diverged.
+
+        Raises:
+            ValueError: If a loss was NaN or infinite.
+        """
+        if self.finite is not None and not self.finite:
+            raise ValueError(
+                f"the training diverged: by step {self.global_step} a loss was NaN or infinite; nothing is kept of it. "
+                "Lower `model.lr`, set `trainer.gradient_clip_val`, or check the images"
+            )
+
     def export_weights(self, module: nn.Module, path: str | None) -> None:
-        """Write a module with its card at the end of a run that was not interrupted, once for all processes."""
-        if path is not None and self.trainer.is_global_zero and not self.trainer.interrupted:
-            save_weights(module, path, self.card())
+        """Write a module with its card at the end of a run that was not interrupted, once for all processes.
+
+        Raises:
+            ValueError: If the weights are no numbers, or another run has written the file in the meantime.
+        """
+        if not self.trainer.is_global_zero or self.trainer.interrupted:
+            return
+        if is_trial(self.trainer) or not self.global_step:
+            rank_zero_info("No weights are exported: this was a trial run, or one without a step")
+            return
+        if path is None:
+            if self.finite is None:
+                rank_zero_info(f"The training is complete, after {self.global_step} steps")
+            return
+        if bad := [name for name, tensor in module.state_dict().items() if not torch.isfinite(tensor).all()]:
+            raise ValueError(f"{path} is not written: the training diverged, {bad[0]} is NaN or infinite")
+        if self.configuration is not None and Path(path).exists():
+            there = configuration_of(Path(path)) or {}
+            if found := differences(there, json.loads(json.dumps(self.configuration))):
+                raise ValueError(
+                    f"{path} is not replaced: another run wrote it in the meantime ({found}); the last checkpoint "
+                    "holds these weights, and `lit-pursamere weights convert` makes a file of it"
+                )
+        save_weights(module, path, self.card())
 
     def facts(self) -> dict[str, object]:
         """What a card says of this kind of training; None is left out."""
@@ -256,18 +307,27 @@ class Training(pl.LightningModule):
     def card(self) -> dict[str, str]:
         """What a user of the weights must know, for the metadata of checkpoints and of the exported file.
 
-        Not the hours: the same run again gives the same file.
+        It tells the whole run: what was measured before an interruption as well, and, as `begun`, what was otherwise
+        then. Not the hours: the same run again gives the same file.
         """
-        data, metrics = self.data, self.trainer.callback_metrics
-        measured = {name: value for name, value in metrics.items() if not name.startswith(Clock.PREFIX)}
-        return model_card(
+        data = self.data
+        now = {name: f"{float(value):.6g}" for name, value in self.trainer.callback_metrics.items()}
+        configuration = None if self.configuration is None else json.dumps(self.configuration, sort_keys=True)
+        before = self.begun if self.begun.get("configuration") == configuration else {}
+        measured = {name: text for name, text in {**before, **now}.items() if "/" in name}
+        card = model_card(
             data=getattr(data, "name", "unknown"),
             steps=self.global_step,
             batch_size=getattr(data, "batch_size", None),
             processes=self.trainer.world_size,
             precision=self.trainer.precision,
             seed=run_seed(),
-            configuration=None if self.configuration is None else json.dumps(self.configuration, sort_keys=True),
+            configuration=configuration,
             **self.facts(),
-            **{name: f"{float(value):.6g}" for name, value in measured.items()},
+            **{name: text for name, text in measured.items() if not name.startswith(Clock.PREFIX)},
         )
+        parts = json.loads(self.begun.get("begun", "[]"))
+        other = {name: text for name, text in self.begun.items() if "/" not in name and card.get(name) != text}
+        if other.keys() - {"steps", "begun"}:
+            parts.append({"steps": self.begun["steps"], **other})
+        return card | ({"begun": json.dumps(parts)} if parts else {})

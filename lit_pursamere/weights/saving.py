@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from lit_pursamere.store.atomic import replacing
+from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.store.provenance import command, package_versions
 
 __all__ = [
@@ -68,6 +68,9 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Map
 
     Returns:
         The file's sha256.
+
+    Raises:
+        OSError: If it cannot be written, with what to do about it; the file is then what it was before.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,20 +81,17 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Map
         memory = own.untyped_storage()
         state[name] = own.clone() if memory.data_ptr() in held or memory.nbytes() > own.nbytes else own
         held.add(memory.data_ptr())
-    with replacing(path) as temporary:
-        save_file(state, temporary, metadata=dict(metadata or {}))
-        _sort_metadata(temporary)
+    write_whole(path, *_sorted(save(state, dict(metadata or {}))))
     return sha256(path)
 
 
-def _sort_metadata(path: Path) -> None:
-    """Order the model card by name: the library writes it in an order that changes from run to run."""
-    with open(path, "r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        file.seek(8)
-        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
+def _sorted(content: bytes) -> tuple[bytes, memoryview]:
+    """Header and tensors of a safetensors file, its model card in the order of names; the library's order is random."""
+    length = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length - 8)
+    return content[:8] + text, memoryview(content)[length:]
 
 
 def state_digest(module: nn.Module) -> str:

@@ -44,7 +44,7 @@ def test_the_last_partial_batch_is_dropped_unless_it_is_the_only_one():
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_number_of_processes_does_not_matter(world):
     one = list(loader(batch_size=8, crop=2, flip=True))
-    shards = [list(loader(batch_size=8 // world, crop=2, flip=True, rank=rank, world=world)) for rank in range(world)]
+    shards = [list(loader(batch_size=8, crop=2, flip=True, rank=rank, world=world)) for rank in range(world)]
     assert len({len(shard) for shard in shards}) == 1 and len(shards[0]) == len(one) == 2
     for number, whole in enumerate(one):
         for part in range(3):
@@ -52,8 +52,8 @@ def test_the_number_of_processes_does_not_matter(world):
 
 
 def test_processes_share_a_single_batch_evenly():
-    shards = [list(loader(batch_size=64, rank=rank, world=3)) for rank in range(3)]
-    assert [len(shard) for shard in shards] == [1, 1, 1]
+    shards = [list(loader(batch_size=64, rank=rank, world=2)) for rank in range(2)]
+    assert [len(shard) for shard in shards] == [1, 1] and {len(shard[0][1]) for shard in shards} == {COUNT // 2}
     assert sorted(int(i) for shard in shards for i in shard[0][2]) == list(range(100, 100 + COUNT))
 
 
@@ -115,11 +115,23 @@ def test_augmentation_leaves_the_global_generator_alone_and_follows_the_seed():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_mismatched_lengths_and_too_many_processes_are_refused():
+def test_mismatched_lengths_are_refused():
     with pytest.raises(ValueError, match="21 labels"):
         ResidentLoader([IMAGES], LABELS[:21], torch.arange(21), 4)
-    with pytest.raises(ValueError, match="22 images cannot be shared among 23"):
-        loader(world=23)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world", "message"),
+    [
+        (8, 3, "a batch of 8 images cannot be shared equally among 3 processes; .* to 6 or 9, or use another number"),
+        (64, 3, "a batch of 22 images .* 3 processes; .* to 21, or"),
+        (2, 4, "a batch of 2 images .* to 4, or"),
+        (64, 23, "a batch of 22 images .* 23 processes; use another number of devices"),
+    ],
+)
+def test_a_batch_without_equal_shares_is_refused(batch_size, world, message):
+    with pytest.raises(ValueError, match=message):
+        loader(batch_size=batch_size, world=world)
 
 
 class Lazy(ImageDataModule):

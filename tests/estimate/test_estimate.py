@@ -140,23 +140,21 @@ def test_autoattack_is_counted_to_its_bitter_end():
     assert queries.gradients >= apgd and queries.values >= 20
 
 
-def test_batches_are_dealt_whole_and_fixed_steps_are_not_shared():
-    shared = Stage("shared", batches=10, size=4, flop=1e9, seconds=2.0)
-    fixed = Stage("fixed", batches=10, size=4, flop=1e9, seconds=2.0, shared=False)
-    assert [shared.total_seconds(n) for n in (1, 4, 8)] == [20, 6, 4]
-    assert [fixed.total_seconds(n) for n in (1, 8)] == [20, 20]
+def test_batches_are_dealt_whole():
+    known = Stage("known", batches=10, size=4, flop=1e9, seconds=2.0)
+    assert [known.total_seconds(n) for n in (1, 4, 8)] == [20, 6, 4]
     unknown = Stage("unknown", 10, 4, None, None, note="why")
-    lines = [" ".join(line.split()) for line in table([shared, fixed, unknown], 8).splitlines()]
-    assert lines[2] == "| shared | 10 x 4 | 10 GFLOP | 20.0 s | 4.0 s | |"
-    assert "not estimated | not estimated | why" in lines[4]
-    assert "20 GFLOP | 40.0 s | 24.0 s | without 1" in lines[5]
+    lines = [" ".join(line.split()) for line in table([known, unknown], 8).splitlines()]
+    assert lines[2] == "| known | 10 x 4 | 10 GFLOP | 20.0 s | 4.0 s | |"
+    assert "not estimated | not estimated | why" in lines[3]
+    assert "10 GFLOP | 20.0 s | 4.0 s | without 1" in lines[4]
     assert duration(2 * 86400 + 1) == "2.0 d" and duration(7200) == "2.0 h"
 
 
 def test_the_end_of_a_training():
-    assert training_batches({"max_epochs": 3}, 17) == (51, True)
-    assert training_batches({"max_steps": 10, "accumulate_grad_batches": 4}, 17) == (40, False)
-    assert training_batches({"max_epochs": 3, "max_steps": 10}, 17) == (10, False)
+    assert training_batches({"max_epochs": 3}, 17) == 51
+    assert training_batches({"max_steps": 10, "accumulate_grad_batches": 4}, 17) == 40
+    assert training_batches({"max_epochs": 3, "max_steps": 10}, 17) == 10
     with pytest.raises(ValueError, match=r"max_epochs or trainer\.max_steps"):
         training_batches({"max_epochs": -1}, 17)
 

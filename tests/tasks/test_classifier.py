@@ -1,6 +1,7 @@
 """Equation 17: pairs count both halves equally; without pairs the loss is plain cross-entropy. And the recipe: learning
 rates, average, validation under attack, checkpoints; a resumed run is an uninterrupted one."""
 
+import json
 from functools import partial
 
 import pytest
@@ -20,7 +21,7 @@ from lit_pursamere.networks import WideResNet
 from lit_pursamere.progress import Progress
 from lit_pursamere.tasks import LitClassifier, training
 from lit_pursamere.threat import ThreatModel
-from lit_pursamere.weights import load_weights
+from lit_pursamere.weights import load_weights, save_weights
 
 
 class Pairs(ImageDataModule):
@@ -103,7 +104,7 @@ def test_cosine_with_warm_up_and_the_linear_rule():
     settings = {"max_epochs": 10, "world_size": 4, "accumulate_grad_batches": 2, "barebones": False}
     task._trainer = type("Trainer", (), {**settings, "datamodule": Pairs(batch_size=64)})()
     found = rates(task, 11)
-    highest = 0.1 * 4 * 2 * 64 / 128
+    highest = 0.1 * 2 * 64 / 128  # however many processes share a batch
     assert found[:3] == pytest.approx([highest / 3, highest * 2 / 3, highest])
     assert found[6] == pytest.approx(highest / 2) and found[10] == pytest.approx(0)
     task._trainer.max_epochs = -1
@@ -262,6 +263,79 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, schedule):
         assert resumed.losses == {k: v for k, v in whole.losses.items() if k >= step}
         for mine, theirs in zip(resumed.state_dict().values(), whole.state_dict().values(), strict=True):
             assert torch.equal(mine, theirs)
+
+
+class Rates(LitClassifier):
+    """Remembers learning rate and weight decay of every step."""
+
+    seen_rates = ()
+
+    def training_step(self, batch, batch_idx):
+        (group,) = self.optimizers().param_groups
+        self.seen_rates = (*self.seen_rates, (group["lr"], group["weight_decay"]))
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_other_settings_hold_from_the_first_step_on_after_a_checkpoint(tmp_path):
+    """The end of one cosine is not the learning rate at which another one goes on."""
+    last = pl.callbacks.ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
+    for epochs, settings in ((2, {}), (6, {"lr": 0.2, "weight_decay": 0.0})):
+        task = Rates(network(), schedule="cosine", **settings)
+        options = {"enable_checkpointing": True, "callbacks": [last], "max_epochs": epochs}
+        resume = tmp_path / "last.ckpt" if settings else None
+        trainer(tmp_path, **options).fit(task, Pairs(batch_size=20, val_size=2), ckpt_path=resume)
+    expected = [(0.2 * training.cosine(epoch, 0, 6), 0.0) for epoch in range(2, 6)]
+    assert list(task.seen_rates) == [pytest.approx(pair) for pair in expected]
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_the_card_tells_the_whole_run_after_it_was_continued(tmp_path):
+    """In the middle of an epoch, or after its validation: the card of a run in one go. What changed is told."""
+
+    def card_of(resume=None, folder="again", **settings):
+        pl.seed_everything(3)
+        callbacks = [
+            pl.callbacks.ModelCheckpoint(tmp_path / folder, "last", enable_version_counter=False),
+            pl.callbacks.ModelCheckpoint(tmp_path / folder, "{step}", every_n_train_steps=8),
+        ]
+        task = LitClassifier(network(), export=str(tmp_path / "net.safetensors"), **settings)
+        options = {"max_epochs": 3, "enable_checkpointing": True, "callbacks": callbacks}
+        trainer(tmp_path, **options).fit(task, Pairs(batch_size=4, val_size=2), ckpt_path=resume)
+        with safe_open(tmp_path / "net.safetensors", "pt") as content:
+            return content.metadata()
+
+    whole = card_of(folder="whole")
+    assert {"train/accuracy", "train/loss", "val/accuracy_clean"} <= whole.keys()
+    assert card_of(tmp_path / "whole/step=8.ckpt") == whole
+    assert card_of(tmp_path / "whole/last.ckpt") == whole
+    other = card_of(tmp_path / "whole/step=8.ckpt", lr=0.2)
+    assert json.loads(other["begun"]) == [{"steps": "8", "lr": "0.1"}] and other["lr"] == "0.2"
+
+
+def test_weights_that_are_no_numbers_are_not_exported(tmp_path):
+    class Late(LitClassifier):
+        def on_train_end(self):
+            self.classifier.fc.weight.data[0, 0] = torch.nan
+
+    file = tmp_path / "net.safetensors"
+    with pytest.raises(ValueError, match=r"not written: the training diverged, fc\.weight is NaN"):
+        trainer(tmp_path).fit(Late(network(), export=str(file)), Pairs(batch_size=4, val_size=2))
+    assert not file.exists()
+
+
+def test_an_export_does_not_replace_what_another_run_wrote_meanwhile(tmp_path):
+    file = tmp_path / "net.safetensors"
+
+    class Beside(LitClassifier):
+        def on_train_end(self):
+            save_weights(network(), file, {"configuration": json.dumps({"lr": 0.3})})
+
+    task = Beside(network(), export=str(file))
+    task.configuration = {"lr": 0.1}
+    with pytest.raises(ValueError, match=r"another run wrote it in the meantime \(.*lr: there 0\.3, now 0\.1"):
+        trainer(tmp_path).fit(task, Pairs(batch_size=4, val_size=2))
+    load_weights(network(), file)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,9 @@
 """A checkpoint that cannot be finished leaves the one before it as it was."""
 
+import errno
+import io
+import os
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -21,6 +25,26 @@ def test_an_unfinished_checkpoint_replaces_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         writer.save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+class Full(io.BytesIO):
+    """A disk with room for so many bytes."""
+
+    def write(self, content):
+        if self.tell() + len(content) > 2000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(content)
+
+
+@pytest.mark.parametrize("numbers", [400, 4000])  # it is full in a tensor, or in what torch writes last
+def test_on_a_full_disk_one_line_says_what_was_being_written(numbers, tmp_path, monkeypatch):
+    path, writer, save = tmp_path / "last.ckpt", WholeCheckpoints(), torch.save
+    writer.save_checkpoint({"step": 1}, path)
+    monkeypatch.setattr(torch, "save", lambda checkpoint, file: save(checkpoint, Full()))
+    with pytest.raises(OSError, match=r"cannot write .*last\.ckpt: No space left on device; .* the .*command"):
+        writer.save_checkpoint({"step": 2, "weights": torch.zeros(numbers)}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_trainings_write_theirs_so(tmp_path):

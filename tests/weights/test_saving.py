@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
+import os
 import sys
 
 import pytest
@@ -17,7 +19,6 @@ from lit_pursamere.weights import (
     model_card,
     read_weights,
     save_weights,
-    saving,
     state_digest,
     tensors_digest,
 )
@@ -54,19 +55,28 @@ def test_tensors_that_share_memory(tmp_path):
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_on_a_full_disk_the_old_file_stays_and_one_line_says_so(tmp_path, monkeypatch):
     write_tensors({"a": torch.ones(1)}, tmp_path / "w")
     before = (tmp_path / "w").read_bytes()
 
-    def full(state, path, metadata):
-        path.write_bytes(b"half")
-        raise OSError("no space left on device")
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(saving, "save_file", full)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot write .*w: No space left on device"):
         write_tensors({"a": torch.zeros(1)}, tmp_path / "w")
     assert [entry.name for entry in tmp_path.iterdir()] == ["w"]
     assert (tmp_path / "w").read_bytes() == before
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_files_honour_the_umask(mask, mode, tmp_path):
+    before = os.umask(mask)
+    try:
+        write_tensors({"a": torch.ones(1)}, tmp_path / "w")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "w").stat().st_mode & 0o777 == mode
 
 
 def test_model_card(monkeypatch):

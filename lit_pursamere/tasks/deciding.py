@@ -1,0 +1,52 @@
+"""What decides the weights that a training comes to; when it is continued, that must be as it was at the beginning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from lit_pursamere.store.manifest import read_manifest
+
+__all__ = ["configuration_of", "deciding"]
+
+# Settings that say where and how fast a training runs, not what it comes to.
+FREE = {
+    "model": ("export", "compile", "psnr_at", "sample_every"),
+    "data": ("root", "path", "download", "num_workers", "eval_batch_size", "resident", "purified", "evaluate",
+             "test_size", "test_seed", "test_generator"),
+}  # fmt: skip
+# Those settings of a trainer that do decide it; the number of processes does not, for they share every batch.
+DECIDING = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val",
+            "gradient_clip_algorithm", "limit_train_batches", "sync_batchnorm")  # fmt: skip
+
+
+def deciding(config: dict) -> dict:
+    """What of a training's whole configuration decides its weights, its purified images' manifest included.
+
+    `images`, what the images are, and `start`, the checkpoint of another training that it starts from, are added by
+    those who know.
+    """
+    parts: dict[str, object] = {"seed_everything": config.get("seed_everything"), "start": None}
+    for name, free in FREE.items():
+        part = config[name]
+        settings = {key: value for key, value in (part.get("init_args") or {}).items() if key not in free}
+        parts[name] = {"class_path": part["class_path"], **settings}
+    parts["trainer"] = {key: config["trainer"].get(key) for key in DECIDING}
+    purified = (config["data"].get("init_args") or {}).get("purified")
+    parts["purified"] = None if purified is None else read_manifest(Path(purified))
+    return parts
+
+
+def configuration_of(export: Path) -> dict | None:
+    """The configuration that made a file of weights, as its card tells; None if it tells none.
+
+    Raises:
+        ValueError: If the file is no whole safetensors file.
+    """
+    try:
+        with safe_open(export, "pt") as file:
+            return json.loads((file.metadata() or {}).get("configuration", "null"))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{export} is no whole file of weights ({error}); remove it, or choose another one") from error
