@@ -32,7 +32,7 @@ from lit_pursamere.report import Run, as_markdown, read_comparison
 from lit_pursamere.report.comparison import check_comparison
 from lit_pursamere.report.plots import save_comparison
 from lit_pursamere.report.runs import run_of
-from lit_pursamere.store import Records
+from lit_pursamere.store import Records, ResultsFolder
 from lit_pursamere.store.costs import write_cost
 
 if TYPE_CHECKING:
@@ -65,8 +65,10 @@ def compare(
     for option in options:
         refuse_own(option.lstrip("-").partition("=")[0], "the command line", (PURIFIER, *OWN))
     plan = read_plan(file, output)
-    names = plan.choose(only)
-    failed = {} if table else evaluate(plan, names, options)
+    names, failed = plan.choose(only), {}
+    if not table:
+        with ResultsFolder(plan.output, rank=getattr(rank_zero_only, "rank", 0)):
+            failed = evaluate(plan, names, options)
     show(plan)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())

@@ -28,6 +28,7 @@ from torch import Tensor
 from lit_pursamere.data.parts import checksum, map_part, part_file, parts_in, write_part
 from lit_pursamere.data.resident import to_float
 from lit_pursamere.store.atomic import write_whole
+from lit_pursamere.store.locks import require_held
 from lit_pursamere.store.manifest import check_manifest, digest_of, read_manifest, write_manifest
 
 __all__ = ["PurifiedSet"]
@@ -87,6 +88,7 @@ class PurifiedSet:
         path = Path(path)
         images = {"count": len(chosen), "indices": digest_of(chosen.tolist())[:16], "shape": list(shape)}
         manifest = {**manifest, "format": FORMAT, "images": images, "dtype": dtype, "part": part}
+        require_held(path / "manifest.json")  # or a folder around it that was removed would be made again
         path.mkdir(parents=True, exist_ok=True)
         if read_manifest(path) is not None:
             made = cls.open(path)
