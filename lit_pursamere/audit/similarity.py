@@ -10,6 +10,7 @@ FOLDER/similarity.json      what was compared, the counts, means and 95 % interv
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +25,7 @@ from lit_pursamere.diffusion import SeededNoise
 from lit_pursamere.progress import Progress
 from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.store import ResultsFolder
+from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.store.durable import Row
 from lit_pursamere.weights import tensors_digest
 
@@ -129,6 +131,8 @@ def save(folder: Path, counts: Sequence[int], rows: list[Row], manifest: dict, t
            for name, cells in means.items()},
         "rows": rows,
     }  # fmt: skip
-    (folder / "similarity.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    similarity_figure(counts, rows, title).savefig(folder / "similarity.png", bbox_inches="tight")
+    picture = io.BytesIO()
+    similarity_figure(counts, rows, title).savefig(picture, bbox_inches="tight")
+    write_whole(folder / "similarity.json", (json.dumps(summary, indent=1) + "\n").encode())
+    write_whole(folder / "similarity.png", picture.getvalue())
     return similarity_table(counts, rows)

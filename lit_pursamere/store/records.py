@@ -38,7 +38,7 @@ from lit_pursamere.store.manifest import check_manifest, read_manifest, run_of
 __all__ = ["CLEAN", "Records", "Row", "read_rows"]
 
 CLEAN = "clean"  # the name under which records keep the verdict on the untouched image
-FILES = "records-*.jsonl"
+FILES, IMAGES = "records-*.jsonl", ("images-*.float*", "pictures.npz")
 Key = tuple[str, str, int]
 
 
@@ -84,8 +84,13 @@ class Records(ResultsFolder):
 
     def _mend(self) -> None:
         super()._mend()
-        for file in self.folder.glob(FILES):
+        rows = [*self.folder.glob(FILES)]
+        for file in rows:
             durable.cut_tail(file)
+        if not rows:  # images of a run that was killed before its first row, which may have been another one
+            for pattern in IMAGES:
+                for file in self.folder.glob(pattern):
+                    file.unlink()
 
     def _load(self) -> None:
         self.file = self.folder / f"records-{self.rank}.jsonl"

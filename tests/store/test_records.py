@@ -47,6 +47,14 @@ def test_a_run_that_failed_before_its_first_row_does_not_keep_the_folder(tmp_pat
         Records(tmp_path, MANIFEST)
 
 
+def test_images_without_any_row_are_not_kept_for_another_run(tmp_path):
+    Records(tmp_path, MANIFEST)
+    for name in ("pictures.npz", "images-1.float32"):
+        (tmp_path / name).touch()
+    Records(tmp_path, MANIFEST | {"data": "digits, 9 images"}).append([row(0)])
+    assert not [*tmp_path.glob("*.npz"), *tmp_path.glob("images-*")]
+
+
 def test_rows_are_on_disk_as_soon_as_they_are_added(tmp_path):
     records = Records(tmp_path, MANIFEST)
     records.append([row(0)])
