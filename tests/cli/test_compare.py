@@ -143,10 +143,16 @@ def test_runs_each_as_the_same_test_alone_once_and_continues(compare, runs, tmp_
 
 
 def test_options_of_test_hold_for_all_and_only_chooses(compare, runs):
-    status, out, _ = compare("--only", "still", "none", "--data.test_size", "3", "--output", "elsewhere")
+    options = "--only", "still", "none", "--data.test_size", "3", "--output", "elsewhere"
+    status, out, _ = compare(*options)
     assert status == 0 and len(runs) == 2
     assert len(read_rows("elsewhere/none")) == len(read_rows("elsewhere/still")) == 9
     assert "Not evaluated yet: MALADE." in out and "exact: eot 1, but 2 for still." in out
+    report = Path("elsewhere/none/report.tex")
+    before = report.read_bytes()
+    report.unlink()  # as if killed between the last row and the report
+    assert compare(*options)[0] == 0
+    assert len(runs) == 3 and report.read_bytes() == before
 
 
 def test_the_networks_of_every_purifier_stand_below_the_table(compare, content):
