@@ -116,6 +116,12 @@ class PurifiedSet:
             )
         if manifest.get("format") != FORMAT:
             raise ValueError(f"{path} holds no purified set, but something else; choose another folder")
+        told = manifest.get("images", {}).keys() & {"count", "indices", "shape"}
+        if len(told) < 3 or manifest.get("dtype") not in DTYPES or "part" not in manifest:
+            raise ValueError(
+                f"{path / 'manifest.json'} is damaged: it must state images (count, indices, shape), dtype (one of "
+                f"{', '.join(DTYPES)}) and part; remove that folder and make the set again"
+            )
         try:
             indices = np.load(path / "indices.npy")
         except (OSError, ValueError, EOFError):
