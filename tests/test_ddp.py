@@ -99,14 +99,15 @@ def test_two_processes_step_as_one(repository_root, tmp_path, monkeypatch):
     options = [
         "fit", "--config=configs/digits/classifier.yaml", "--model.classifier=plain_net.PlainNet",
         "--data.purified=null", "--data.crop=0", "--data.batch_size=32", "--data.val_size=0", "--trainer.max_steps=2",
-        "--trainer.callbacks=null", "--trainer.precision=64-true", f"--trainer.default_root_dir={tmp_path}",
+        "--trainer.callbacks=null", "--trainer.precision=64-true",
         "--trainer.accumulate_grad_batches=2", "--model.lr_reference_batch=32",
     ]  # fmt: skip
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    options += ["--trainer.logger=false"]  # the folder of each is named by its export
     output = run(repository_root, *options, f"--model.export={two}", processes=2, launcher=torchrun, path=tmp_path)
     assert output.count("processes 2 x accumulated batches 2 x images 16 = 64 images") == 1, output
-    alone = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+    alone = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
     assert main([*options, *alone, f"--model.export={one}"]) == 0
     one, two = load_file(one), load_file(two)
     assert one["0.weight"].dtype == torch.float64

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ from lit_pursamere.tasks.training import Training, is_trial
 from lit_pursamere.weights import sha256
 from lit_pursamere.weights.archives import check_zip
 
-__all__ = ["COMPLETE", "at_home", "check_run", "stopped_at", "training_folder"]
+__all__ = ["COMPLETE", "at_home", "check_run", "kept_to_one", "stopped_at"]
 
 COMPLETE = "complete"
+HPC = "hpc_ckpt_*.ckpt"
 OTHERWISE = (
     "the same settings continue it. Other ones need names of their own: another `model.export`, another folder for the "
     "logs, and `--ckpt_path CHECKPOINT` to start from weights that are there"
@@ -65,20 +66,19 @@ def at_home(settings: dict[str, Any], task: LightningModule) -> dict[str, Any]:
 
 
 @contextmanager
-def training_folder(trainer: Trainer, task: LightningModule) -> Iterator[None]:
-    """Keep other trainings out of this one's folder of logs and checkpoints; what killed ones left half written goes.
+def kept_to_one(trainer: Trainer, task: LightningModule) -> Iterator[None]:
+    """Keep other trainings from the checkpoints of this one; what killed ones left half written is removed.
 
     Raises:
         OSError: If another training writes there.
     """
-    if not isinstance(task, Training) or not trainer.is_global_zero or is_trial(trainer):
-        yield
-        return
-    with ResultsFolder(folder_of(trainer)):
-        for folder in checkpoint_folders(trainer):
-            remove_leftovers(folder)
-        if task.export is not None:
-            remove_leftovers(Path(task.export).parent, Path(task.export).name)
+    with ExitStack() as held:
+        if isinstance(task, Training) and trainer.is_global_zero and not is_trial(trainer):
+            for folder in sorted(checkpoint_folders(trainer)):
+                held.enter_context(ResultsFolder(folder))
+            remove_leftovers(Path(trainer.default_root_dir), HPC)
+            if task.export is not None:
+                remove_leftovers(Path(task.export).parent, Path(task.export).name)
         yield
 
 
@@ -124,24 +124,17 @@ def stopped_at(trainer: Trainer, task: LightningModule, data: Any, config: dict,
     return named if continues or last is None else str(last)
 
 
-def folder_of(trainer: Trainer) -> Path:
-    """Where a training keeps its logs."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
-
-
 def checkpoint_folders(trainer: Trainer) -> set[Path]:
-    """Where a training keeps its checkpoints; the one that SLURM asks for before it stops a job is at its root."""
+    """Where a training keeps its checkpoints."""
+    logs = Path(trainer.log_dir or trainer.default_root_dir)
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    folders = {Path(callback.dirpath or folder_of(trainer) / "checkpoints") for callback in callbacks}
-    return {Path(trainer.default_root_dir), *folders}
+    return {Path(callback.dirpath or logs / "checkpoints") for callback in callbacks}
 
 
 def last_checkpoint(trainer: Trainer) -> Path | None:
-    """The newest checkpoint called `last` of a training, or of those that SLURM asked for."""
-    found = [
-        file for folder in checkpoint_folders(trainer) for name in ("last*.ckpt", "hpc_ckpt_*.ckpt")
-        for file in folder.glob(name)
-    ]  # fmt: skip
+    """The newest checkpoint called `last` of a training, or of those that SLURM asked for before it stopped a job."""
+    found = [file for folder in checkpoint_folders(trainer) for file in folder.glob("last*.ckpt")]
+    found += Path(trainer.default_root_dir).glob(HPC)
     return max(found, key=lambda file: file.stat().st_mtime, default=None)
 
 

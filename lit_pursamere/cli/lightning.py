@@ -42,6 +42,7 @@ def command_line(
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="predict returned None")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")  # a `fit` that continues
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     import pytorch_lightning as pl
     import yaml
@@ -50,7 +51,7 @@ def command_line(
     from pytorch_lightning.utilities import rank_zero_only
 
     from lit_pursamere.cli.composition import compose
-    from lit_pursamere.cli.continuing import COMPLETE, at_home, check_run, stopped_at, training_folder
+    from lit_pursamere.cli.continuing import COMPLETE, at_home, check_run, kept_to_one, stopped_at
     from lit_pursamere.cli.saved_config import SaveConfig
     from lit_pursamere.data import ImageDataModule
 
@@ -90,7 +91,7 @@ def command_line(
 
         def fit(self, model: pl.LightningModule, ckpt_path: str | None = None, **arguments: Any) -> None:
             config = yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_none=False))
-            with training_folder(self.trainer, model):
+            with kept_to_one(self.trainer, model):
                 try:
                     last = stopped_at(self.trainer, model, self.datamodule, config, ckpt_path)
                 except (ValueError, OSError) as error:  # one process complains for all

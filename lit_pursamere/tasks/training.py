@@ -88,6 +88,8 @@ class ExponentialMovingAverage(WeightAveraging):
         super().__init__(use_buffers=buffers, multi_avg_fn=partial(average, decay, warmup))
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if trainer.precision == "64-true":
+            pl_module.double()  # Lightning would do so after the average has been set up
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             self._average_model.n_averaged.fill_(1)  # 0 would make the first update a copy instead of a mean
@@ -198,6 +200,7 @@ class Training(pl.LightningModule):
     def setup(self, stage: str) -> None:
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nobody asked for another one
             self.trainer.strategy.checkpoint_io = WholeCheckpoints()
+        self.trainer.precision_plugin.convert_module(self)  # before a checkpoint's float64 weights are put in
         if stage == "fit" and self.configuration is not None and "images" not in self.configuration:
             self.configuration["images"] = self.data.trained_on()
 

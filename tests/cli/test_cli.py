@@ -168,9 +168,11 @@ def interrupted_run(tmp_path_factory, repository_root):
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-def test_a_checkpoint_of_another_network_is_one_line(interrupted_run, capsys):
+def test_a_checkpoint_of_another_network_is_one_line(interrupted_run, tmp_path, capsys):
     checkpoint, args = interrupted_run
-    assert main([*args, "--model.score_model.ngf=4", f"--ckpt_path={checkpoint}"]) == 1
+    places = [f"--model.export={tmp_path}/score.safetensors", f"--trainer.callbacks.dirpath={tmp_path}",
+              f"--trainer.logger.save_dir={tmp_path}", f"--trainer.default_root_dir={tmp_path}"]  # fmt: skip
+    assert main([*args, *places, "--model.score_model.ngf=4", f"--ckpt_path={checkpoint}"]) == 1
     error = capsys.readouterr().err
     assert "does not fit this configuration" in error and "config.yaml" in error
     assert sum("error:" in line for line in error.splitlines()) == 1 and error.count("size mismatch") == 1

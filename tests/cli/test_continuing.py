@@ -105,6 +105,7 @@ def test_without_the_exported_file_it_comes_from_the_last_checkpoint(done, tmp_p
 
 REFUSED = {
     "--model.weight_decay=0": r"model\.weight_decay: there 0\.0005, now 0",
+    "--model.lr=0.2": r"model\.lr: there 0\.1, now 0\.2",
     "--model.schedule=cosine": r"model\.schedule: there 'milestones', now 'cosine'",
     "--trainer.max_epochs=2": r"trainer\.max_epochs: there 1, now 2",
     "--seed_everything=1": "seed_everything: there 0, now 1",
@@ -129,7 +130,7 @@ def test_they_are_refused_before_there_is_an_exported_file(done, tmp_path, capsy
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("other", ["images", "labels"])
+@pytest.mark.parametrize("other", [pytest.param("images", marks=pytest.mark.slow), "labels"])
 def test_other_pixels_or_labels_are_refused(other, fit, tmp_path, capsys):
     draws = np.random.default_rng(0)
     images, labels = draws.integers(0, 256, (64, 8, 8), dtype=np.uint8), np.arange(64) % 10
@@ -259,7 +260,7 @@ def test_nothing_is_written_where_nobody_asked(fit, tmp_path):
 
 
 def test_a_second_training_in_the_same_folder_is_refused(fit, tmp_path, capsys):
-    with ResultsFolder(tmp_path / "classifier/logs"):
+    with ResultsFolder(last(tmp_path).parent):
         assert "another run" in error_of(capsys, *fit)
     assert not last(tmp_path).exists()
 

@@ -36,11 +36,13 @@ def test_the_configuration_in_the_folder_repeats_the_run(tmp_path):
     assert saved["model"]["init_args"]["threat"]["eps"] == "8/255"
 
 
-def test_without_a_logger_nothing_is_written_where_the_command_is_given(tmp_path, monkeypatch):
+@pytest.mark.parametrize("logger", ["false", "null"])
+def test_nothing_is_written_where_the_command_is_given(logger, tmp_path, monkeypatch):
     for part in ("configs", "checkpoints"):
         (tmp_path / part).symlink_to(Path(part).resolve())
     monkeypatch.chdir(tmp_path)
-    assert main([word for word in small(tmp_path / "out") if "default_root_dir" not in word]) == 0
+    words = [word for word in small(tmp_path / "out") if "default_root_dir" not in word]
+    assert main([*words, f"--trainer.logger={logger}"]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"configs", "checkpoints", "out"}
     assert (tmp_path / "out/run/config.yaml").is_file()
 

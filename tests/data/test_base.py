@@ -206,7 +206,7 @@ def test_processes_share_the_evaluation_without_repeats(world):
 
 
 def test_processes_share_the_training_images():
-    data = ready("fit", batch_size=5)
+    data = ready("fit", batch_size=10)
     found = []
     for rank in range(2):
         strategy = SimpleNamespace(root_device=torch.device("cpu"))

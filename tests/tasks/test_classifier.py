@@ -313,6 +313,18 @@ def test_the_card_tells_the_whole_run_after_it_was_continued(tmp_path):
     assert json.loads(other["begun"]) == [{"steps": "8", "lr": "0.1"}] and other["lr"] == "0.2"
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_in_double_precision_too_nothing_is_lost_on_the_way(tmp_path):
+    found = []
+    for resume in (None, tmp_path / "last.ckpt"):
+        last = pl.callbacks.ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
+        task = LitClassifier(network(), ema_decay=0.9, export=str(tmp_path / "net.safetensors"))
+        options = {"enable_checkpointing": True, "callbacks": [last], "precision": "64-true"}
+        trainer(tmp_path, **options).fit(task, Pairs(batch_size=4, val_size=2), ckpt_path=resume)
+        found.append((tmp_path / "net.safetensors").read_bytes())
+    assert found[0] == found[1]
+
+
 def test_weights_that_are_no_numbers_are_not_exported(tmp_path):
     class Late(LitClassifier):
         def on_train_end(self):
