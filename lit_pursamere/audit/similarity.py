@@ -10,7 +10,6 @@ FOLDER/similarity.json      what was compared, the counts, means and 95 % interv
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from lit_pursamere.audit.similarity_table import REFERENCES, mean_interval, simi
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import SeededNoise
 from lit_pursamere.progress import Progress
+from lit_pursamere.report.drawing import beside, save_figure
 from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.store import ResultsFolder
 from lit_pursamere.store.atomic import write_whole
@@ -131,8 +131,7 @@ def save(folder: Path, counts: Sequence[int], rows: list[Row], manifest: dict, t
            for name, cells in means.items()},
         "rows": rows,
     }  # fmt: skip
-    picture = io.BytesIO()
-    similarity_figure(counts, rows, title).savefig(picture, bbox_inches="tight")
     write_whole(folder / "similarity.json", (json.dumps(summary, indent=1) + "\n").encode())
-    write_whole(folder / "similarity.png", picture.getvalue())
+    with beside("similarity.png"):
+        save_figure(similarity_figure(counts, rows, title), folder / "similarity.png")
     return similarity_table(counts, rows)

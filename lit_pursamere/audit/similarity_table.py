@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from scipy.stats import t
 
 from lit_pursamere.markdown import markdown_table
+from lit_pursamere.names import shown
 from lit_pursamere.report.statistics import LEVEL
 from lit_pursamere.report.style import (
     BLUE,
@@ -57,7 +58,7 @@ def similarity_figure(counts: Sequence[int], rows: Sequence[Row], title: str) ->
     """
     figure = new_figure(3.2)
     axes = figure.subplots()
-    decorate(axes, title, "draws averaged", "mean cosine")
+    decorate(axes, shown(title, "figure"), "draws averaged", "mean cosine")
     for (name, text), colour, marker in zip(REFERENCES.items(), (BLUE, VERMILION), MARKERS, strict=False):
         columns = zip(*(row[name] for row in rows), strict=True)
         mean, low, high = zip(*(mean_interval(column) for column in columns), strict=True)

@@ -21,11 +21,18 @@ __all__ = ["about", "asks_for_help", "compose", "gathered", "overlay", "read_yam
 
 SECTIONS = ("model", "data")  # what options may take apart; those of the trainer are left to the parser
 WHOLE = ("attacks",)
+MOST_ENTRIES = 1_000_000  # of a file; a few lines of aliases of aliases stand for billions
 FILE = re.compile(r"[^\s{}\[\]]+\.ya?ml")
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, and in which no mapping has a key twice."""
+    """YAML in which 1e-3 is a number, and in which no mapping has a key twice and no alias stands for very much."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _weight(node, {}) > MOST_ENTRIES:
+            raise yaml.YAMLError(f"with its aliases written out it has more than {MOST_ENTRIES} entries")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -35,6 +42,16 @@ class Loader(yaml.SafeLoader):
                     f"two entries {name!r} in one mapping (before line {node.end_mark.line + 1}); rename one"
                 )
         return super().construct_mapping(node, deep)
+
+
+def _weight(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many entries a node has, with its aliases written out."""
+    if id(node) not in known:
+        known[id(node)] = MOST_ENTRIES + 1  # what it is within itself
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
+        known[id(node)] = 1 + sum(_weight(part, known) for part in parts)
+    return known[id(node)]
 
 
 Loader.add_implicit_resolver(
@@ -61,8 +78,9 @@ def read_yaml(file: Path, within: tuple[Path, ...] = ()) -> Any:
 def _parsed(text: str | bytes, where: str) -> Any:
     try:
         return yaml.load(text, Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        told = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ValueError(f"{where} is no YAML: {told}") from error
 
 
 def _inlined(value: Any, file: Path, within: tuple[Path, ...]) -> Any:

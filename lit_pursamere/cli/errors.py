@@ -17,6 +17,7 @@ NO_GRADIENT = "logits without a gradient"  # as in attacks.gradients, without im
 
 # What jsonargparse says around the one line that names the mistake.
 CALLABLE = re.compile(r"\s*- Type \S*Callable\[.*expects a function or a callable class")
+IN_WORKER = re.compile(r"\ACaught (\w+) in DataLoader worker.*^[\w.]*\1: (.*)\Z", re.DOTALL | re.MULTILINE)
 NOISE = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
 
 
@@ -28,6 +29,8 @@ def is_mistake(error: Exception) -> bool:
 
 def readable(error: Exception) -> str:
     """The message of an error, without the frame that the parser puts around a mistake in a configuration."""
+    if told := IN_WORKER.search(str(error)):
+        return told[2].strip()
     lines = [line.strip() for line in str(error).splitlines()]
     if MISFIT in str(error):
         return (

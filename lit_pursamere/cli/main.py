@@ -13,11 +13,13 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 from lit_pursamere import __version__
 from lit_pursamere.cli.errors import MISTAKES, is_mistake, readable
 from lit_pursamere.cli.usage import VERBS, tell
+from lit_pursamere.names import shown
 from lit_pursamere.stopping import SIGNALS, heed, told_by
 
 __all__ = ["console", "main"]
@@ -36,7 +38,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except MISTAKES as error:
         if not is_mistake(error) or os.environ.get("LIT_PURSAMERE_TRACEBACK"):
             raise
-        print(f"lit-pursamere: error: {readable(error)}", file=sys.stderr)
+        told = "\n".join(map(shown, readable(error).split("\n")))
+        print(f"lit-pursamere: error: {told}", file=sys.stderr)
         print("(LIT_PURSAMERE_TRACEBACK=1 shows where it came from)", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -69,4 +72,7 @@ def run(name: str, args: Sequence[str]) -> None:
 def console() -> None:
     """Entry point of the installed command."""
     heed(*SIGNALS)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal without a letter shows its number
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -27,8 +27,9 @@ from lit_pursamere.cli.composition import about, asks_for_help, gathered, read_y
 from lit_pursamere.cli.errors import readable
 from lit_pursamere.cli.lightning import know_names
 from lit_pursamere.cli.usage import tell
+from lit_pursamere.names import shown
 
-__all__ = ["Verb", "aligned", "build", "read_part", "run_verb"]
+__all__ = ["Verb", "aligned", "read_part", "run_verb"]
 
 Verb = Callable[..., None]
 PLAIN = (str, int, float, Path)  # kinds of arguments that are no classes to be built
@@ -169,20 +170,8 @@ def read_part(file: Path, name: str) -> Any:
     return about(content, (name,), name, str(file))[name]
 
 
-def build(kind: type, part: Any) -> Any:
-    """The object that a part of a configuration describes, of this class or a subclass.
-
-    Raises:
-        ArgumentError: If it describes none.
-        ValueError: If the class refuses its arguments.
-    """
-    know_names()
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(kind, "part")
-    return parser.instantiate(parser.parse_object({"part": part})).part
-
-
 def aligned(rows: dict[str, str]) -> str:
-    """Names and values in two columns."""
-    width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+    """Names and values in two columns, each shown as text."""
+    texts = {shown(name): shown(value) for name, value in rows.items()}
+    width = max(map(len, texts))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in texts.items())

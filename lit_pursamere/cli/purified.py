@@ -7,13 +7,17 @@ lit-pursamere purified inspect runs/cifar10/purified --config configs/data/cifar
 from __future__ import annotations
 
 from argparse import ArgumentError
+from collections.abc import Sequence
 from pathlib import Path
 
-from lit_pursamere.cli.parsing import aligned, build, read_part
+from lit_pursamere.cli.parsing import aligned, read_part
+from lit_pursamere.cli.trust import Untrusted, build
 from lit_pursamere.data import ImageDataModule, PurifiedSet
+from lit_pursamere.data.arrays import SPLITS
 from lit_pursamere.data.inspection import described, image_pairs, measured, spread
 from lit_pursamere.data.purified_checks import complain, examine, require
 from lit_pursamere.data.source import Source
+from lit_pursamere.report.drawing import beside, save_figure
 from lit_pursamere.report.pictures import purified_grid
 from lit_pursamere.store.manifest import digest_of
 
@@ -21,9 +25,16 @@ __all__ = ["purified"]
 
 
 def inspect(
-    folder: Path, config: Path | None = None, images: int = 20, picture: Path | None = None, parts: bool = False
+    folder: Path,
+    config: Path | None = None,
+    images: int = 20,
+    picture: Path | None = None,
+    parts: bool = False,
+    trust: list[str] | None = None,
 ) -> None:
     """Say what a purified set holds, verify every byte, draw some of its images.
+
+    Nothing that lies in the folder is run, whoever made it.
 
     Args:
         folder: Output folder of `lit-pursamere predict`.
@@ -31,10 +42,12 @@ def inspect(
         images: How many to draw.
         picture: Where to (default: purified.png in the folder).
         parts: List the checksum of every part.
+        trust: Modules of your own that the configuration may name.
 
     Raises:
         FileNotFoundError: If there is no set.
-        ValueError: If the set is incomplete or damaged, after everything that could be said was printed.
+        ValueError: If the set is incomplete or damaged, after everything that could be said was printed; or if its
+            configuration names what is not run to look at it.
     """
     if images < 1:
         raise ValueError(f"--images must be at least 1; got {images}")
@@ -47,7 +60,9 @@ def inspect(
         rows["checksum"] = f"sha256 {digest_of(list(sums.values()))}, of all parts"
     source = None
     try:
-        source = originals(config or folder / "config.yaml", made)
+        source = originals(config or folder / "config.yaml", made, trust or ())
+    except Untrusted:
+        raise
     except (ValueError, OSError, ArgumentError) as error:
         rows["originals"] = f"not at hand: {str(error).splitlines()[0]}"
     if sums:
@@ -55,13 +70,14 @@ def inspect(
     print(aligned(rows))
     if sums:
         picture, chosen = picture or folder / "purified.png", spread(made, sums, images)
-        before, after = image_pairs(made, chosen, source)
-        purified_grid(before, chosen, after).savefig(picture)
-        print(f"wrote {picture}")
+        with beside(str(picture)):
+            before, after = image_pairs(made, chosen, source)
+            save_figure(purified_grid(before, chosen, after), picture, tight=False)
+            print(f"wrote {picture}")
     complain(found)
 
 
-def originals(config: Path, made: PurifiedSet) -> Source:
+def originals(config: Path, made: PurifiedSet, trusted: Sequence[str]) -> Source:
     """The source split that a set was made from, if its files are here; nothing is downloaded.
 
     Raises:
@@ -71,9 +87,12 @@ def originals(config: Path, made: PurifiedSet) -> Source:
     if not config.is_file():
         raise FileNotFoundError(f"there is no {config}; name a configuration with their `data` with --config")
     settings = read_part(config, "data")
-    arguments = settings.get("init_args", {}) if isinstance(settings, dict) else {}
+    arguments = settings.get("init_args") if isinstance(settings, dict) else {}
+    arguments = arguments if isinstance(arguments, dict) else {}
     arguments |= {name: value for name, value in (("download", False), ("purified", None)) if name in arguments}
-    data, split = build(ImageDataModule, settings), made.manifest["split"]
+    data, split = build(ImageDataModule, settings, config, trusted), made.manifest["split"]
+    if split not in SPLITS:
+        raise ValueError(f"the set is of the split {split!r}; known are {' and '.join(SPLITS)}")
     source = data.load(split)
     require(made, data.name, split, source, made.indices.tolist(), (data.channels, data.image_size, data.image_size))
     return source

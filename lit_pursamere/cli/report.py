@@ -39,9 +39,9 @@ def report(
     if figures and folder is None:
         raise ValueError(f"where should the figures of {len(runs)} runs go? Say --output DIR")
     table = make_report(runs, interval, mix)
-    print(FORMATS[format][1](table), end="")
     if folder is not None:
         save_report(table, folder)
+    print(FORMATS[format][1](table), end="")
     if figures and folder is not None:
         for file in save_plots(table, folder):
             print(f"wrote {file}", file=sys.stderr)  # beside the table, which may go into a file

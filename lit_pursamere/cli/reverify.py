@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pytorch_lightning import LightningModule
 
-from lit_pursamere.cli.parsing import build, read_part
+from lit_pursamere import tasks
+from lit_pursamere.cli.parsing import read_part
+from lit_pursamere.cli.trust import build
 from lit_pursamere.evaluation.reverify import check_systems, summary
 from lit_pursamere.evaluation.reverify import reverify as judge_again
 from lit_pursamere.progress import Progress
 from lit_pursamere.store import read_rows
+from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.store.manifest import read_manifest
 from lit_pursamere.tasks.robustness import LitRobustness
 
@@ -28,6 +31,7 @@ def reverify(
     precision: Literal["32", "64"] = "32",
     device: Literal["cpu", "cuda"] = "cpu",
     config: Path | None = None,
+    trust: list[str] | None = None,
 ) -> None:
     """Judge the stored images of a test run again, in another batch size, precision or device.
 
@@ -39,10 +43,11 @@ def reverify(
         precision: Floating-point bits.
         device: Where.
         config: Configuration of the run (default: RUN/config.yaml).
+        trust: Modules of your own that the configuration may name.
 
     Raises:
         FileNotFoundError: If there is no such run.
-        ValueError: If it is another run's configuration, or a setting is wrong.
+        ValueError: If it is another run's configuration, names what is not run to look at it, or a setting is wrong.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1; got {batch_size}")
@@ -52,7 +57,7 @@ def reverify(
     if manifest is None:
         raise FileNotFoundError(f"no run in {run}; name the output folder of a `lit-pursamere test`")
     rows = read_rows(run)
-    task = rebuild(config or run / "config.yaml")
+    task = rebuild(config or run / "config.yaml", trust or ())
     systems = dict(task.systems.to(device).items())
     if task.detector is not None:
         task.detector.threshold = manifest["threshold"]
@@ -61,14 +66,14 @@ def reverify(
     with Progress("reverify", "image", len(rows)) as progress:
         found, count = judge_again(run, systems, batch_size, DTYPES[precision], progress)
     text = summary(found, count, f"batches of {batch_size}, float{precision}, {device}")
-    (run / "reverify.md").write_text(text, encoding="utf-8")
+    write_whole(run / "reverify.md", text.encode())  # in place of a link that lies there, not through it
     lines = text.splitlines()
     print("\n".join(lines[: SHOWN + 4]))
     if len(lines) > SHOWN + 4:
         print(f"... and {len(lines) - SHOWN - 4} more in {run / 'reverify.md'}")
 
 
-def rebuild(config: Path) -> LitRobustness:
+def rebuild(config: Path, trusted: Sequence[str]) -> LitRobustness:
     """The task of a configuration file of a `test`, with its weights.
 
     Raises:
@@ -77,7 +82,8 @@ def rebuild(config: Path) -> LitRobustness:
     """
     if not config.is_file():
         raise FileNotFoundError(f"no configuration at {config}; name that of the run with --config")
-    task = build(LightningModule, read_part(config, "model"))
-    if not isinstance(task, LitRobustness):
-        raise ValueError(f"{config} configures a {type(task).__name__}; reverify needs the configuration of a `test`")
-    return task
+    part = read_part(config, "model")
+    name = str(part.get("class_path") if isinstance(part, dict) else part).rpartition(".")[2]
+    if name in tasks.__all__ and name != LitRobustness.__name__:
+        raise ValueError(f"{config} configures a {name}; reverify needs the configuration of a `test`")
+    return build(LitRobustness, part, config, trusted)

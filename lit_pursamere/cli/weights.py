@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from lit_pursamere.cli.parsing import aligned
+from lit_pursamere.names import shown
 from lit_pursamere.weights import inspect_weights
 from lit_pursamere.weights.conversion import described, write_safetensors
 
@@ -64,7 +65,7 @@ def convert(
         print(f"warning: --execute-code-in-file runs whatever {file} says, with your rights", file=sys.stderr)
     found = inspect_weights(file, weights, execute=execute_code_in_file)
     count, digest = write_safetensors(found, output, dtype)
-    print(f"wrote {output} ({count} tensors, {found.layout}, {found.architecture})\nsha256 {digest}")
+    print(f"wrote {output} ({count} tensors, {shown(found.layout)}, {found.architecture})\nsha256 {digest}")
 
 
 weights = {"inspect": inspect, "convert": convert}

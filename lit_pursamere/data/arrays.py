@@ -9,6 +9,8 @@ Images are (N, H, W, C), (N, C, H, W) or (N, H, W) with square images and 1 or 3
 
 from __future__ import annotations
 
+import math
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -20,10 +22,13 @@ import torch
 from lit_pursamere.data.base import ArrayDataset, ImageDataModule, Split
 from lit_pursamere.data.source import Source
 
-__all__ = ["NPZ"]
+__all__ = ["NPZ", "list_arrays", "read_array", "to_nchw"]
 
 SPLITS: tuple[Split, ...] = ("train", "test")
-READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error)
+NAME = re.compile(r"\w[\w .+=()-]{0,99}")  # of an array: what could be a file's name, and only in the folder meant
+PACKED = 1100  # bytes that deflate can pack into one, at most 1032
+MOST_CLASSES = 100_000  # where no names say how many there are
 
 
 class NPZ(ImageDataModule):
@@ -47,7 +52,7 @@ class NPZ(ImageDataModule):
         if not self.path.is_file():
             raise FileNotFoundError(f"NPZ has no data: there is no file {self.path}; set `--data.path`")
         self.name = self.path.stem
-        self.arrays = self._list()
+        self.arrays = list_arrays(self.path)
         self.paired = [split for split in SPLITS if {f"{split}_images", f"{split}_labels"} <= self.arrays.keys()]
         if not self.paired and not {"images", "labels", "split"} <= self.arrays.keys():
             raise ValueError(
@@ -62,7 +67,11 @@ class NPZ(ImageDataModule):
     def load(self, split: Split) -> Source:
         if split not in self.labels:
             raise ValueError(f"{self.path} has no {split} images; it holds the arrays {sorted(self.arrays)}")
-        images = self._read(f"{split}_images") if self.paired else self._read("images")[self._rows() == split]
+        images = (
+            read_array(self.path, f"{split}_images")
+            if self.paired
+            else read_array(self.path, "images")[self._rows() == split]
+        )
         images = np.ascontiguousarray(to_nchw(images))
         if images.dtype != np.uint8:
             images = images.astype(np.float32)
@@ -71,24 +80,8 @@ class NPZ(ImageDataModule):
         except ValueError as error:
             raise ValueError(f"{self.path}, {split} images: {error}") from None
 
-    def _list(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shape and type of every array, from the headers alone."""
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                names = [name for name in archive.namelist() if name.endswith(".npy")]
-                return {name.removesuffix(".npy"): read_header(archive, name) for name in names}
-        except READ_ERRORS as error:
-            raise OSError(f"{self.path} is not a whole .npz file: {error}") from error
-
-    def _read(self, key: str) -> np.ndarray:
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(f"{key}.npy") as file:
-                return np.lib.format.read_array(file, allow_pickle=False)
-        except READ_ERRORS as error:
-            raise OSError(f"{self.path}: cannot read the array {key!r}: {error}") from error
-
     def _rows(self) -> np.ndarray:
-        return self._read("split").astype(str)
+        return read_array(self.path, "split").astype(str)
 
     def _read_labels(self) -> dict[Split, np.ndarray]:
         """Class numbers (N,) of every split that is there, int64."""
@@ -103,14 +96,15 @@ class NPZ(ImageDataModule):
         return {split: labels[rows == split] for split in SPLITS if split in rows}
 
     def _checked_labels(self, key: str, images: str) -> np.ndarray:
-        labels, total = self._read(key), self.arrays[images][0][:1]
+        labels, total = read_array(self.path, key), self.arrays[images][0][:1]
         if labels.shape not in (total, (*total, 1)) or not labels.size or not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(
                 f"{self.path}: {key} must be integers, one for each of the {total} {images}; "
                 f"they are {labels.dtype} {labels.shape}"
             )
-        if labels.min() < 0:
-            raise ValueError(f"{self.path}: {key} must be class numbers from 0 up; one is {labels.min()}")
+        for label in (labels.min(), labels.max()):
+            if not 0 <= label <= np.iinfo(np.int64).max:
+                raise ValueError(f"{self.path}: {key} must be class numbers from 0 up; one is {label}")
         return labels.reshape(-1).astype(np.int64)
 
     def _image_shape(self) -> tuple[int, int]:
@@ -128,27 +122,73 @@ class NPZ(ImageDataModule):
     def _read_classes(self) -> tuple[str, ...]:
         highest = max(int(labels.max()) for labels in self.labels.values())
         if "classes" not in self.arrays:
+            if highest >= MOST_CLASSES:
+                raise ValueError(
+                    f"{self.path}: a label is {highest}, and without an array `classes` there are at most "
+                    f"{MOST_CLASSES} classes; number them from 0, or add their names"
+                )
             return tuple(str(k) for k in range(highest + 1))
-        classes = tuple(self._read("classes").astype(str).reshape(-1).tolist())
+        classes = tuple(read_array(self.path, "classes").astype(str).reshape(-1).tolist())
         if highest >= len(classes):
             raise ValueError(f"{self.path}: a label is {highest}, but there are {len(classes)} classes")
         return classes
 
 
-def read_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of one .npy member.
+def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of every array of a .npz file by name, from the headers alone.
 
     Raises:
-        ValueError: If it is no .npy file, or of a version that only arrays of records need.
+        OSError: If the file is damaged, or two arrays have one name.
+        ValueError: If the name of an array could not be that of a file.
     """
-    with archive.open(name) as file:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
+            found = {entry.filename.removesuffix(".npy"): _header(archive, entry) for entry in entries}
+            if len(found) < len(entries):
+                raise ValueError("two arrays have one name")
+    except READ_ERRORS as error:
+        raise OSError(f"{path} is not a whole .npz file: {error}") from error
+    for name in found:
+        if not NAME.fullmatch(name):
+            raise ValueError(
+                f"{path}: an array cannot be called {name[:100]!r}; rename it, with letters, digits, spaces and "
+                "_ . + - = ( )"
+            )
+    return found
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """One array of a .npz file.
+
+    Raises:
+        OSError: If it is damaged, or holds pickled objects.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except READ_ERRORS as error:
+        raise OSError(f"{path}: cannot read the array {name!r}: {error}") from error
+
+
+def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of one member.
+
+    Raises:
+        ValueError: If it is no .npy file, is of a version that only arrays of records need, or could not hold what its
+            header tells.
+    """
+    with archive.open(entry) as file:
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         elif version == (2, 0):
             shape, _, dtype = np.lib.format.read_array_header_2_0(file)
         else:
-            raise ValueError(f"{name} has the unknown format version {version}")
+            raise ValueError(f"{entry.filename} has the unknown format version {version}")
+    told = math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and not 0 <= told <= min(entry.file_size, PACKED * entry.compress_size):
+        raise ValueError(f"{entry.filename} tells of {told} bytes, which are not there")
     return shape, dtype
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,16 +10,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from lit_pursamere.data.base import ImageDataModule, Split
+from lit_pursamere.data.image_files import (
+    DECODE_ERRORS,
+    FORMATS,
+    Refused,
+    as_shown,
+    images_in,
+    in_srgb,
+    is_opaque,
+    is_visible,
+)
 from lit_pursamere.data.source import Source
 
 __all__ = ["ImageFolder"]
-
-# What Pillow raises on damaged files, depending on the format.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class FileDataset(Dataset):
@@ -44,10 +49,13 @@ class FileDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path = self.paths[index]
         try:
-            with Image.open(path) as file:
-                if file.mode[0] in "IF":  # Pillow would clip these to 255 without a word
-                    raise ValueError(f"it has more than 8 bits a channel (mode {file.mode}); convert it to 8")
-                pixels = self.transform(file.convert(self.mode))
+            with Image.open(path, formats=list(FORMATS.values())) as file:
+                image = as_shown(file)
+                if not is_opaque(image):
+                    raise Refused("is transparent in places; give it a background")
+                pixels = self.transform(in_srgb(image, self.mode))
+        except Refused as error:
+            raise OSError(f"the image {path} {error}") from None
         except DECODE_ERRORS as error:
             raise OSError(f"cannot read the image {path}: {error}") from error
         return pixels.to(torch.float32) / 255, self.labels[index]
@@ -55,6 +63,10 @@ class FileDataset(Dataset):
 
 class ImageFolder(ImageDataModule):
     """Your own images, one folder per class; class numbers follow the folder names in alphabetical order.
+
+    Images are taken as they are shown: turned as their EXIF says, in sRGB by way of their colour profile, if they have
+    one. Those of more than 8 bits a channel, of several frames, or transparent in places are refused. Folders without
+    images, hidden ones and those that systems make (`@eaDir`, `__MACOSX`) are no classes.
 
     A split may be missing as long as nobody asks for it.
 
@@ -69,7 +81,7 @@ class ImageFolder(ImageDataModule):
     Raises:
         FileNotFoundError: If there are no such folders, or (on `setup`) no images in them.
         ValueError: If the classes of the splits differ, or an argument is out of range.
-        OSError: When an image that cannot be decoded is read; the message names it.
+        OSError: When an image is read that is damaged or refused; the message names it.
     """
 
     def __init__(
@@ -95,19 +107,20 @@ class ImageFolder(ImageDataModule):
         found = [
             (path, label)
             for label, name in enumerate(self.class_names)
-            for path in sorted((self.root / split / name).glob("*"))
-            if path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")
+            for path in sorted(images_in(self.root / split / name))
         ]
         if not found:
-            raise FileNotFoundError(f"no images in {self.root / split}/<class> (known: {', '.join(IMG_EXTENSIONS)})")
+            raise FileNotFoundError(f"no images in {self.root / split}/<class> (known: {', '.join(FORMATS)})")
         if self.order == "name":
             found.sort(key=lambda item: item[0].name)
         paths, labels = zip(*found, strict=True)
         return FileDataset(paths, labels, self.channels, self.image_size)
 
     def _find_classes(self) -> tuple[str, ...]:
-        classes = {split: class_folders(self.root / split) for split in ("train", "test")}
-        if not any(classes.values()):
+        found = {split: class_folders(self.root / split) for split in ("train", "test")}
+        filled = {name for folders in found.values() for name, images in folders.items() if images}
+        classes = {split: filled & set(folders) for split, folders in found.items()}
+        if not filled:
             raise FileNotFoundError(
                 f"no images for ImageFolder: expected {self.root / 'train'}/<class>/*.png and the same under "
                 f"{self.root / 'test'}; set `--data.root` to the folder above"
@@ -115,11 +128,12 @@ class ImageFolder(ImageDataModule):
         only_train, only_test = (sorted(classes[a] - classes[b]) for a, b in (("train", "test"), ("test", "train")))
         if all(classes.values()) and (only_train or only_test):
             raise ValueError(f"classes in {self.root} differ: only in train {only_train}, only in test {only_test}")
-        return tuple(sorted(classes["train"] | classes["test"]))
+        return tuple(sorted(filled))
 
 
-def class_folders(folder: Path) -> set[str]:
-    """Names of the folders in a folder, hidden ones left out; empty if it does not exist."""
+def class_folders(folder: Path) -> dict[str, bool]:
+    """The folders in a folder that could be classes, and whether there are images in them; none if it is not there."""
     if not folder.is_dir():
-        return set()
-    return {child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")}
+        return {}
+    folders = [child for child in folder.iterdir() if is_visible(child.name) and child.is_dir()]
+    return {child.name: any(True for _ in images_in(child)) for child in folders}

@@ -16,9 +16,17 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from lit_pursamere.data.folder import DECODE_ERRORS
+from lit_pursamere.data.image_files import (
+    DECODE_ERRORS,
+    FORMATS,
+    Refused,
+    as_shown,
+    in_srgb,
+    is_visible,
+    profile_of,
+)
 
-__all__ = ["Picture", "decode", "encode", "find_pictures"]
+__all__ = ["Picture", "decode", "encode", "find_pictures", "profile"]
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 MODES = {1: "L", 3: "RGB"}
@@ -39,7 +47,7 @@ class Picture:
 
 
 def find_pictures(folder: Path) -> list[Picture]:
-    """PNG and JPEG files in a folder and the folders in it, by name; hidden ones are left out.
+    """PNG and JPEG files in a folder and the folders in it, by name; hidden ones and those of systems are left out.
 
     Raises:
         FileNotFoundError: If there are none.
@@ -48,7 +56,7 @@ def find_pictures(folder: Path) -> list[Picture]:
     found = [
         Picture(path, path.relative_to(folder).with_suffix(".png").as_posix())
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in ENDINGS and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in ENDINGS and all(map(is_visible, path.relative_to(folder).parts)) and path.is_file()
     ]
     if not found:
         raise FileNotFoundError(f"no pictures in {folder} (known: {', '.join(ENDINGS)})")
@@ -60,7 +68,7 @@ def find_pictures(folder: Path) -> list[Picture]:
 
 
 def decode(content: bytes, channels: int | None = None) -> Tensor:
-    """Pixels of a picture.
+    """Pixels of a picture as it is shown, turned as its EXIF orientation says; its colours as they are, see `profile`.
 
     Args:
         content: Its file.
@@ -73,36 +81,43 @@ def decode(content: bytes, channels: int | None = None) -> Tensor:
         ValueError: If it is damaged, or would have to be changed to be grey or RGB with 8 bits.
     """
     try:
-        with Image.open(io.BytesIO(content)) as file:
-            pixels = np.array(file.convert(MODES[_channels(file, channels)]))
+        with _opened(content) as file:
+            image = as_shown(file)
+            wanted = _channels(image, channels)
+            own = CHANNELS.get(image.mode) == wanted
+            pixels = np.array(image.convert(MODES[wanted]) if own else in_srgb(image, MODES[wanted]))
     except Refused:
         raise
     except UnidentifiedImageError:
-        raise ValueError("is no picture that can be read, or its beginning is damaged") from None
+        raise ValueError("is no PNG or JPEG picture, or its beginning is damaged") from None
     except DECODE_ERRORS as error:
         raise ValueError(f"is damaged: {error}") from error
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()
 
 
-class Refused(ValueError):
-    """A picture that is whole, but of a kind that is not taken as it is."""
+def profile(content: bytes, channels: int) -> bytes | None:
+    """The colour profile that belongs to the pixels that `decode` gives in so many channels; None: they are sRGB."""
+    with _opened(content) as file:
+        return profile_of(file, channels) if CHANNELS.get(file.mode) == channels else None
 
 
-def _channels(file: Image.Image, wanted: int | None) -> int:
-    if file.mode[0] in "IF":  # Pillow would clip these to 255 without a word, so not even on demand
-        raise Refused(f"has more than 8 bits a channel (mode {file.mode}); make it one with 8")
+def _opened(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=[FORMATS[ending] for ending in ENDINGS])
+
+
+def _channels(image: Image.Image, wanted: int | None) -> int:
     if wanted is not None:
         return wanted
-    if {"A", "a"} & set(file.getbands()) or "transparency" in file.info:
+    if "transparency" in image.info or {"A", "a"} & set(image.getbands()):
         raise Refused("is transparent in places; --convert drops the transparency")
-    if file.mode not in CHANNELS:
-        raise Refused(f"is neither grey nor RGB but {file.mode}; --convert turns it into what the purifier takes")
-    return CHANNELS[file.mode]
+    if image.mode not in CHANNELS:
+        raise Refused(f"is neither grey nor RGB but {image.mode}; --convert turns it into what the purifier takes")
+    return CHANNELS[image.mode]
 
 
-def encode(pixels: Tensor) -> bytes:
-    """A PNG file with these pixels (C, H, W), uint8; the same bytes for the same pixels."""
+def encode(pixels: Tensor, profile: bytes | None = None) -> bytes:
+    """A PNG file with these pixels (C, H, W), uint8, and a colour profile; the same bytes for the same pixels."""
     array = pixels.permute(1, 2, 0).contiguous().numpy()
     file = io.BytesIO()
-    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(file, "PNG")
+    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(file, "PNG", icc_profile=profile)
     return file.getvalue()

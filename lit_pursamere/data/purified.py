@@ -123,7 +123,7 @@ class PurifiedSet:
                 f"{', '.join(DTYPES)}) and part; remove that folder and make the set again"
             )
         try:
-            indices = np.load(path / "indices.npy")
+            indices = np.array(np.load(path / "indices.npy", mmap_mode="r"))  # a map is no longer than its file
         except (OSError, ValueError, EOFError):
             indices = np.zeros(0, np.int64)
         if digest_of(indices.tolist())[:16] != manifest["images"]["indices"]:

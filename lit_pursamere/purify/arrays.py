@@ -1,13 +1,17 @@
 """Purify the images in a .npy or .npz file: part by part beside the result, which is put together in the end.
 
 OUTPUT/.NAME-KEY-SIZE/  a `PurifiedSet`, in batches of SIZE, for every array of images, until the result is there
-OUTPUT/NAME             the same arrays in the same layouts and types; those that are no images as they were
+OUTPUT/NAME             the same arrays in the same layouts and types; those that are no images as they were, and so
+                        are tables (N, H, W), unless their name says that they are images or there is nothing else
 """
 
 from __future__ import annotations
 
 import io
+import re
 import shutil
+import sys
+import zipfile
 from glob import escape
 from pathlib import Path
 
@@ -15,9 +19,10 @@ import numpy as np
 import torch
 
 from lit_pursamere.data import PurifiedSet
-from lit_pursamere.data.arrays import READ_ERRORS, to_nchw
+from lit_pursamere.data.arrays import READ_ERRORS, list_arrays, read_array, to_nchw
 from lit_pursamere.data.purified_checks import verify
 from lit_pursamere.data.resident import to_float
+from lit_pursamere.names import shown
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Purifier
 from lit_pursamere.purify.batch import accepts, purify_batch
@@ -26,6 +31,7 @@ from lit_pursamere.weights import sha256
 
 __all__ = ["purify_arrays"]
 
+IMAGES = re.compile(r"image|img|picture|photo|pixel|digit|(?<![a-z])x(?![a-z])")  # in names of grey images
 ONLY = "images"  # name of the array in a .npy file
 
 
@@ -34,13 +40,15 @@ def purify_arrays(
 ) -> int:
     """Purify a file of arrays, see `purify_images`; returns the number of images in it."""
     arrays = read_arrays(source)
-    images = {key: to_nchw(array, square=False) for key, array in arrays.items() if is_images(array)}
+    images = {key: to_nchw(arrays[key], square=False) for key in images_among(arrays)}
     total = sum(map(len, images.values()))
     if not total:
         shapes = ", ".join(f"{key} {array.dtype} {array.shape}" for key, array in arrays.items())
         raise ValueError(f"{source} has no images (N, H, W), (N, H, W, C) or (N, C, H, W); it holds {shapes}")
     for key, array in images.items():
         check(source, key, array, purifier)
+    if not hidden and (others := sorted(arrays.keys() - images.keys())):
+        print(f"{source}: copied as they are, for they are no images: {', '.join(map(shown, others))}", file=sys.stderr)
     with Outputs(folder, manifest) as outputs:
         digest = sha256(source)
         if not outputs.done(source.name, digest):
@@ -65,7 +73,9 @@ def fill(
     missing = made.missing()
     progress.advance(made.count(), skipped=True)
     for number in missing:
-        x = to_float(torch.from_numpy(np.ascontiguousarray(images[made.part(number)])))
+        part = images[made.part(number)]
+        native = part.astype(np.uint8 if part.dtype == np.uint8 else np.float32, "C")  # torch knows no other byte order
+        x = to_float(torch.from_numpy(native))
         made.write(number, purify_batch(purifier, x, seed, number))
         progress.advance(len(x))
     verify(made)
@@ -76,16 +86,26 @@ def read_arrays(source: Path) -> dict[str, np.ndarray]:
     """All arrays of a file, by name.
 
     Raises:
-        ValueError: If the file has another ending.
+        ValueError: If the file has another ending, or the name of an array could not be that of a file.
         OSError: If it is damaged or holds pickled objects.
     """
-    if source.suffix not in (".npy", ".npz"):
+    if source.suffix == ".npz":
+        return {name: read_array(source, name) for name in list_arrays(source)}
+    if source.suffix != ".npy":
         raise ValueError(f"{source} is neither a folder nor a .npy or .npz file")
     try:
-        content = np.load(source, allow_pickle=False)
-        return {ONLY: content} if isinstance(content, np.ndarray) else dict(content)
+        return {ONLY: np.array(np.load(source, mmap_mode="r", allow_pickle=False))}  # a map is no longer than its file
     except READ_ERRORS as error:
         raise OSError(f"{source} cannot be read: {error}") from error
+
+
+def images_among(arrays: dict[str, np.ndarray]) -> list[str]:
+    """Names of the arrays that are images by type and shape; (N, H, W) is a table unless its name says otherwise."""
+    return [
+        name
+        for name, array in arrays.items()
+        if is_images(array) and (array.ndim == 4 or len(arrays) == 1 or IMAGES.search(name.lower()))
+    ]
 
 
 def is_images(array: np.ndarray) -> bool:
@@ -123,9 +143,13 @@ def like(images: np.ndarray, original: np.ndarray) -> np.ndarray:
 
 
 def as_file(arrays: dict[str, np.ndarray], suffix: str) -> bytes:
-    file = io.BytesIO()
+    """The content of a .npy or .npz file, as NumPy writes it, whatever the arrays are called."""
+    content = io.BytesIO()
     if suffix == ".npy":
-        np.save(file, arrays[ONLY])
-    else:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    return file.getvalue()
+        np.save(content, arrays[ONLY])
+        return content.getvalue()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    return content.getvalue()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from lit_pursamere.data.pictures import Picture, decode, encode, find_pictures
+from lit_pursamere.data.pictures import Picture, decode, encode, find_pictures, profile
 from lit_pursamere.data.resident import to_float
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Purifier
@@ -50,7 +50,8 @@ def purify_images(
 
     Args:
         images: Folder with PNG and JPEG files, at any depth; or a .npy or .npz file with images (N, H, W), (N, H, W, C)
-            or (N, C, H, W), uint8 or floats in [0, 1]. Other arrays of a .npz are copied.
+            or (N, C, H, W), uint8 or floats in [0, 1]. Other arrays of a .npz are copied, and so are tables (N, H, W)
+            among several arrays unless their name says images.
         output: Folder of the result, empty or begun with the same settings.
         purifier: Any purifier; it computes where its weights are.
         batch_size: Images per batch. Another one changes no picture by more than rounding can.
@@ -142,13 +143,15 @@ def _purify(found: Found, outputs: Outputs, purifier: Purifier, batch_size: int,
             progress.advance(len(batch) - len(todo), skipped=True)
             if not todo:
                 continue
-            x = to_float(torch.stack([decode(picture.path.read_bytes(), shape[0]) for picture, _ in batch]))
+            contents = [picture.path.read_bytes() for picture, _ in batch]
+            x = to_float(torch.stack([decode(content, shape[0]) for content in contents]))
             purified = purify_batch(purifier, x, seed, number)
             moved = image_norm(purified - x, "l2").tolist()
             for place in todo:
                 picture, digest = batch[place]
                 pixels = (purified[place] * 255).round().to(torch.uint8)
-                outputs.write(picture.name, encode(pixels), digest, moved=moved[place])
+                made = encode(pixels, profile(contents[place], shape[0]))
+                outputs.write(picture.name, made, digest, moved=moved[place])
             progress.advance(len(todo))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lit_pursamere.names import shown
 from lit_pursamere.report.comparison import Comparison
-from lit_pursamere.report.figure_parts import NothingToDraw, caption_of, colour_of, error_bars
+from lit_pursamere.report.drawing import NothingToDraw
+from lit_pursamere.report.figure_parts import caption_of, colour_of, error_bars
 from lit_pursamere.report.lines import WORST
 from lit_pursamere.report.report import Report
 from lit_pursamere.report.statistics import Accuracy
@@ -56,7 +58,7 @@ def accuracy_figure(report: Report) -> Figure:
         values = [100 * accuracy.value for accuracy in cells.values()]
         errors = error_bars(list(cells.values()), report.interval)
         colour = colour_of(list(series), system)
-        axes.bar(at, values, 0.92 * width, color=colour, label=system, yerr=errors, error_kw=whiskers)
+        axes.bar(at, values, 0.92 * width, color=colour, label=shown(system, "figure"), yerr=errors, error_kw=whiskers)
         for x, value, up in zip(at, values, errors[1], strict=True) if numbered else ():
             note(axes, f"{value:.1f}", (x, value + up), (0, 2), SMALL - 1, ha="center", va="bottom")
     cut = sum(not name.startswith(WORST) for name in names)
@@ -94,7 +96,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
         found = [(100 * cells[name].headline.value, y + shift) for y, cells in enumerate(rows) if name in cells]
         axes.plot(*zip(*found, strict=True), linestyle="", clip_on=False, **style)
     axes.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), yticks=range(len(rows)))
-    axes.set_yticklabels([run.label + (" *" if run.missing else "") for run in runs])
+    axes.set_yticklabels([shown(run.label, "figure") + (" *" if run.missing else "") for run in runs])
     axes.tick_params(axis="y", length=0)
     grid_lines(axes, "x")
     legend(figure, 3)
@@ -112,7 +114,10 @@ def _marks(names: Sequence[str]) -> dict[str, tuple[float, dict[str, Any]]]:
         found[CLEAN] = 0, {"label": CLEAN, **style}
     for number, name in enumerate(attacks):
         style = {"marker": MARKERS[number % len(MARKERS)], "color": CYCLE[number % len(CYCLE)], "markersize": 4}
-        found[name] = 0.6 * ((number + 0.5) / len(attacks) - 0.5), {"label": name, **style, "zorder": 5}
+        found[name] = (
+            0.6 * ((number + 0.5) / len(attacks) - 0.5),
+            {"label": shown(name, "figure"), **style, "zorder": 5},
+        )
     if WORST in names:
         style = {"marker": "|", "markersize": 15, "color": INK, "markeredgewidth": 2, "zorder": 2}
         found[WORST] = 0, {"label": f"{WORST}, 95 % interval", **style}
@@ -120,6 +125,7 @@ def _marks(names: Sequence[str]) -> dict[str, tuple[float, dict[str, Any]]]:
 
 
 def _name_categories(axes: Axes, names: Sequence[str]) -> None:
+    names = [shown(name, "figure") for name in names]
     room = (WIDTH - 0.6) / len(names) / 0.062  # characters that fit below a group of bars
     wrapped = [name.replace(" ", "\n") for name in names]
     crowded = max(len(part) for name in wrapped for part in name.split("\n")) > room

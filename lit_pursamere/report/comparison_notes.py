@@ -64,7 +64,7 @@ def _networks(run: Run) -> dict[str, str]:
         if score_model and run.purifier(run.system).get("score_model"):
             found["score model"] = _described(score_model)
         return found
-    except (FileNotFoundError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError, yaml.YAMLError):
         return {}
 
 

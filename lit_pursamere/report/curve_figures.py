@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+from lit_pursamere.names import shown
 from lit_pursamere.report.curves import Survival, Sweep, survivals, sweeps
-from lit_pursamere.report.figure_parts import NothingToDraw, caption_of, colour_of, error_bars
+from lit_pursamere.report.drawing import NothingToDraw
+from lit_pursamere.report.figure_parts import caption_of, colour_of, error_bars
 from lit_pursamere.report.report import Report
 from lit_pursamere.report.runs import eps_text
 from lit_pursamere.report.style import (
@@ -50,7 +52,7 @@ def sweep_figure(report: Report, parameter: Literal["eps", "steps"]) -> Figure:
     figure = new_figure(3.2)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(grid, panels, strict=True):
-        norm, _, budget = panel.partition(" ")
+        norm, _, budget = shown(panel, "figure").partition(" ")
         symbol = NORMS.get(norm, norm)
         if parameter == "eps":
             decorate(axes, "", f"budget $\\varepsilon$ in {symbol}, pixels in [0, 1]", "accuracy (%)")
@@ -58,7 +60,7 @@ def sweep_figure(report: Report, parameter: Literal["eps", "steps"]) -> Figure:
             decorate(axes, f"{symbol} {budget}".strip(), "attack steps", "accuracy (%)")
         for sweep, name in zip(found, names, strict=True):
             if sweep.panel == panel:
-                label = f"{name[1]} ({sweep.run})" if names.count(name) > 1 else name[1]
+                label = shown(f"{name[1]} ({sweep.run})" if names.count(name) > 1 else name[1], "figure")
                 marker = MARKERS[attacks.index(sweep.attack) % len(MARKERS)]
                 dashes = DASHES[attacks.index(sweep.attack) % len(DASHES)]
                 _sweep(axes, sweep, report.interval, colour_of(systems, sweep.system), marker, dashes, label)
@@ -84,7 +86,8 @@ def survival_figure(report: Report) -> Figure:
     for run in report.runs:
         for system in run.systems:
             if found := survivals(run, system, report.lines):
-                panels.append((f"{system} ({run.label})" if report.several else system, found))
+                title = f"{system} ({run.label})" if report.several else system
+                panels.append((shown(title, "figure"), found))
     if not panels:
         raise NothingToDraw(
             "no record says after which step its image was first fooled (first_success); nothing to draw"
@@ -128,7 +131,7 @@ def roc_figure(report: Report) -> Figure:
     for number, (line, detection) in enumerate(lines):
         dashes = DASHES[number // len(CYCLE) % len(DASHES)]
         points = [[100 * value for value in column] for column in zip(*detection.curve, strict=True)]
-        name = f"{report.system_of(line)}, {line.attack}: AUC {detection.auc:.3f}"
+        name = f"{shown(f'{report.system_of(line)}, {line.attack}', 'figure')}: AUC {detection.auc:.3f}"
         colour = CYCLE[number % len(CYCLE)]
         axes.plot(*points, color=colour, linewidth=1.4, linestyle=(0, dashes) if dashes else "-", label=name)
     axes.set(xlim=(0, 100), ylim=(0, 102), aspect="equal")
@@ -173,6 +176,6 @@ def _survival(axes: Axes, curve: Survival, colour: str, number: int) -> None:
     }
     shares = [100 * share for share in curve.shares]
     axes.plot(range(len(shares)), shares, drawstyle="steps-post", **line)
-    axes.plot([], [], label=curve.attack, **(line | mark))  # the legend's: curve and mark together
+    axes.plot([], [], label=shown(curve.attack, "figure"), **(line | mark))  # the legend's: curve and mark together
     if curve.verdict is not None:
         axes.plot([len(shares) - 1], [100 * curve.verdict], **mark, linestyle="", clip_on=False, zorder=3)

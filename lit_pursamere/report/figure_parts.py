@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lit_pursamere.names import shown
 from lit_pursamere.report.notes import INTERVAL_NAMES
 from lit_pursamere.report.report import Report
 from lit_pursamere.report.statistics import INTERVALS, Accuracy
 from lit_pursamere.report.style import CYCLE, GREYS
 
-__all__ = ["NothingToDraw", "caption_of", "colour_of", "error_bars"]
-
-
-class NothingToDraw(ValueError):
-    """The records do not hold what a figure is about."""
+__all__ = ["caption_of", "colour_of", "error_bars"]
 
 
 def caption_of(report: Report, sizes: Sequence[int | None], intervals: bool = True) -> str:
     """Which images, how many, what counts as success, and what the whiskers are if there are any."""
-    places = list(dict.fromkeys(run.data for run in report.runs if run.data))
+    places = [shown(data, "figure") for data in dict.fromkeys(run.data for run in report.runs if run.data)]
     known = sorted({size for size in sizes if size is not None})
     n = [f"n = {' to '.join(map(str, dict.fromkeys((known[0], known[-1]))))}"] if known else []
     success = ", ".join(dict.fromkeys(run.success for run in report.runs))

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lit_pursamere.markdown import markdown_table
+from lit_pursamere.names import shown
 from lit_pursamere.report.report import Report, make_report
+from lit_pursamere.store.atomic import write_whole
 
 __all__ = ["FORMATS", "as_csv", "as_latex", "as_markdown", "save_report", "write_report"]
-
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX |= {character: f"\\{character}" for character in "%_&#${}"}
 
 
 def as_markdown(report: Report) -> str:
@@ -21,7 +20,7 @@ def as_markdown(report: Report) -> str:
     head, body = _cells(report)
     table = markdown_table(head, body) + "\n" if body else ""
     # A blank line between notes keeps them apart once they are rendered.
-    return table + "\n\n".join([*report.notes, *_footnotes(report)]) + "\n"
+    return table + "\n\n".join(shown(note, "markdown") for note in [*report.notes, *_footnotes(report)]) + "\n"
 
 
 def as_latex(report: Report) -> str:
@@ -56,7 +55,9 @@ def as_csv(report: Report) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, report.csv_head, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(report.record(line, semantics) for line in report.lines for semantics in line.accuracies)
+    for line in report.lines:
+        for semantics in line.accuracies:
+            writer.writerow({name: shown(value, "csv") for name, value in report.record(line, semantics).items()})
     return out.getvalue()
 
 
@@ -72,7 +73,7 @@ def save_report(report: Report, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, write in FORMATS.values():
-        (folder / f"{report.name}.{suffix}").write_text(write(report), encoding="utf-8")
+        write_whole(folder / f"{report.name}.{suffix}", write(report).encode())  # in place of a link, not through it
 
 
 def write_report(folder: str | Path) -> str:
@@ -97,16 +98,12 @@ def _footnotes(report: Report) -> list[str]:
     return [f"[{number}] {text}" for number, text in enumerate(report.footnotes, start=1)]
 
 
-def _latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
-
-
 def _latex_text(text: str) -> str:
-    return _latex(text.replace("`", ""))
+    return shown(text.replace("`", ""), "latex")
 
 
 def _latex_row(row: list[str] | tuple[str, ...]) -> str:
-    first = _latex(row[0])
+    first, *others = [shown(cell, "latex") for cell in row]
     # Behind the \\ of the line above, [ would begin an argument.
     first = f"{{[}}{first[1:]}" if first.startswith("[") else first
-    return " & ".join([first, *map(_latex, row[1:])]) + r" \\"
+    return " & ".join([first, *others]) + r" \\"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lit_pursamere.names import shown
 from lit_pursamere.report.style import (
     BLUE,
     GREY,
@@ -59,7 +60,7 @@ def picture_grid(
         purified: The attacked ones after purification.
         labels: True class numbers (N,).
         predictions: Predicted class numbers (N,) for any of `clean`, `attacked`, `purified`.
-        class_names: Names of the classes.
+        class_names: Names of the classes; one that has none is told by its number.
         epsilon_note: Budget of the attack, shown under the heading of the attacked column.
 
     Raises:
@@ -86,7 +87,8 @@ def picture_grid(
             _picture(axes, picture)
         for text, height, size, colour in ((headings[column], 29, NORMAL, INK), (notes[column], 18, SMALL, GREY)):
             note(grid[0, column], text, (0.5, 1), (0, height), size, colour, "axes fraction", ha="center")
-    longest = max(map(len, class_names))
+    class_names = [shown(name, "figure") for name in class_names]
+    longest = max(map(len, class_names), default=1)
     size = SMALL * min(1, 18 / (2 * longest + 5))  # long names shrink to the width of a column
     for name, predicted in predictions.items():
         for axes, label, guess in zip(grid[:, list(images).index(name)], labels, predicted, strict=False):
@@ -173,7 +175,8 @@ def _picture(axes: Axes, picture: Tensor) -> None:
 
 def _verdict(axes: Axes, label: int, guess: int, class_names: Sequence[str], size: float) -> None:
     right = label == guess
-    text = f"{class_names[label]} → {class_names[guess]} {'✓' if right else '✗'}"
+    called, taken_for = (class_names[k] if k < len(class_names) else str(k) for k in (label, guess))
+    text = f"{called} → {taken_for} {'✓' if right else '✗'}"
     axes.set_title(text, fontsize=size, color=RIGHT if right else WRONG, pad=3)
 
 

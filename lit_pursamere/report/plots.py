@@ -6,7 +6,6 @@ The functions that draw return a matplotlib Figure that belongs to nobody, see `
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from lit_pursamere.report.accuracy_figures import accuracy_figure, comparison_figure
 from lit_pursamere.report.comparison import Comparison
 from lit_pursamere.report.curve_figures import roc_figure, survival_figure, sweep_figure
-from lit_pursamere.report.figure_parts import NothingToDraw
+from lit_pursamere.report.drawing import beside, save_figure
 from lit_pursamere.report.formats import save_report
 from lit_pursamere.report.report import Report
 
@@ -33,7 +32,7 @@ FIGURES: dict[str, Callable[[Report], Figure]] = {
 
 
 def save_plots(report: Report, folder: str | Path) -> list[Path]:
-    """Save every plot that the records allow as PNG.
+    """Save every plot that the records allow as PNG; one that fails is one line on stderr.
 
     Args:
         report: One or several runs.
@@ -46,14 +45,16 @@ def save_plots(report: Report, folder: str | Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, draw in FIGURES.items():
-        with suppress(NothingToDraw):
-            draw(report).savefig(folder / f"{name}.png", bbox_inches="tight")
-            files.append(folder / f"{name}.png")
+        file = folder / f"{name}.png"
+        with beside(str(file)):
+            save_figure(draw(report), file)
+            files.append(file)
     return files
 
 
 def save_comparison(comparison: Comparison, folder: str | Path) -> None:
     """Write comparison.md, comparison.csv, comparison.tex and, if there are records, comparison.png into a folder."""
     save_report(comparison, folder)
-    if comparison.lines:
-        comparison_figure(comparison).savefig(Path(folder) / "comparison.png", bbox_inches="tight")
+    file = Path(folder) / "comparison.png"
+    with beside(str(file)):
+        save_figure(comparison_figure(comparison), file)

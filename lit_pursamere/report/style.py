@@ -59,6 +59,8 @@ def legend(figure: Figure, columns: int) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
+    if not entries:
+        return
     fitting = next(count for count in range(min(columns, len(entries)), 0, -1) if count == 1 or _fits(entries, count))
     style: dict[str, Any] = {"ncols": fitting, "frameon": False, "fontsize": SMALL + 0.5, "labelcolor": INK}
     figure.legend(list(entries.values()), list(entries), loc="outside upper left", **style)

@@ -62,7 +62,7 @@ def read_images(folder: str | Path, rows: Sequence[Row]) -> tuple[Tensor, Tensor
     """The images of rows of the records: last iterates, and those that decided `any`, both (N, C, H, W) on the CPU.
 
     Raises:
-        ValueError: If the run kept no images of a row, or the folder does not say what shape they have.
+        ValueError: If the run kept no images of a row, a row names no place, or no shape is known.
         FileNotFoundError: If their file is gone.
     """
     folder = Path(folder)
@@ -74,6 +74,9 @@ def read_images(folder: str | Path, rows: Sequence[Row]) -> tuple[Tensor, Tensor
             f"{folder} holds no images for {len(missing)} of {len(rows)} rows ({named}); run the test with "
             "`--model.save_images true` and another `--model.output`"
         )
+    for place in (row["stored"] for row in rows):
+        if not isinstance(place, list) or [type(part) for part in place] != [int, int] or min(place) < 0:
+            raise ValueError(f"{folder} has a row with stored {place!r}, which is no [rank, position]; remove that row")
     files = {rank: _open(folder, rank, shape) for rank in {row["stored"][0] for row in rows}}
     places = [row["stored"] for row in rows]
     for rank, position in places:

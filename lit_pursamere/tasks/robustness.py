@@ -26,6 +26,7 @@ from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Purifier, PurSAMERE
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete, equipped
 from lit_pursamere.report import SEMANTICS, write_report
+from lit_pursamere.report.drawing import beside, save_figure
 from lit_pursamere.report.pictures import picture_grid, trajectory_figure
 from lit_pursamere.seeding import forked_randomness, run_seed
 from lit_pursamere.store import Records
@@ -192,14 +193,16 @@ class LitRobustness(FolderTask):
         if self.waiting:
             with self.trainer.precision_plugin.test_step_context():  # as in test_step
                 self._evaluate_pool()
-        for column, meter in zip(self.columns, self.accuracies, strict=True):
-            if meter.update_called:
-                self.log("test/" + "/".join(column), meter)
         self.evaluation.progress.close()
         self.trainer.strategy.barrier("records written")
         if self.trainer.is_global_zero:
             table = write_report(self.output)
             self.print(f"\n{table}\nRecords, tables and pictures: {self.output}")
+        for column, meter in zip(self.columns, self.accuracies, strict=True):
+            name = "test/" + "/".join(column)
+            if meter.update_called:
+                with beside(name):
+                    self.log(name, meter)
 
     def _evaluate_pool(self) -> None:
         """Complete the rows of all images that wait, for every system and attack."""
@@ -236,7 +239,7 @@ class LitRobustness(FolderTask):
         if self.trainer.is_global_zero and any(known) and not (self.drawn and self._pictures_there()):
             chosen = torch.tensor(known).nonzero().flatten().to(x.device)
             x, y, numbers = x[chosen], y[chosen], index.to(x.device)[chosen].tolist()
-            with forked_randomness(run_seed(), "pictures"):
+            with beside("pictures.png"), forked_randomness(run_seed(), "pictures"):
                 self._draw(x, y, self.gallery.get(numbers, x))
             self.drawn = True
 
@@ -263,7 +266,7 @@ class LitRobustness(FolderTask):
         if trajectory is not None:
             figures["levels"] = trajectory_figure(trajectory)
         for name, figure in figures.items():
-            figure.savefig(self.output / f"{name}.png", bbox_inches="tight")
+            save_figure(figure, self.output / f"{name}.png")
             if isinstance(self.logger, TensorBoardLogger):
                 self.logger.experiment.add_figure(f"test/{name}", figure, close=False)
 

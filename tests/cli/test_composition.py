@@ -155,6 +155,27 @@ def test_files_name_others_relative_to_themselves_and_mistakes_name_both(tmp_pat
         compose(["test", "--config"])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10))]),
+        "a: &a [*a]",
+        "[" * 100_000,
+        "a: " + "{a: " * 5_000 + "1" + "}" * 5_000,
+    ],
+    ids=["aliases", "circle", "open", "deep"],
+)
+def test_little_text_that_stands_for_very_much_is_refused(text, tmp_path):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.yaml is no YAML: .*(entries|deeply)"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_ordinary_aliases_are_read(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: &a {x: 1}\nb: *a\nc: [*a, *a]")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": {"x": 1}, "b": {"x": 1}, "c": [{"x": 1}, {"x": 1}]}
+
+
 def test_what_is_not_of_model_or_data_is_left_to_the_parser():
     args = ["test", "--trainer.devices=2", "--print_config", "--trainer.logger", "false"]
     assert compose(args) == args

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +173,9 @@ def test_pickled_objects_are_refused_and_not_run(key, tmp_path):
         (pairs(test_labels=np.zeros(TEST + 1, int)), r"test_labels must be integers, one for each of the \(5,\)"),
         (pairs(test_labels=np.zeros(TEST)), "test_labels must be integers"),
         (pairs(test_labels=np.full(TEST, -1)), "class numbers from 0 up; one is -1"),
+        (pairs(test_labels=np.full(TEST, 2**63 + 5, np.uint64)), "class numbers from 0 up; one is 9223372036854775813"),
+        (pairs(test_labels=np.arange(TEST) * 10**9), "a label is 4000000000, and without an array `classes`"),
+        (rows(labels=np.arange(TEST + TRAIN) * 10**8), "a label is 1100000000, and without an array `classes`"),
         (pairs(test_images=images(1, 0)[:0], test_labels=np.zeros(0, int)), "test_labels must be integers"),
         (pairs(classes=np.array(["x", "y"])), "a label is 2, but there are 2 classes"),
         (rows(split=np.array(["test"] * TEST + ["val"] * TRAIN)), "split must hold 'train' or 'test'.*'val'"),
@@ -180,3 +185,31 @@ def test_pickled_objects_are_refused_and_not_run(key, tmp_path):
 def test_arrays_that_do_not_fit_are_refused(arrays, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         ready(tmp_path, arrays, "test")
+
+
+def test_ten_thousand_classes(tmp_path):
+    data = ready(tmp_path, pairs(test_labels=np.arange(TEST) + 9_995))
+    assert data.num_classes == 10_000 and data.class_names[-1] == "9999"
+
+
+@pytest.mark.parametrize("shape", [(10**9, 6, 6, 3), (2**62, 8), (10**6,)])
+def test_no_more_memory_than_the_file_can_fill(shape, tmp_path):
+    """A header that promises what the file does not hold is refused before anything is made of that size."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    np.savez(tmp_path / "set.npz", **pairs(test_images=None))
+    with zipfile.ZipFile(tmp_path / "set.npz", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("test_images.npy", header.getvalue() + bytes(10_000))
+    with pytest.raises(OSError, match=r"test_images\.npy tells of \d+ bytes, which are not there"):
+        NPZ(str(tmp_path / "set.npz"))
+
+
+@pytest.mark.parametrize("name", ["../up", "/root/x", "a/b", "a\\b", ".hidden", "", "x\x1b[31m", "n" * 101])
+def test_names_that_no_file_could_have_are_refused(name, tmp_path):
+    np.savez(tmp_path / "set.npz", **pairs())
+    with zipfile.ZipFile(tmp_path / "set.npz") as archive:
+        content = archive.read("test_labels.npy")
+    with zipfile.ZipFile(tmp_path / "set.npz", "a") as archive:
+        archive.writestr(f"{name}.npy", content)
+    with pytest.raises(ValueError, match="an array cannot be called"):
+        NPZ(str(tmp_path / "set.npz"))

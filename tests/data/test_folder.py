@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from lit_pursamere.data import ImageFolder
+from lit_pursamere.data.image_files import FORMATS
 
 
 def write(path: Path, pixels: np.ndarray) -> None:
@@ -100,6 +101,24 @@ def test_a_corrupt_image_is_named_when_it_is_read_and_not_before(root, damage):
     assert source[2][1] == 1
     with pytest.raises(OSError, match=r"cannot read the image .*002\.png"):
         source[3]
+
+
+def test_what_says_that_it_is_postscript_is_refused_and_no_program_is_started(root, monkeypatch):
+    started = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **options: started.append(args))
+    (root / "test" / "dog" / "002.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) run\n"
+    )
+    with pytest.raises(OSError, match=r"cannot read the image .*002\.png"):
+        ready(root).sources["test"][3]
+    assert not started
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_every_format_under_any_ending(root, ending):
+    write(root / "test" / "dog" / f"x{ending}", colour(255)[..., 0] if ending == ".pgm" else colour(255))
+    (root / "test" / "dog" / f"x{ending}").rename(root / "test" / "dog" / "x.png")
+    assert ready(root).sources["test"][5][0].shape == (3, 8, 8)
 
 
 def test_deep_images_are_refused_instead_of_clipped(root):

@@ -16,7 +16,7 @@ def as_png(mode: str = "RGB", **options) -> bytes:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).convert(mode)
     file = io.BytesIO()
-    image.save(file, "TIFF" if mode == "CMYK" else "PNG", **options)
+    image.save(file, "JPEG" if mode == "CMYK" else "PNG", **options)
     return file.getvalue()
 
 
@@ -41,8 +41,8 @@ def test_grey_and_colour_pictures_are_taken_as_they_are(mode, channels):
         (as_png("I;16"), "more than 8 bits"),
         (as_png("CMYK"), "neither grey nor RGB but CMYK; --convert"),
         (as_png()[:-60], "is damaged: "),
-        (b"", "is no picture that can be read"),
-        (b"hello", "is no picture that can be read"),
+        (b"", "is no PNG or JPEG picture"),
+        (b"hello", "is no PNG or JPEG picture"),
     ],
     ids=["RGBA", "LA", "palette", "16 bits", "CMYK", "cut", "empty", "text"],
 )
@@ -68,3 +68,15 @@ def test_pictures_are_found_at_any_depth(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no pictures in .*known: \.png, \.jpg, \.jpeg"):
         find_pictures(tmp_path / "none")
+
+
+def test_what_says_that_it_is_another_kind_is_refused_and_no_program_is_started(monkeypatch):
+    """Pillow goes by a file's content, and has Ghostscript draw what begins like PostScript."""
+    started = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **options: started.append(args))
+    bitmap = io.BytesIO()
+    Image.new("L", (4, 4)).save(bitmap, "BMP")
+    for content in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) run\n", bitmap.getvalue()):
+        with pytest.raises(ValueError, match="is no PNG or JPEG picture"):
+            decode(content)
+    assert not started

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from lit_pursamere.cli.main import main
 from lit_pursamere.data.pictures import decode, encode
 from lit_pursamere.diffusion import NCSNv2Score, ScoreModel
 from lit_pursamere.purifiers import DP_DDIM, Purifier
+from lit_pursamere.purify.arrays import as_file
 from lit_pursamere.purify.pictures import purify_images
 
 
@@ -213,6 +216,35 @@ def test_arrays_keep_layout_type_and_company(tmp_path, axes, dtype):
     purify_images(tmp_path / "x.npz", tmp_path / "out", Darken().until(0))
 
 
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f4", "longdouble", "float16"])
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_arrays_of_any_byte_order_and_width(dtype, ending, tmp_path):
+    images = np.random.default_rng(0).random((3, 4, 6, 3)).astype(dtype)
+    (np.save if ending == "npy" else np.savez)(tmp_path / f"x.{ending}", images)
+    assert purify_images(tmp_path / f"x.{ending}", tmp_path / "out", Darken(), batch_size=2) == 3
+    made = np.load(tmp_path / "out" / f"x.{ending}")
+    made = made if ending == "npy" else made["arr_0"]
+    assert made.dtype == images.dtype and np.abs(made - images / 2).max() < 1e-3
+
+
+def test_tables_beside_images_are_copied_and_named(tmp_path, capsys):
+    class Anything(Purifier):
+        def purify(self, x, noise):
+            return x / 2
+
+    rng = np.random.default_rng(0)
+    arrays = {
+        "images": rng.integers(0, 256, (4, 8, 8, 3), np.uint8), "confidence": rng.random((4, 10, 10)),
+        "mask": np.ones((4, 8, 8), np.uint8), "x_test": rng.random((2, 8, 8)), "max": rng.random((2, 8, 8)),
+    }  # fmt: skip
+    np.savez(tmp_path / "x.npz", **arrays)
+    assert purify_images(tmp_path / "x.npz", tmp_path / "out", Anything(), hidden=False) == 6
+    assert "copied as they are, for they are no images: confidence, mask, max\n" in capsys.readouterr().err
+    with np.load(tmp_path / "out/x.npz") as made:
+        same = {name: np.array_equal(made[name], array) for name, array in arrays.items()}
+    assert same == {"images": False, "confidence": True, "mask": True, "x_test": False, "max": True}
+
+
 def test_batches_that_do_not_fit_may_be_made_smaller(tmp_path):
     class Small(Darken):
         def purify(self, x, noise):
@@ -282,3 +314,33 @@ def test_the_command_and_its_line_in_python(digit, capsys):
 def test_mistakes_of_the_command_are_one_line(digit, args, message, capsys):
     assert main(["purify", str(digit / "in"), str(digit / "out"), *args]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["y/../../../escaped/evil", "/tmp/evil", "..", "a/b"])
+def test_names_of_arrays_stay_in_the_output_folder(name, tmp_path):
+    content = io.BytesIO()
+    np.save(content, np.zeros((2, 4, 4, 3), np.uint8))
+    with zipfile.ZipFile(tmp_path / "in.npz", "w") as archive:
+        for member in ("images", name):
+            archive.writestr(f"{member}.npy", content.getvalue())
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=f"in.npz: an array cannot be called '{name}'; rename it"):
+        purify_images(tmp_path / "in.npz", tmp_path / "a" / "out", Darken())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_arrays_may_be_called_anything_else_and_are_written_as_numpy_does(tmp_path):
+    images = np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3)
+    arrays = {"file": images, "allow_pickle": np.arange(3), "my images (2)": images, "0": np.array("text")}
+    with zipfile.ZipFile(tmp_path / "in.npz", "w") as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.save(content, array)
+            archive.writestr(f"{name}.npy", content.getvalue())
+    assert purify_images(tmp_path / "in.npz", tmp_path / "out", Darken()) == 4
+    with np.load(tmp_path / "out" / "in.npz") as made:
+        assert list(made) == list(arrays) and (made["file"] == made["my images (2)"]).all()
+        assert (made["allow_pickle"] == np.arange(3)).all() and made["0"] == "text"
+    content = io.BytesIO()
+    np.savez(content, x=images, y=np.arange(3))
+    assert as_file({"x": images, "y": np.arange(3)}, ".npz") == content.getvalue()

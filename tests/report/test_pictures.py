@@ -58,6 +58,14 @@ def test_long_class_names_stay_within_their_column():
     assert figure.axes[10].title.get_window_extent().width < 1.05 * column
 
 
+def test_class_names_are_no_mathematics(monkeypatch):
+    monkeypatch.setattr(f"{__name__}.NAMES", ["$\\\\foo$", "\x1b[31m$", "$$"])
+    figure = grid()
+    figure.draw_without_rendering()  # \\foo is no command of matplotlib's mathematics
+    titles = [axes.title for axes in figure.axes if axes.title.get_text()]
+    assert titles and all(r"\$" in title.get_text() and title.get_text().isprintable() for title in titles)
+
+
 def test_picture_grid_names_what_it_cannot_show():
     with pytest.raises(ValueError, match=r"\(3, 1, 4, 4\)"):
         grid(attacked=torch.zeros(3, 1, 4, 4))
@@ -79,3 +87,11 @@ def test_trajectory_figure_shows_means_bands_and_noise_levels(levels, images):
     figure.draw_without_rendering()
     ticks = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
     assert (ticks[0], ticks[-1]) == ("10", f"{sigmas[-1]:.2g}")
+
+
+def test_classes_without_a_name_are_told_by_their_number(monkeypatch):
+    monkeypatch.setattr(f"{__name__}.NAMES", ["cat"])
+    titles = [axes.title.get_text() for axes in grid().axes]
+    assert titles[0].startswith("cat → cat") and titles[5].startswith("1 → 1") and titles[11].startswith("2 → cat")
+    monkeypatch.setattr(f"{__name__}.NAMES", [])
+    assert grid().axes[0].title.get_text().startswith("0 → 0")

@@ -203,6 +203,23 @@ def test_awkward_names_survive_every_format(rows, write_run):
     assert "\n{[}A] & " in latex
 
 
+HOSTILE = "\x1b]0;title\x07\x1b[31m<img src=x onerror=alert(1)>[a](http://b)$\\\\foo$"
+
+
+def test_names_that_would_act_are_text_in_every_format_and_on_the_terminal(rows, write_run, capsys):
+    records = rows("=HYPERLINK(1)", HOSTILE, "+-") + rows("@x", "PGD", "+-")
+    run = write_run("run", records, {}, data=f"{HOSTILE}, test images")
+    assert main(["report", str(run), "--figures"]) == 0
+    markdown = (run / "report.md").read_text()
+    assert capsys.readouterr().out == markdown
+    for text in (markdown, (run / "report.csv").read_text(), (run / "report.tex").read_text()):
+        assert "onerror" in text and all(line.isprintable() for line in text.split("\n"))
+    assert not re.search(r"(?<!\\)<img|\]\(", markdown) and "\\<img" in markdown
+    told = list(csv.DictReader(io.StringIO((run / "report.csv").read_text())))
+    assert {row["system"] for row in told} == {"'=HYPERLINK(1)", "'@x"}
+    assert (run / "worst-case.png").is_file()
+
+
 def test_latex_compiles_in_form(folder, paper_run):
     for path in (folder, paper_run()):
         latex = as_latex(make_report([path]))

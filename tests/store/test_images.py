@@ -62,6 +62,13 @@ def test_rows_without_images_are_named_with_the_mend(folder):
         read_images(folder, rows([*places, None]))
 
 
+@pytest.mark.parametrize("place", [["0/../../x", 0], [0, -2], [0, 0.5], [0], "00", {"0": 0}, [True, 0]])
+def test_a_place_is_two_numbers(folder, place):
+    ImageStore(folder).append(pictures(1), pictures(1))
+    with pytest.raises(ValueError, match=r"a row with stored .* is no"):
+        read_images(folder, rows([place]))
+
+
 def test_lost_images_are_an_error(folder):
     store = ImageStore(folder)
     places = store.append(pictures(2), pictures(2))

@@ -563,3 +563,26 @@ def test_an_unknown_place_to_calibrate_and_no_images_to_calibrate_on_are_named(t
         LitRobustness(purifier, classifier, {}, calibrate_on="train")
     with pytest.raises(ValueError, match="val_size"):
         Digits().validation_images()
+
+
+def test_pictures_and_metrics_never_stand_between_verdicts_and_report(tmp_path, monkeypatch, capsys):
+    def broken(*args):
+        raise IndexError("tuple index out of range")
+
+    monkeypatch.setattr("lit_pursamere.tasks.robustness.picture_grid", broken)
+    attacks = {"a/dataloader_idx_0": ATTACKS["gray"]}  # a name that Lightning refuses for a metric
+    metrics, rows = evaluate(tmp_path, attacks, n=4, pictures=2)
+    assert len(rows) == 4 * 2 * 2 and "test/PurSAMERE/clean/last" in metrics
+    assert "a/dataloader_idx_0" in (tmp_path / "out/report.md").read_text()
+    told = capsys.readouterr().err
+    assert told.count("there is no pictures.png (IndexError: tuple index out of range)") == 1
+    assert told.count("there is no test/PurSAMERE/a/dataloader_idx_0/last") == 1
+
+
+@pytest.mark.parametrize("names", [("zero", "one"), ("$\\foo$",) * 10, ()])
+def test_pictures_come_whatever_the_classes_are_called(names, tmp_path, monkeypatch, capsys):
+    """Fewer names than classes that are predicted, and names that would be mathematics."""
+    monkeypatch.setattr(Digits, "class_names", names)
+    evaluate(tmp_path, {"gray": ATTACKS["gray"]}, n=3, pictures=3)
+    assert (tmp_path / "out/pictures.png").is_file() and (tmp_path / "out/report.md").is_file()
+    assert "there is no" not in capsys.readouterr().err

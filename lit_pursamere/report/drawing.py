@@ -1,0 +1,64 @@
+"""Figures into files, beside verdicts and tables and never between them: a figure that fails is one line.
+
+with beside("pictures.png"):
+    save_figure(draw(...), folder / "pictures.png")
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lit_pursamere.names import shown
+from lit_pursamere.store.atomic import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["NothingToDraw", "beside", "save_figure"]
+
+
+class NothingToDraw(ValueError):
+    """The records do not hold what a figure is about."""
+
+
+@contextmanager
+def beside(what: str) -> Iterator[None]:
+    """Whatever fails within is told in one line on stderr, and whoever asked goes on; nothing to draw is no failure.
+
+    Args:
+        what: What there will not be then, "survival.png".
+    """
+    try:
+        yield
+    except NothingToDraw:
+        pass
+    except Exception as error:  # of any kind: matplotlib, torch and loggers raise many
+        if os.environ.get("LIT_PURSAMERE_TRACEBACK"):
+            raise
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"lit-pursamere: there is no {what} ({shown(told)}); all else is as it should be", file=sys.stderr)
+
+
+def save_figure(figure: Figure, file: Path, tight: bool = True) -> None:
+    """Write a figure in the format of the file's ending, whole or not at all; what no font has is a box.
+
+    Args:
+        figure: A figure of `style.new_figure`.
+        file: Where to; its folder exists.
+        tight: Whether to cut empty margins.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from|constrained_layout not applied")
+        figure.savefig(content, format=file.suffix.removeprefix(".") or "png", bbox_inches="tight" if tight else None)
+    write_whole(file, content.getvalue())
