@@ -16,13 +16,15 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 
-__all__ = ["SIGNALS", "Companions", "heed", "told_by"]
+__all__ = ["SIGNALS", "Companions", "heed", "running", "told_by"]
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 TOGETHER = 5.0  # seconds in which signals count as one: a terminal, a launcher and every companion send theirs
@@ -64,6 +66,26 @@ def heed(*signals: int) -> None:
         for sent in signals:
             if signal.getsignal(sent) != signal.SIG_IGN:
                 signal.signal(sent, stop)
+
+
+@contextmanager
+def running(command: Sequence[str]) -> Iterator[subprocess.Popen]:
+    """Start another command; it is told to stop, and waited for, if what is done within comes to an early end."""
+    mask = getattr(signal, "pthread_sigmask", lambda how, signals: None)  # Windows has none
+    unblock = partial(mask, getattr(signal, "SIG_UNBLOCK", None), SIGNALS)
+    mask(getattr(signal, "SIG_BLOCK", None), SIGNALS)  # or a signal could come before the process is known
+    try:
+        process = subprocess.Popen(command, preexec_fn=None if os.name == "nt" else unblock)
+    except OSError:
+        unblock()
+        raise
+    try:
+        unblock()
+        yield process
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
 
 
 class Companions:

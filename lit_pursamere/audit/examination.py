@@ -55,6 +55,21 @@ def variant(attack: Attack, **changes: Any) -> Attack:
     return replace(attack, **changes)
 
 
+def read_verdicts(store: Path) -> dict[str, list]:
+    """Verdicts of an audit that was stopped, by the question that was asked.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        verdicts = json.loads(store.read_text(encoding="utf-8"))
+        for value in verdicts.values():
+            torch.tensor(value, dtype=torch.bool)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{store} is damaged ({error}); remove it, and start the audit again") from None
+    return verdicts
+
+
 class Examination:
     """A defence under an attack on trial.
 
@@ -84,7 +99,7 @@ class Examination:
         self.undefended = Defense(Identity(), self.defense.classifier)
         self.store, self.verdicts = store, {}
         if store is not None and store.is_file():
-            self.verdicts = json.loads(store.read_text(encoding="utf-8"))
+            self.verdicts = read_verdicts(store)
         self.index = self.remember("correct", lambda: self._right(self.defense, x, y, every=True)).nonzero().flatten()
         if not len(self.index):
             raise ValueError(f"the defence gets none of the {len(x)} images right; there is nothing to attack")

@@ -30,9 +30,10 @@ from lit_pursamere.cli.plan import OWN, PURIFIER, Plan, read_plan, refuse_own
 from lit_pursamere.evaluation.cost import known_cost, measure_cost
 from lit_pursamere.report import Run, as_markdown, read_comparison
 from lit_pursamere.report.comparison import check_comparison
+from lit_pursamere.report.formats import FORMATS
 from lit_pursamere.report.plots import save_comparison
 from lit_pursamere.report.runs import run_of
-from lit_pursamere.store import Records
+from lit_pursamere.store import Records, ResultsFolder
 from lit_pursamere.store.costs import write_cost
 from lit_pursamere.tasks.folder_task import require_precision
 
@@ -66,8 +67,10 @@ def compare(
     for option in options:
         refuse_own(option.lstrip("-").partition("=")[0], "the command line", (PURIFIER, *OWN))
     plan = read_plan(file, output)
-    names = plan.choose(only)
-    failed = {} if table else evaluate(plan, names, options)
+    names, failed = plan.choose(only), {}
+    if not table:
+        with ResultsFolder(plan.output, rank=getattr(rank_zero_only, "rank", 0)):
+            failed = evaluate(plan, names, options)
     show(plan)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
@@ -91,7 +94,7 @@ def evaluate(plan: Plan, names: Sequence[str], options: Sequence[str]) -> dict[s
             measure(plan, name, options)
     failed = {}
     for number, name in enumerate(names, start=1):
-        complete = not runs[name].missing
+        complete = not runs[name].missing and reported(plan.output / name)
         say(f"purifier {number} of {len(names)}: {name}{' is complete' if complete else ''}")
         if complete:
             continue
@@ -108,6 +111,13 @@ def evaluate(plan: Plan, names: Sequence[str], options: Sequence[str]) -> dict[s
         cli = None  # type: ignore[assignment]  # lets the networks go
         release()
     return failed
+
+
+def reported(folder: Path) -> bool:
+    """Whether a run came to its end: its report is there, and no older than its records."""
+    newest = max((file.stat().st_mtime_ns for file in folder.glob("records-*.jsonl")), default=0)
+    reports = [folder / f"report.{suffix}" for suffix, _ in FORMATS.values()]
+    return all(file.is_file() and file.stat().st_mtime_ns >= newest for file in reports)
 
 
 def build(plan: Plan, name: str, options: Sequence[str]) -> LightningCLI:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 from lit_pursamere.cli.composition import compose, read_yaml
 from lit_pursamere.cli.usage import LIGHTNING_VERBS, VERBS
+from lit_pursamere.stopping import running
 
 __all__ = ["experiment", "read_stages"]
 
@@ -85,11 +85,6 @@ def require_export(words: list[str]) -> None:
 
 def run(words: list[str]) -> int:
     """Run one command in a process of its own, which is told if this one is to end."""
-    process = subprocess.Popen([sys.executable, "-m", "lit_pursamere", *words])
-    try:
+    with running([sys.executable, "-m", "lit_pursamere", *words]) as process:
         status = process.wait()
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
     return status if status >= 0 else 128 - status

@@ -47,6 +47,7 @@ def command_line(
     import pytorch_lightning as pl
     import yaml
     from pytorch_lightning.cli import LightningCLI
+    from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
     from pytorch_lightning.utilities import rank_zero_only
 
     from lit_pursamere.cli.composition import compose
@@ -98,7 +99,13 @@ def command_line(
             return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
         def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
-            return super()._instantiate_trainer(at_home(config, self.model) if run else config, callbacks)
+            trainer = super()._instantiate_trainer(at_home(config, self.model) if run else config, callbacks)
+            if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+                raise ValueError(
+                    f"trainer.strategy {config.get('strategy')!r} copies a process that has begun, and every process "
+                    "of a run must begin by itself; use `--trainer.strategy ddp`"
+                )
+            return trainer
 
         def fit(self, model: pl.LightningModule, ckpt_path: str | None = None, **arguments: Any) -> None:
             config = yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_none=False))

@@ -22,14 +22,14 @@ from torch.utils.data.distributed import DistributedSampler
 from lit_pursamere.data.purified import PurifiedSet
 from lit_pursamere.data.purified_checks import require, verify
 from lit_pursamere.data.resident import ResidentLoader, to_float
-from lit_pursamere.data.source import Source, source_digest
+from lit_pursamere.data.source import Source
 from lit_pursamere.data.training import LazyLoader, TrainingLoader
 
 __all__ = ["ArrayDataset", "ImageDataModule", "ShardSampler"]
 
 Split = Literal["train", "test"]
 RESIDENT_BYTES = 2 * 2**30
-READ_FOR_DIGEST = 5000  # files at most that are read to tell whether a training continues on the same images
+READ_FOR_DIGEST = 5000  # files at most that are read to tell whether a run continues on the same images
 
 
 class ArrayDataset(Dataset):
@@ -254,11 +254,15 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return {"count": len(indices), "digest": source_digest(source, indices), "shape": shape}
 
     def trained_on(self) -> dict[str, object]:
-        """Which images a training sees: count, and a digest of their positions, pixels and labels.
+        """Which images a training sees, see `identity`."""
+        return self.identity("train", self.indices("train"))
+
+    def identity(self, split: Split, indices: Sequence[int]) -> dict[str, object]:
+        """What images of a source split are: count, and a digest of their positions, pixels and labels.
 
         Of images that are read one by one, and are many, the digest is of those at evenly spread positions.
         """
-        source, indices = self.sources["train"], self.indices("train")
+        source = self.sources[split]
         step = 1 if isinstance(source, ArrayDataset) else -(-len(indices) // READ_FOR_DIGEST)
         return {"count": len(indices), "digest": source_digest(source, indices[::step])}
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from lit_pursamere.data.parts import checksum, map_part, part_file, parts_in, write_part
 from lit_pursamere.data.resident import to_float
 from lit_pursamere.store.atomic import write_whole
+from lit_pursamere.store.locks import require_held
 from lit_pursamere.store.manifest import check_manifest, digest_of, read_manifest, write_manifest
 
 __all__ = ["PurifiedSet"]
@@ -87,6 +88,7 @@ class PurifiedSet:
         path = Path(path)
         images = {"count": len(chosen), "indices": digest_of(chosen.tolist())[:16], "shape": list(shape)}
         manifest = {**manifest, "format": FORMAT, "images": images, "dtype": dtype, "part": part}
+        require_held(path / "manifest.json")  # or a folder around it that was removed would be made again
         path.mkdir(parents=True, exist_ok=True)
         if read_manifest(path) is not None:
             made = cls.open(path)
@@ -114,6 +116,12 @@ class PurifiedSet:
             )
         if manifest.get("format") != FORMAT:
             raise ValueError(f"{path} holds no purified set, but something else; choose another folder")
+        told = manifest.get("images", {}).keys() & {"count", "indices", "shape"}
+        if len(told) < 3 or manifest.get("dtype") not in DTYPES or "part" not in manifest:
+            raise ValueError(
+                f"{path / 'manifest.json'} is damaged: it must state images (count, indices, shape), dtype (one of "
+                f"{', '.join(DTYPES)}) and part; remove that folder and make the set again"
+            )
         try:
             indices = np.array(np.load(path / "indices.npy", mmap_mode="r"))  # a map is no longer than its file
         except (OSError, ValueError, EOFError):

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from lit_pursamere.store.locks import require_held
@@ -16,6 +17,7 @@ from lit_pursamere.store.locks import require_held
 __all__ = ["remove_leftovers", "replacing", "sync_folder", "write_whole"]
 
 SUFFIX = ".part"
+CLEARED: set[Path] = set()  # folders in which this process has looked for what killed ones left half written
 
 
 @contextmanager
@@ -29,6 +31,9 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: If it cannot be written, with what to do about it; the file is then what it was before.
     """
     require_held(path)
+    if path.parent not in CLEARED:
+        CLEARED.add(path.parent)
+        remove_abandoned(path.parent)
     # Of its own name, so that not even two runs that know nothing of each other write to the same temporary file.
     temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{SUFFIX}")
     try:
@@ -75,3 +80,22 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove what killed processes left half written, of files of that name; for whoever keeps others from writing."""
     for file in folder.glob(f"{name}.*-*[0-9]{SUFFIX}"):  # NAME.HOST-PROCESS.part
         file.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what processes of this machine left half written that are no more; whoever else writes there."""
+    for file in folder.glob(f"*.{escape(socket.gethostname())}-*[0-9]{SUFFIX}"):
+        process = file.name.removesuffix(SUFFIX).rpartition("-")[2]
+        if process.isdecimal() and not running(int(process)):
+            file.unlink(missing_ok=True)
+
+
+def running(process: int) -> bool:
+    """Whether there is a process with this id."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True

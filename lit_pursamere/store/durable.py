@@ -70,8 +70,9 @@ def read_rows(path: Path, key_of: Callable[[Row], Key], run: str | None = None) 
             row = json.loads(line)
             key = key_of(row)
             own = run is None or row.get("run", run) == run
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}, line {number} is damaged; remove that line and run again") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            told = " ".join(str(error).split())[:120]
+            raise ValueError(f"{path}, line {number} is damaged ({told}); remove that line and run again") from None
         foreign += not own
         if own:
             rows[key] = row

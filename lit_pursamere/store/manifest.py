@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,45 @@ KEY, FORMAT = "manifest_format", 3  # of the manifest and of what lies beside it
 LONG = 8  # from this length on, a list of settings is told by its ends and a checksum
 
 
+def is_mapping(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def is_count(value: object) -> bool:
+    return type(value) is int and 0 < value < 2**31
+
+
+def are_images(value: object) -> bool:
+    """Whether this says how many images there are, and of which shape (C, H, W), as far as it says so."""
+    if not isinstance(value, dict):
+        return value is None
+    shape = value.get("shape", [1, 1, 1])
+    known = isinstance(shape, list) and len(shape) == 3 and all(is_count(side) and side < 2**16 for side in shape)
+    return known and is_count(value.get("count", 1))
+
+
+# Entries that readers compute with, and what they must be where they stand.
+ENTRIES: dict[str, Callable[[Any], bool]] = {
+    "attacks": is_mapping, "systems": is_mapping, "defenses": is_mapping, "images": are_images,
+    "evaluations": is_count, "slots": is_count, "part": is_count,
+}  # fmt: skip
+
+
 def read_manifest(folder: Path) -> dict | None:
     """The manifest of a folder, or None if there is none.
 
     Raises:
-        ValueError: If the file is damaged, or of another format.
+        ValueError: If the file is damaged, an entry is of another kind, or the format is another one.
     """
     try:
         manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
         found = manifest.pop(KEY, 1)
+        for name in ENTRIES.keys() & manifest.keys():
+            if not ENTRIES[name](manifest[name]):
+                raise ValueError(f"{name}: {str(manifest[name])[:60]!r}")
     except FileNotFoundError:
         return None
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder / NAME} is damaged ({error}); remove the folder {folder} and start again") from error
     if found != FORMAT:
         raise ValueError(

@@ -28,6 +28,7 @@ writes these entries; those that end in `_any` are null where an attack does not
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from lit_pursamere.store import durable
@@ -38,12 +39,45 @@ from lit_pursamere.store.manifest import check_manifest, read_manifest, run_of
 __all__ = ["CLEAN", "Records", "Row", "read_rows"]
 
 CLEAN = "clean"  # the name under which records keep the verdict on the untouched image
-FILES = "records-*.jsonl"
+FILES, IMAGES = "records-*.jsonl", ("images-*.float*", "pictures.npz")
 Key = tuple[str, str, int]
 
 
+COUNTS, NUMBERS = ("label", "first_success"), ("seconds", "linf", "l2", "l1", "moved")
+
+
 def key_of(row: Row) -> Key:
-    return str(row["system"]), str(row["attack"]), int(row["index"])
+    """The key of a row.
+
+    Raises:
+        KeyError: If it lacks an entry that every row has.
+        ValueError: If an entry is none of those that an evaluation writes; the message names it.
+    """
+    check(row, "system", str)
+    check(row, "attack", str)
+    check(row, "index", int, least=0)
+    check(row, "evaluations", int, least=1)
+    for name in row.keys() & {"votes_last", "votes_any", "unfooled_last", "unfooled_any"}:
+        check(row, name, int, None, least=0, most=row["evaluations"])
+    for name in row.keys() & {*COUNTS, *NUMBERS}:
+        check(row, name, int, None, *([float] if name in NUMBERS else []), least=-1 if name == "first_success" else 0)
+    if "stored" in row:
+        check(row, "stored", list, None)
+        if row["stored"] is not None and not is_place(row["stored"]):
+            raise ValueError(f"stored: {row['stored']!r} is no [rank, position]")
+    return row["system"], row["attack"], row["index"]
+
+
+def check(row: Row, name: str, *kinds: type | None, least: float = -math.inf, most: float = math.inf) -> None:
+    """Raise ValueError unless an entry of a row is of one of these kinds (None: null), and no other number."""
+    value = row[name]
+    known = type(value) in kinds or (value is None and None in kinds)
+    if not known or (isinstance(value, int | float) and not least <= value <= most):
+        raise ValueError(f"{name}: {value!r}")
+
+
+def is_place(value: list) -> bool:
+    return [type(part) for part in value] == [int, int] and min(value) >= 0
 
 
 def read_rows(folder: str | Path) -> list[Row]:
@@ -84,8 +118,13 @@ class Records(ResultsFolder):
 
     def _mend(self) -> None:
         super()._mend()
-        for file in self.folder.glob(FILES):
+        rows = [*self.folder.glob(FILES)]
+        for file in rows:
             durable.cut_tail(file)
+        if not rows:  # images of a run that was killed before its first row, which may have been another one
+            for pattern in IMAGES:
+                for file in self.folder.glob(pattern):
+                    file.unlink()
 
     def _load(self) -> None:
         self.file = self.folder / f"records-{self.rank}.jsonl"

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from lit_pursamere.data import PurifiedSet
 from lit_pursamere.data.purified_checks import probe
-from lit_pursamere.data.source import source_digest
 from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.progress import Progress, Watch
 from lit_pursamere.purifiers import Purifier
@@ -67,16 +66,12 @@ class LitPurification(FolderTask):
     def open(self) -> None:
         """Open the folder, and create or continue the set in it."""
         data = self.data
-        split = "test" if data.evaluate == "test" else "train"
+        split: Literal["train", "test"] = "test" if data.evaluate == "test" else "train"
         source, indices = data.sources[split], data.indices(data.evaluate)
         manifest = {
             "data": data.name,
             "split": split,
-            "source": {
-                "count": len(source),
-                "means": probe(source, indices),
-                "digest": source_digest(source, indices),
-            },
+            "source": {**data.identity(split, indices), "count": len(source), "means": probe(source, indices)},
             "purifier": settings_of(self.purifier),
             "weights": state_digest(self.purifier),
             "precision": str(self.trainer.precision),

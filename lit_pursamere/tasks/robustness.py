@@ -242,7 +242,7 @@ class LitRobustness(FolderTask):
         if self.trainer.is_global_zero and any(known) and not (self.drawn and self._pictures_there()):
             chosen = torch.tensor(known).nonzero().flatten().to(x.device)
             x, y, numbers = x[chosen], y[chosen], index.to(x.device)[chosen].tolist()
-            with forked_randomness(run_seed(), "pictures"):
+            with beside("pictures.png"), forked_randomness(run_seed(), "pictures"):
                 self._draw(x, y, self.gallery.get(numbers, x))
             self.drawn = True
 

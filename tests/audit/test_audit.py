@@ -160,6 +160,14 @@ def test_an_audit_that_was_stopped_goes_on(tmp_path):
         audit.run(Trial(defense, "PGD6", PGD(ThreatModel("linf", 0.2), "exact", 6), x, y))
 
 
+@pytest.mark.parametrize("content", ["[1", "[1]", '{"correct": "yes"}', "\x00"])
+def test_verdicts_that_are_damaged_are_named(content, tmp_path):
+    defense, x, y = world()
+    (tmp_path / "verdicts.json").write_text(content)
+    with pytest.raises(ValueError, match=r"verdicts\.json is damaged \(.*\); remove it, and start the audit again"):
+        Examination(Trial(defense, "it", PGD(ThreatModel("linf", 0.1)), x, y), store=tmp_path / "verdicts.json")
+
+
 def test_a_stochastic_defence_that_was_stopped_goes_on_to_the_same_findings(tmp_path):
     """Every question has draws of its own, whichever were answered before."""
     defense, x, y = world(Shiver())

@@ -211,3 +211,12 @@ def test_sigmas_prints_yaml_that_a_configuration_takes(repository_root, capsys):
 def test_sigmas_names_what_is_wrong(args, message, capsys):
     assert main(["sigmas", *args]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork"])
+def test_processes_that_are_copies_are_refused(strategy, tmp_path, capsys):
+    message = error_of(
+        capsys, *ROBUST, "--model.classifier.checkpoint=null", f"--trainer.strategy={strategy}",
+        "--trainer.devices=2", "--trainer.accelerator=cpu", f"--model.output={tmp_path}",
+    )  # fmt: skip
+    assert f"trainer.strategy '{strategy}'" in message and "use `--trainer.strategy ddp`" in message

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import textwrap
 from functools import wraps
 from pathlib import Path
@@ -12,10 +14,12 @@ import pytest
 import pytorch_lightning as pl
 import yaml
 
+from lit_pursamere import stopping
 from lit_pursamere.cli.main import main
 from lit_pursamere.cli.plan import read_plan
 from lit_pursamere.report import as_markdown, read_comparison
-from lit_pursamere.store import read_rows
+from lit_pursamere.store import ResultsFolder, read_rows
+from lit_pursamere.tasks import LitRobustness
 
 PARTS = """
     from lit_pursamere.purifiers import Purifier
@@ -139,10 +143,16 @@ def test_runs_each_as_the_same_test_alone_once_and_continues(compare, runs, tmp_
 
 
 def test_options_of_test_hold_for_all_and_only_chooses(compare, runs):
-    status, out, _ = compare("--only", "still", "none", "--data.test_size", "3", "--output", "elsewhere")
+    options = "--only", "still", "none", "--data.test_size", "3", "--output", "elsewhere"
+    status, out, _ = compare(*options)
     assert status == 0 and len(runs) == 2
     assert len(read_rows("elsewhere/none")) == len(read_rows("elsewhere/still")) == 9
     assert "Not evaluated yet: MALADE." in out and "exact: eot 1, but 2 for still." in out
+    report = Path("elsewhere/none/report.tex")
+    before = report.read_bytes()
+    report.unlink()  # as if killed between the last row and the report
+    assert compare(*options)[0] == 0
+    assert len(runs) == 3 and report.read_bytes() == before
 
 
 def test_the_networks_of_every_purifier_stand_below_the_table(compare, content):
@@ -180,10 +190,17 @@ def test_one_that_fails_does_not_stop_the_others(compare, content, runs):
 
 
 def test_a_run_that_is_told_to_stop_stops_the_comparison(compare, monkeypatch, runs):
-    monkeypatch.setattr(pl.Trainer, "received_sigterm", property(lambda self: True))
-    with pytest.raises(SystemExit, match="the same command continues"):
-        compare()
-    assert len(runs) == 1
+    monkeypatch.setattr(stopping, "last", -stopping.TOGETHER)
+    monkeypatch.setattr(LitRobustness, "test_step", lambda *unused: os.kill(os.getpid(), signal.SIGTERM))
+    status, _, err = compare()
+    assert status == 143 and len(runs) == 1
+    assert err.splitlines()[-1].endswith("the same command continues")
+
+
+def test_only_one_comparison_has_a_folder(compare, runs):
+    with ResultsFolder("out"):
+        status, _, err = compare()
+    assert status == 1 and not runs and "another run" in err
 
 
 def test_another_configuration_is_refused_before_anything_runs(compare, content, runs):

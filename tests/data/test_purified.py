@@ -57,6 +57,17 @@ def test_a_part_is_a_file_that_numpy_reads(tmp_path):
     assert (np.load(tmp_path / "part-000001.npy") == images(3, 6).half().numpy()).all()
 
 
+@pytest.mark.parametrize("change", [{"dtype": "float9"}, {"dtype": None}, {"images": None}, {"part": None}], ids=str)
+def test_a_manifest_that_does_not_say_what_the_parts_are_is_damaged(tmp_path, change):
+    make(tmp_path)
+    told = json.loads((tmp_path / "manifest.json").read_text()) | change
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({key: value for key, value in told.items() if value is not None})
+    )
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged: it must state images .*dtype .*and part"):
+        PurifiedSet.open(tmp_path)
+
+
 @pytest.fixture
 def few_files():
     """A process that may have 128 files open, as far as this one has fewer open."""

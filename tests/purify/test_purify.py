@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import zipfile
 
 import numpy as np
@@ -100,6 +101,29 @@ def test_an_interrupted_run_ends_like_one_that_was_not(photos, tmp_path):
     (photos / "f.png").write_bytes(encode(torch.zeros(3, 8, 2, dtype=torch.uint8)))
     purify_images(photos, tmp_path / "out", Darken(), batch_size=2)
     assert files(tmp_path / "out")["f.png"] == (photos / "f.png").read_bytes(), "a changed picture is done anew"
+
+
+class Deleting(Darken):
+    """Somebody removes the output folder while its second batch is purified."""
+
+    output = ""
+
+    def purify(self, x, noise):
+        if len(self._batches) == 1:
+            shutil.rmtree(self.output)
+        return super().purify(x, noise)
+
+
+@pytest.mark.parametrize("kind", ["pictures", "array"])
+def test_a_folder_that_is_deleted_meanwhile_ends_the_run(photos, tmp_path, kind):
+    purifier, source = Deleting(), photos
+    purifier.output = tmp_path / "out"
+    if kind == "array":
+        source = tmp_path / "images.npy"
+        np.save(source, np.zeros((4, 4, 6, 3), np.uint8))
+    with pytest.raises(OSError, match=r"out was removed or replaced while this run had it open.*start the command"):
+        purify_images(source, tmp_path / "out", purifier, batch_size=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_journal_that_a_kill_cut_short(photos, tmp_path):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -34,3 +37,14 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
     assert os.listdir(tmp_path) == ["part-000001.npy"]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_file_that_is_written_there(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = [f"old.png.{socket.gethostname()}-{process}.part" for process in (ended.pid, os.getppid())]
+    names += [f"old.png.elsewhere-{ended.pid}.part", f"{socket.gethostname()}-{ended.pid}.part"]
+    for name in names:
+        (tmp_path / name).touch()
+    write_whole(tmp_path / "new.png", b"1")
+    assert sorted(os.listdir(tmp_path)) == sorted([*names[1:], "new.png"]), "of a process that runs, or may run"

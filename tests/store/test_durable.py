@@ -19,7 +19,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 records = Records(sys.argv[1], {"attacks": {}})
 for index in range(100):
     if records.get("system", "clean", index) is None:
-        records.append([{"system": "system", "attack": "clean", "index": index}])
+        records.append([{"system": "system", "attack": "clean", "index": index, "evaluations": 1}])
 """
 
 

@@ -60,7 +60,7 @@ def test_rows_outlast_a_kill(tmp_path):
 def test_a_damaged_row_is_named_and_the_folder_left_to_others(tmp_path, damage):
     (tmp_path / "manifest.json").write_text('{"manifest_format": 3}')
     (tmp_path / "made.jsonl").write_text('{"name": "a"}\n' + damage)
-    with pytest.raises(ValueError, match=r"made\.jsonl, line 2 is damaged; remove that line and run again"):
+    with pytest.raises(ValueError, match=r"made\.jsonl, line 2 is damaged \(.*\); remove that line and run again"):
         Outputs(tmp_path, {})
     ResultsFolder(tmp_path, {}).release()
 

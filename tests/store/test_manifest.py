@@ -87,3 +87,24 @@ def test_differences_are_named_by_their_path():
     assert differences(there, now) == "a.c: there 2, now 4; d: there 3, now None; e: there None, now {'f': 5}"
     assert differing(there, there, now)["a.c"] == [2, 2, 4]
     assert differing(there, there) == differing() == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("attacks", [1]), ("systems", "x"), ("defenses", 1), ("slots", 0), ("part", "two"), ("part", -1),
+        ("evaluations", 1.5), ("images", 5), ("images", {"count": "5"}), ("images", {"count": -1}),
+        ("images", {"count": 10**12}), ("images", {"shape": "8x8"}), ("images", {"shape": []}),
+        ("images", {"shape": [1, 10**9, 10**9]}),
+    ],
+)  # fmt: skip
+def test_an_entry_of_another_kind_is_named(entry, value, tmp_path):
+    write_manifest(tmp_path, {entry: value})
+    with pytest.raises(ValueError, match=rf"manifest\.json is damaged \({entry}: "):
+        read_manifest(tmp_path)
+
+
+def test_what_nobody_could_read_to_its_end_is_damaged(tmp_path):
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="is damaged"):
+        read_manifest(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -45,6 +46,14 @@ def test_a_run_that_failed_before_its_first_row_does_not_keep_the_folder(tmp_pat
     assert read_manifest(tmp_path) == other
     with pytest.raises(ValueError, match="results of another configuration"):
         Records(tmp_path, MANIFEST)
+
+
+def test_images_without_any_row_are_not_kept_for_another_run(tmp_path):
+    Records(tmp_path, MANIFEST)
+    for name in ("pictures.npz", "images-1.float32"):
+        (tmp_path / name).touch()
+    Records(tmp_path, MANIFEST | {"data": "digits, 9 images"}).append([row(0)])
+    assert not [*tmp_path.glob("*.npz"), *tmp_path.glob("images-*")]
 
 
 def test_rows_are_on_disk_as_soon_as_they_are_added(tmp_path):
@@ -158,6 +167,37 @@ def test_a_damaged_last_line_with_its_newline_is_an_error_too(tmp_path):
     (tmp_path / "records-0.jsonl").write_text(json.dumps(row(0)) + '\n{"system": "Pur\n')
     with pytest.raises(ValueError, match=r"records-0\.jsonl, line 2"):
         read_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("index", "zero"), ("index", -1), ("index", True), ("system", {}), ("attack", 7), ("label", "cat"),
+        ("evaluations", 0), ("evaluations", "x"), ("votes_last", "1"), ("votes_last", 2), ("votes_any", math.inf),
+        ("seconds", "fast"), ("seconds", -1.0), ("linf", math.nan), ("first_success", "never"), ("first_success", -2),
+        ("stored", "here"), ("stored", [0]), ("stored", ["../x", 0]), ("stored", [0, -1]),
+    ],
+)  # fmt: skip
+def test_an_entry_that_no_evaluation_writes_is_named_with_file_and_line(entry, value, tmp_path):
+    (tmp_path / "records-0.jsonl").write_text(json.dumps(row(0)) + "\n" + json.dumps(row(1) | {entry: value}) + "\n")
+    with pytest.raises(ValueError, match=rf"records-0\.jsonl, line 2 is damaged \({entry}: .*\); remove that line"):
+        read_rows(tmp_path)
+
+
+@pytest.mark.parametrize("entry", ["system", "attack", "index", "evaluations"])
+def test_an_entry_that_is_missing_is_named(entry, tmp_path):
+    lacking = {key: value for key, value in row(0).items() if key != entry}
+    (tmp_path / "records-0.jsonl").write_text(json.dumps(lacking) + "\n")
+    with pytest.raises(ValueError, match=rf"line 1 is damaged \('{entry}'\)"):
+        read_rows(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "[1, 2]", "5", "9" * 5000])
+def test_a_line_that_is_no_row_is_named(line, tmp_path):
+    (tmp_path / "records-0.jsonl").write_text(f"{line}\n")
+    with pytest.raises(ValueError, match="line 1 is damaged") as error:
+        read_rows(tmp_path)
+    assert len(str(error.value)) < 500
 
 
 def test_no_records_is_an_error(tmp_path):
