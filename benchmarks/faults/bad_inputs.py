@@ -58,7 +58,7 @@ def attempt(machine: Machine, world: Path, bad: Bad, judged: Callable[[Ended], s
     except (KeyError, OSError, IndexError, RuntimeError) as error:
         return {"outcome": f"no such thing to spoil: {error}"}
     environment = dict(pair.split("=", 1) for pair in bad.environment.split())
-    ended = machine.run(words(bad.line), place, environment, seconds=90, cpu=60, memory=6 * 2**30)
+    ended = machine.run(words(bad.line), place, environment, seconds=240, cpu=60, memory=6 * 2**30)
     outcome = judged(ended)
     escaped = [file for file in (place / "PWNED", place.parent / "escaped.npy", ESCAPED) if file.exists()]
     for file in escaped:
