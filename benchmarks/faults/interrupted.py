@@ -80,7 +80,7 @@ class Bench:
             self.known[line] = Whole(line, found[0], points)
         return self.known[line]
 
-    def fault(self, line: str, seconds: float = 120, limits: dict | None = None, **plan: object) -> Ended:
+    def fault(self, line: str, seconds: float = 240, limits: dict | None = None, **plan: object) -> Ended:
         """Run a command in a fresh folder with this plan of `events`."""
         self.fresh()
         environment = {VARIABLE: json.dumps({"root": str(self.place), **plan})} if plan else {}
@@ -92,7 +92,7 @@ class Bench:
 
     def again(self, line: str) -> tuple[str, str]:
         """Run the same command once more; PASSED, or what is not as in the run without a fault, and what it said."""
-        ended = self.machine.run(words(line), self.place, seconds=180)
+        ended = self.machine.run(words(line), self.place, seconds=300)
         different = self.differences(self.whole(line))
         if left := leftovers(snapshot(self.place)):
             different.append(f"left over: {', '.join(left)}")
