@@ -7,6 +7,7 @@ results and purified copies can be keyed by it. With a purified set, training ba
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -74,6 +75,16 @@ class IndexedView(Dataset):
         if self.twins is not None:
             x = torch.stack([x, self.twins[index]])
         return x, y, index
+
+
+def digest_of_images(source: Source, indices: Sequence[int]) -> str:
+    """Hex digest of images of a source: their positions, pixels and labels. Every one of them is read."""
+    digest = hashlib.sha256()
+    for index in indices:
+        x, y = source[index]
+        digest.update(f"{index} {int(y)} {tuple(x.shape)}".encode())
+        digest.update(x.contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 class ShardSampler(DistributedSampler):
@@ -251,7 +262,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """Which images `test` evaluates: count, shape, and a digest of their positions, pixels and labels."""
         source, indices = self._evaluated_source(), self.test_indices()
         shape = [self.channels, self.image_size, self.image_size]
-        return {"count": len(indices), "digest": source_digest(source, indices), "shape": shape}
+        return {"count": len(indices), "digest": digest_of_images(source, indices), "shape": shape}
 
     def trained_on(self) -> dict[str, object]:
         """Which images a training sees, see `identity`."""
@@ -264,7 +275,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """
         source = self.sources[split]
         step = 1 if isinstance(source, ArrayDataset) else -(-len(indices) // READ_FOR_DIGEST)
-        return {"count": len(indices), "digest": source_digest(source, indices[::step])}
+        return {"count": len(indices), "digest": digest_of_images(source, indices[::step])}
 
     def training_images(self, count: int | None = None) -> Tensor:
         """Training images (N, C, H, W) in [0, 1] without augmentation: all, or `count` of them chosen by `seed`."""

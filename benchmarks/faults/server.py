@@ -1,0 +1,233 @@
+"""A process that has imported everything, and forks one process per command: a command costs a second, not ten.
+
+    request {argv, cwd, environment, out, group, cpu, memory}  ->  pid        request {wait: pid}  ->  how it ended
+
+Commands that a command starts (`experiment`, Lightning's further processes) are asked of the same server, because a
+process that has computed gradients must not be forked. Requests are pickles over a Unix socket of this machine.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import resource
+import select
+import signal
+import subprocess
+import sys
+import traceback
+from contextlib import suppress
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from typing import Any, NoReturn
+
+ADDRESS = "FAULTS_SERVER"
+COMMAND = "lit-pursamere"
+
+
+def main() -> None:
+    """Import, say so, and serve until the first client, whose process started this one, hangs up."""
+    import_all()
+    listener = Listener(sys.argv[1], "AF_UNIX", backlog=64)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.signal(signal.SIGCHLD, lambda *unused: None)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    socket = listener._listener._socket  # type: ignore[attr-defined]
+    print("ready", flush=True)
+    serve(listener, socket, reader)
+
+
+def import_all() -> None:
+    import lit_pursamere
+
+    for module in pkgutil.walk_packages(lit_pursamere.__path__, "lit_pursamere."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in ("matplotlib.pyplot", "matplotlib.backends.backend_agg", "sklearn.datasets", "torch.distributed",
+                 "torch.utils.tensorboard", "PIL.PngImagePlugin", "PIL.JpegImagePlugin", "scipy.stats"):  # fmt: skip
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+
+
+def serve(listener: Listener, socket: Any, reader: int) -> None:
+    ended: dict[int, dict] = {}
+    waiting: dict[int, list[Connection]] = {}
+    while True:
+        ready, _, _ = select.select([socket, reader, sys.stdin], [], [])
+        if sys.stdin in ready:  # whoever started this process is gone
+            return
+        if reader in ready:
+            os.read(reader, 4096)
+        if socket in ready:
+            connection = listener.accept()
+            request = connection.recv()
+            if "wait" in request:
+                waiting.setdefault(request["wait"], []).append(connection)
+            elif "poll" in request:
+                reap(ended)
+                connection.send(ended.get(request["poll"]))
+                connection.close()
+            else:
+                pid = start(request, listener)
+                connection.send(pid)
+                connection.close()
+        reap(ended)
+        for pid in ended.keys() & waiting.keys():
+            for connection in waiting.pop(pid):
+                with suppress(OSError):  # whoever waited was killed
+                    connection.send(ended[pid])
+                connection.close()
+
+
+def reap(ended: dict[int, dict]) -> None:
+    while True:
+        try:
+            pid, status, used = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        ended[pid] = {
+            "status": os.waitstatus_to_exitcode(status),
+            "cpu": used.ru_utime + used.ru_stime,
+            "memory": used.ru_maxrss * 1024,
+        }
+
+
+def start(request: dict, listener: Listener) -> int:
+    pid = os.fork()
+    if pid == 0:
+        listener.close()
+        child(request)
+    with suppress(OSError):  # here as well, so that it holds before the caller goes on
+        os.setpgid(pid, request.get("group") or pid)
+    return pid
+
+
+def child(request: dict) -> NoReturn:
+    """Be the command, to its end."""
+    status = 1
+    try:
+        prepare(request)
+        from lit_pursamere.cli.main import main as command
+
+        status = command(request["argv"])
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(status or 0)
+
+
+def prepare(request: dict) -> None:
+    os.setpgid(0, request.get("group") or 0)
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    out = os.open(request["out"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for handle in (1, 2):
+        os.dup2(out, handle)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.chdir(request["cwd"])
+    address = os.environ[ADDRESS]
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.environ[ADDRESS] = address
+    sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
+    sys.argv = [COMMAND, *request["argv"]]
+    sys.modules["__main__"].__spec__ = None
+    Spawned.out = request["out"]
+    subprocess.Popen = Spawned  # type: ignore[misc, assignment]
+    for limit, value in ((resource.RLIMIT_CPU, request.get("cpu")), (resource.RLIMIT_FSIZE, request.get("size"))):
+        if value:
+            resource.setrlimit(limit, (value, value))
+    if request.get("memory"):
+        pages = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (pages + request["memory"],) * 2)
+    if plan := os.environ.get("FAULTS"):
+        from benchmarks.faults.events import arm
+
+        arm(**json.loads(plan))
+
+
+def ask(request: dict, address: str | None = None) -> Any:
+    """Put a request to the server."""
+    with Client(address or os.environ[ADDRESS], "AF_UNIX") as connection:
+        connection.send(request)
+        return connection.recv()
+
+
+PopenOfPython = subprocess.Popen
+
+
+class Spawned(PopenOfPython):  # type: ignore[type-arg]
+    """subprocess.Popen for the commands of this project; everything else starts as ever."""
+
+    out = ""
+
+    def __init__(self, args: Any, **options: Any) -> None:
+        self.forked = words = own_words(args)
+        if words is None:
+            return super().__init__(args, **options)
+        environment = dict(options.get("env") or os.environ)
+        request = {"argv": words, "cwd": options.get("cwd") or os.getcwd(), "environment": environment}
+        group = 0 if options.get("start_new_session") else os.getpgrp()
+        self.args, self.returncode = args, None
+        self.stdin = self.stdout = self.stderr = None
+        self.pid = ask({**request, "out": self.out, "group": group})
+
+    def poll(self) -> int | None:
+        if self.forked is None:
+            return super().poll()
+        if self.returncode is None and (found := ask({"poll": self.pid})):
+            self.returncode = found["status"]
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.forked is None:
+            return super().wait(timeout)
+        with Client(os.environ[ADDRESS], "AF_UNIX") as connection:
+            connection.send({"wait": self.pid})
+            if not connection.poll(timeout):
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            self.returncode = connection.recv()["status"]
+        return self.returncode
+
+    def send_signal(self, sig: int) -> None:
+        if self.forked is None:
+            return super().send_signal(sig)
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def __del__(self, *unused: Any, **more: Any) -> None:
+        if self.forked is None:
+            super().__del__()
+
+
+def own_words(args: Any) -> list[str] | None:
+    """The words behind the command, if it is one of this project."""
+    words = [str(word) for word in args] if isinstance(args, list | tuple) else []
+    if words[:1] != [sys.executable]:
+        return None
+    if words[1:3] == ["-m", "lit_pursamere"]:
+        return words[3:]
+    return words[2:] if os.path.basename(words[1]) == COMMAND else None
+
+
+if __name__ == "__main__":
+    from benchmarks.faults import server  # one module by one name, here and in the children
+
+    server.main()
