@@ -87,8 +87,8 @@ def originals(config: Path, made: PurifiedSet, trusted: Sequence[str]) -> Source
     if not config.is_file():
         raise FileNotFoundError(f"there is no {config}; name a configuration with their `data` with --config")
     from lit_pursamere.cli.trust import build
-    from lit_pursamere.data.arrays import SPLITS
     from lit_pursamere.data.base import ImageDataModule
+    from lit_pursamere.data.npz import SPLITS
 
     settings = read_part(config, "data")
     arguments = settings.get("init_args") if isinstance(settings, dict) else {}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from lit_pursamere.data import PurifiedSet
-from lit_pursamere.data.array_files import READ_ERRORS, list_arrays, read_array, to_nchw
+from lit_pursamere.data.arrays import READ_ERRORS, list_arrays, read_array, to_nchw
 from lit_pursamere.data.purified_checks import verify
 from lit_pursamere.data.resident import to_float
 from lit_pursamere.names import shown
