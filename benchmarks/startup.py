@@ -25,7 +25,16 @@ COMMANDS = [
     ("an unknown option", [f"{TEST} --modle.pool 3", "report runs/x --formt latex", "purify a b --purifer ADP"]),
     ("an unknown key or class", [f"{TEST} --model.purifer ADP", f"{TEST} --model.purifier PurSAMER"]),
     ("a file that is not there", ["fit --config configs/none.yaml", "report runs/none", "weights inspect none.pth"]),
-    ("a value that is wrong", [f"{TEST} --model.threat.eps 8", "sigmas --data Digits --sigma_min 7"]),
+    ("a folder that is not there", ["purified inspect runs/none", "reverify runs/none"]),
+    (
+        "a value that is wrong",
+        [
+            "figure proposition-1 figure.bmp",
+            "purify photos purified --purifier ADP",
+            "sigmas --data Digits --sigma_min -1",
+            f"{TEST} --model.threat.eps 8",
+        ],
+    ),
     ("a class of another package", [f"{TEST} --model.classifier torchvision.models.resnet"]),
 ]
 

@@ -15,7 +15,6 @@ import copy
 from typing import Any
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from lit_pursamere.defense import Defense
@@ -139,6 +138,8 @@ def plant(
 
 def _separate(features: Tensor) -> tuple[Tensor, Tensor]:
     """Weights (F,) and offset of a linear function that is large at the last of the points (N, F) alone."""
+    from sklearn.linear_model import LogisticRegression  # heavy, and needed for this test alone
+
     centre, size = features.mean(0), features.std().clamp_min(1e-12)
     labels = torch.zeros(len(features), dtype=torch.long)
     labels[-1] = 1

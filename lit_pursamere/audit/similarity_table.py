@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from lit_pursamere.markdown import markdown_table
 from lit_pursamere.names import shown
@@ -35,7 +35,7 @@ REFERENCES = {"gradient": "gradient under the known noise", "direction": "way of
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean of at least two values, and both ends of its 95 % interval by Student's t."""
-    half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * stdev(values) / math.sqrt(len(values))
     return fmean(values), fmean(values) - half, fmean(values) + half
 
 

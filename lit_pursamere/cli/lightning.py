@@ -137,10 +137,13 @@ def command_line(
 
 
 def know_names() -> None:
-    """Teach the parser fractions such as 8/255, and to find classes that are named without their module path."""
+    """Teach the parser fractions such as 8/255, and to find classes that are named without their module path.
+
+    Tasks and data modules are Lightning's; who builds any has imported them.
+    """
     from jsonargparse.typing import register_type
 
-    from lit_pursamere import attacks, data, networks, purifiers, tasks  # noqa: F401 (finds what was imported)
+    from lit_pursamere import attacks, networks, purifiers  # noqa: F401 (finds what was imported)
     from lit_pursamere.threat import Pixels
 
     register_type(Pixels, serializer=Pixels.plain, deserializer=Pixels, fail_already_registered=False)

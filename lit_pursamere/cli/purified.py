@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_pursamere.cli.parsing import aligned, read_part
-from lit_pursamere.cli.trust import Untrusted, build
-from lit_pursamere.data import ImageDataModule, PurifiedSet
-from lit_pursamere.data.arrays import SPLITS
+from lit_pursamere.data import PurifiedSet
 from lit_pursamere.data.inspection import described, image_pairs, measured, spread
 from lit_pursamere.data.purified_checks import complain, examine, require
 from lit_pursamere.data.source import Source
@@ -58,6 +56,8 @@ def inspect(
     rows |= {f"  part {number:06d}": f"sha256 {digest}" for number, digest in sums.items() if parts}
     if not found:
         rows["checksum"] = f"sha256 {digest_of(list(sums.values()))}, of all parts"
+    from lit_pursamere.cli.trust import Untrusted  # with Lightning, heavy: after all that can be found without
+
     source = None
     try:
         source = originals(config or folder / "config.yaml", made, trust or ())
@@ -86,6 +86,10 @@ def originals(config: Path, made: PurifiedSet, trusted: Sequence[str]) -> Source
     """
     if not config.is_file():
         raise FileNotFoundError(f"there is no {config}; name a configuration with their `data` with --config")
+    from lit_pursamere.cli.trust import build
+    from lit_pursamere.data.base import ImageDataModule
+    from lit_pursamere.data.npz import SPLITS
+
     settings = read_part(config, "data")
     arguments = settings.get("init_args") if isinstance(settings, dict) else {}
     arguments = arguments if isinstance(arguments, dict) else {}

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from lit_pursamere import tasks
 from lit_pursamere.cli.parsing import read_part
-from lit_pursamere.cli.trust import build
 from lit_pursamere.evaluation.reverify import check_systems, summary
 from lit_pursamere.evaluation.reverify import reverify as judge_again
 from lit_pursamere.progress import Progress
 from lit_pursamere.store import read_rows
 from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.store.manifest import read_manifest
-from lit_pursamere.tasks.robustness import LitRobustness
+
+if TYPE_CHECKING:
+    from lit_pursamere.tasks import LitRobustness
 
 __all__ = ["reverify"]
 
@@ -83,7 +83,10 @@ def rebuild(config: Path, trusted: Sequence[str]) -> LitRobustness:
     if not config.is_file():
         raise FileNotFoundError(f"no configuration at {config}; name that of the run with --config")
     part = read_part(config, "model")
+    from lit_pursamere import tasks  # Lightning's, heavy: after all that can be found without
+    from lit_pursamere.cli.trust import build
+
     name = str(part.get("class_path") if isinstance(part, dict) else part).rpartition(".")[2]
-    if name in tasks.__all__ and name != LitRobustness.__name__:
+    if name in tasks.__all__ and name != tasks.LitRobustness.__name__:
         raise ValueError(f"{config} configures a {name}; reverify needs the configuration of a `test`")
-    return build(LitRobustness, part, config, trusted)
+    return build(tasks.LitRobustness, part, config, trusted)

@@ -22,6 +22,8 @@ def sigmas(data: ImageDataModule | None = None, images: int | None = None, sigma
     """
     if data is None:
         raise ValueError("which data? Give `--data configs/data/cifar10.yaml`, or `--data CIFAR10 --data.root ...`")
+    if not sigma_min > 0:
+        raise ValueError(f"--sigma_min must be above 0; got {sigma_min:g}")
     data.prepare_data()
     data.setup("fit")
     chosen = data.training_images(images)

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sklearn.metrics import roc_auc_score, roc_curve
-
 from lit_pursamere.report.statistics import Accuracy
 from lit_pursamere.report.verdicts import CLEAN
 from lit_pursamere.store.records import Row
@@ -49,6 +47,8 @@ def _detection(attacked: Sequence[Row], clean: Sequence[Row]) -> Detection:
     rejected = Accuracy(float(sum(bool(row["rejected_last"]) for row in attacked)), len(attacked))
     if not clean:
         return Detection(rejected)
+    from sklearn.metrics import roc_auc_score, roc_curve  # heavy, and needed where images were rejected alone
+
     values = [float(row["statistic_last"]) for row in (*clean, *attacked)]
     truth = [0] * len(clean) + [1] * len(attacked)
     fpr, tpr, _ = roc_curve(truth, values)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scipy.stats import beta, norm
+from scipy.special import betaincinv, ndtri
 
 __all__ = ["INTERVALS", "Accuracy", "clopper_pearson", "wilson"]
 
@@ -24,7 +24,7 @@ def wilson(correct: float, n: int) -> tuple[float, float]:
         correct: Correct images, in [0, n]; may be a sum of fractions.
         n: Images, at least 1.
     """
-    z = float(norm.ppf((1 + LEVEL) / 2))
+    z = float(ndtri((1 + LEVEL) / 2))
     share = correct / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     spread = math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) * z / (1 + z**2 / n)
@@ -40,8 +40,8 @@ def clopper_pearson(correct: float, n: int) -> tuple[float, float]:
         n: Images, at least 1.
     """
     tail = (1 - LEVEL) / 2
-    low = float(beta.ppf(tail, correct, n - correct + 1)) if correct > 0 else 0.0
-    return low, float(beta.ppf(1 - tail, correct + 1, n - correct)) if correct < n else 1.0
+    low = float(betaincinv(correct, n - correct + 1, tail)) if correct > 0 else 0.0
+    return low, float(betaincinv(correct + 1, n - correct, 1 - tail)) if correct < n else 1.0
 
 
 INTERVALS: dict[str, Callable[[float, int], tuple[float, float]]] = {

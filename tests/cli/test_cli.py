@@ -151,6 +151,11 @@ def test_figure(capsys, tmp_path):
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_figure_in_another_format_leaves_nothing(capsys, tmp_path):
+    assert "by its suffix; got" in error_of(capsys, "figure", "reconstruction-error", str(tmp_path / "new/figure.bmp"))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module")
 def interrupted_run(tmp_path_factory, repository_root):
     """Checkpoint of a training run after its first epoch, and the arguments that the run was started with."""
@@ -206,6 +211,7 @@ def test_sigmas_prints_yaml_that_a_configuration_takes(repository_root, capsys):
         (["--data", "Digits", "--images", "1"], "needs two images"),
         (["--data", "Digits", "--images", "9999"], "cannot take 9999"),
         (["--data", "Digits", "--sigma_min", "7"], "sigma_min < diameter"),
+        (["--data", "Digits", "--sigma_min", "-1"], "--sigma_min must be above 0; got -1"),
     ],
 )
 def test_sigmas_names_what_is_wrong(args, message, capsys):

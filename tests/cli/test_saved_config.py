@@ -20,7 +20,7 @@ def repository(repository_root, monkeypatch):
 def small(folder, *more):
     return [
         "test", "--config=configs/digits/robustness.yaml", "--data.test_size=3", "--data.eval_batch_size=2",
-        "--model.purifier.sigmas.stride=30",
+        "--model.purifier.sigmas.stride=116",
         "--model.attacks.gPGD20.steps=2", "--model.attacks.BPDA20-det.steps=2", "--model.pictures=0",
         "--model.threat.eps=8/255", f"--model.output={folder}/run", "--trainer.logger=false",
         "--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={folder}", *more,
@@ -62,7 +62,7 @@ def test_a_refused_run_leaves_the_configuration_alone(tmp_path, logs_in_the_fold
 
 def test_a_purified_set_has_it_too_and_does_not_mind(tmp_path):
     args = [
-        "predict", "--config=configs/digits/purify.yaml", "--model.purifier.sigmas.stride=30",
+        "predict", "--config=configs/digits/purify.yaml", "--model.purifier.sigmas.stride=116",
         f"--model.output={tmp_path}/set", f"--trainer.default_root_dir={tmp_path}/set", "--data.evaluate=val",
         "--data.val_size=3", "--trainer.enable_progress_bar=false",
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 from importlib import import_module
@@ -84,9 +85,27 @@ def test_nothing_heavy_is_imported_before_that(args):
     assert done.stdout.splitlines()[-1] == {"--help": "0", "purfy": "2"}.get(args[0], "1"), done.stdout
 
 
-def test_a_report_needs_no_lightning():
-    done = subprocess.run([sys.executable, "-c", RUN, "report", "nowhere"], capture_output=True, text=True, check=True)
-    assert not {"pytorch_lightning", "torchvision", "torchmetrics"} & set(done.stdout.split())
+WITHOUT_TRAINER = [
+    ["report", "nowhere"],
+    ["weights", "inspect", "nowhere.pth"],
+    ["figure", "proposition-1", "nowhere.zzz"],
+    ["purify", "nowhere", "nowhere-purified", "--purifier=Langevin"],
+    ["purified", "inspect", "nowhere", "--images=0"],
+    ["reverify", "nowhere"],
+]
+SEVERAL = f"""
+import json, sys
+from lit_pursamere.cli.main import main
+for args in json.loads(sys.argv[1]):
+    print(main(args), *sorted({HEAVY | {"scipy.stats", "sklearn"}} & sys.modules.keys()))
+"""
+
+
+def test_verbs_without_a_trainer_begin_without_what_only_others_need():
+    words = [sys.executable, "-c", SEVERAL, json.dumps(WITHOUT_TRAINER)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    needed = ["1 numpy scipy", *["1 numpy scipy torch"] * (len(WITHOUT_TRAINER) - 1)]
+    assert done.stdout.splitlines() == needed, done.stderr
 
 
 def test_it_is_what_a_command_says(capsys):

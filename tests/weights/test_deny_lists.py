@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_pursamere.data.arrays import NPZ
+from lit_pursamere.data.npz import NPZ
 from lit_pursamere.purify.arrays import read_arrays
 from lit_pursamere.weights import read_weights
 
