@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from lit_pursamere.report.drawing import figure_file, save_figure
 from lit_pursamere.worlds.figures import FIGURES
 
 __all__ = ["figure"]
@@ -16,7 +17,11 @@ def figure(name: Literal[tuple(sorted(FIGURES))], output: Path) -> None:  # type
     Args:
         name: Which.
         output: File to write; its suffix decides the format.
+
+    Raises:
+        ValueError: If it is none of these.
+        OSError: If it cannot be written.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    FIGURES[name]().savefig(output, bbox_inches="tight")
+    figure_file(output)
+    save_figure(FIGURES[name](), output)
     print(f"wrote {output}")

@@ -23,8 +23,6 @@ from lit_pursamere.weights import state_digest
 
 __all__ = ["Disagreement", "check_systems", "reverify", "summary"]
 
-STORED_AS = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
-
 
 @dataclass(frozen=True)
 class Disagreement:
@@ -95,7 +93,7 @@ def check_systems(folder: Path, systems: dict[str, Defense], manifest: dict) -> 
     Raises:
         ValueError: If a setting or weights differ; the message says of which system.
     """
-    dtype = STORED_AS.get(manifest.get("precision", ""), torch.float32)
+    dtype = torch.float64 if manifest.get("precision") == "64-true" else torch.float32
     for name, settings in manifest["defenses"].items():
         if name not in systems:
             raise ValueError(f"{folder} evaluated the system {name!r}, which the configuration lacks")

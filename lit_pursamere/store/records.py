@@ -34,7 +34,7 @@ from pathlib import Path
 from lit_pursamere.store import durable
 from lit_pursamere.store.durable import Row
 from lit_pursamere.store.folder import ResultsFolder
-from lit_pursamere.store.manifest import check_manifest, read_manifest, run_of
+from lit_pursamere.store.manifest import check_manifest, is_stated, read_manifest, run_of
 
 __all__ = ["CLEAN", "Records", "Row", "read_rows"]
 
@@ -114,7 +114,7 @@ class Records(ResultsFolder):
 
     @staticmethod
     def holds(folder: Path, manifest: dict) -> bool:
-        return any(folder.glob(FILES)) and check_manifest(folder, manifest)
+        return is_stated(folder, manifest) and any(folder.glob(FILES)) and check_manifest(folder, manifest)
 
     def _mend(self) -> None:
         super()._mend()

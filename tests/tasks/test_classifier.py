@@ -181,6 +181,18 @@ def test_layout_precision_and_synchronised_statistics_are_accepted(tmp_path):
     assert synchronised.state_dict().keys() == network().state_dict().keys()
 
 
+@pytest.mark.parametrize("part", ["average", "attack"])
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_a_precision_in_which_a_part_would_be_lost_is_refused_before_the_first_step(part, precision, tmp_path):
+    attack = PGD(ThreatModel("linf", 0.1), "gray", steps=1)
+    task = LitClassifier(network(), ema_decay=0.9) if part == "average" else LitClassifier(network(), attack=attack)
+    lost = "weights, so that a moving average of them" if part == "average" else "pixels, and with them the budgets"
+    fit = trainer(tmp_path, precision=precision, num_sanity_val_steps=0)
+    with pytest.raises(ValueError, match=f"precision {precision} rounds {lost}.*take one of 32-true.*bf16-mixed"):
+        fit.fit(task, Pairs(batch_size=4, val_size=2))
+    assert fit.global_step == 0
+
+
 def test_compiles_the_network_in_place(tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
@@ -372,6 +384,8 @@ def test_an_export_does_not_replace_what_another_run_wrote_meanwhile(tmp_path):
         ({"ema_decay": 1.0}, "ema_decay in"),
         ({"attack": PGD(ThreatModel("linf", 0.1), "bpda")}, "'gray'; got 'bpda'"),
         ({"attack": PGD(view="gray")}, "give it as `model.attack.threat`"),
+        ({"export": "net.txt"}, "must be named OUT.safetensors; got net.txt"),
+        ({"export": "runs/net"}, "must be named OUT.safetensors; got runs/net"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
