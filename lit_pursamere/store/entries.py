@@ -56,7 +56,10 @@ def having(**kinds: Kind) -> Kind:
 
 THREAT = having(norm=is_text, eps=is_number)
 ATTACK = having(
-    **{"class": is_text}, view=either(is_text, is_none), threat=either(THREAT, is_none), steps=either(is_number, is_none)
+    **{"class": is_text},
+    view=either(is_text, is_none),
+    threat=either(THREAT, is_none),
+    steps=either(is_number, is_none),
 )
 ENTRIES: dict[str, Kind] = {
     "attacks": each(ATTACK),

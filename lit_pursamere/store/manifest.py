@@ -102,9 +102,7 @@ def is_stated(folder: Path, manifest: dict) -> bool:
 
 def differences(there: dict, now: dict) -> str:
     """What differs between two manifests, in words, the first few of many; empty if nothing does."""
-    found = [
-        f"{key}: there {brief(old)}, now {brief(new)}" for key, (old, new) in differing(there, now).items()
-    ]
+    found = [f"{key}: there {brief(old)}, now {brief(new)}" for key, (old, new) in differing(there, now).items()]
     more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
     return "; ".join([*found[:SHOWN], *more])
 

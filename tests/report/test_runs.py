@@ -97,7 +97,7 @@ def test_a_manifest_that_does_not_say_what_was_evaluated_is_refused(entry, rows,
     with pytest.raises(ValueError, match=rf"manifest\.json is damaged: it does not state {entry}"):
         read_runs([folder])
     (folder / "manifest.json").unlink()
-    with pytest.raises(ValueError, match="run has records, but no manifest.json"):
+    with pytest.raises(ValueError, match="run has records, but no manifest"):
         read_runs([folder])
 
 

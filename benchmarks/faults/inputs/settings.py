@@ -79,7 +79,7 @@ ROWS = [
     ("TEST --model.score_model.channels 3", "channels|shape|fit|checkpoint"),
     ("TEST --model.score_model.ngf -1", "ngf|-1"),
     ("TEST --model.score_model.image_size 7", "image_size|7"),
-    ("TEST --model.score_model.image_size 1000000", "image_size|1000000|memory"),
+    ("TEST --model.score_model.image_size -2", "image_size|-2"),
     ("TEST --model.classifier.network.depth 11", "depth|11"),
     ("TEST --model.classifier.network.width 0", "width"),
     ("TEST --model.classifier.network.num_classes 4", "num_classes|shape|fit|checkpoint"),
