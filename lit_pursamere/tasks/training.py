@@ -174,7 +174,11 @@ class Training(pl.LightningModule):
 
     def effective_batch(self) -> int:
         """Images, or pairs, that one step of the optimiser sees over all processes."""
-        return self.trainer.accumulate_grad_batches * self.data.batch_size
+        return self.trainer.accumulate_grad_batches * self.batch()
+
+    def batch(self) -> int:
+        """Images, or pairs, of one batch over all processes: `batch_size`, or all that there are."""
+        return min(self.data.batch_size, len(self.data.indices("train")))
 
     def batch_line(self) -> str:
         """What makes up the batch of a step, in words."""
@@ -182,7 +186,7 @@ class Training(pl.LightningModule):
         unit = "images" if getattr(data, "purified", None) is None else "pairs"
         return (
             f"One step: processes {trainer.world_size} x accumulated batches {trainer.accumulate_grad_batches} x "
-            f"{unit} {data.batch_size // trainer.world_size} = {self.effective_batch()} {unit}"
+            f"{unit} {self.batch() // trainer.world_size} = {self.effective_batch()} {unit}"
         )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

@@ -102,9 +102,11 @@ def test_recipe_of_the_paper():
 def test_cosine_with_warm_up_and_the_linear_rule():
     task = LitClassifier(network(), lr=0.1, schedule="cosine", warmup=2, lr_reference_batch=128)
     settings = {"max_epochs": 10, "world_size": 4, "accumulate_grad_batches": 2, "barebones": False}
-    task._trainer = type("Trainer", (), {**settings, "datamodule": Pairs(batch_size=64)})()
+    data = Pairs(batch_size=16)
+    data.setup("fit")
+    task._trainer = type("Trainer", (), {**settings, "datamodule": data})()
     found = rates(task, 11)
-    highest = 0.1 * 2 * 64 / 128  # however many processes share a batch
+    highest = 0.1 * 2 * 16 / 128  # however many processes share a batch
     assert found[:3] == pytest.approx([highest / 3, highest * 2 / 3, highest])
     assert found[6] == pytest.approx(highest / 2) and found[10] == pytest.approx(0)
     task._trainer.max_epochs = -1
@@ -112,10 +114,12 @@ def test_cosine_with_warm_up_and_the_linear_rule():
         task.lr_factor(5)
 
 
-def test_the_effective_batch_is_stated(tmp_path, caplog):
+@pytest.mark.parametrize(("batch_size", "batch"), [(4, 4), (999999, 20)], ids=["as asked", "all that there are"])
+def test_the_effective_batch_is_stated(batch_size, batch, tmp_path, caplog):
     with caplog.at_level("INFO"):
-        trainer(tmp_path, accumulate_grad_batches=3).fit(LitClassifier(network()), Pairs(batch_size=4, val_size=2))
-    assert "processes 1 x accumulated batches 3 x images 4 = 12 images" in caplog.text
+        data = Pairs(batch_size=batch_size, val_size=2)
+        trainer(tmp_path, accumulate_grad_batches=3).fit(LitClassifier(network()), data)
+    assert f"processes 1 x accumulated batches 3 x images {batch} = {3 * batch} images" in caplog.text
 
 
 @pytest.mark.parametrize("bar", [True, False])

@@ -100,7 +100,7 @@ ROWS = [
     ("TEST --data.evaluate tset", "tset"),
     ("FIT --data.batch_size 0", "batch_size"),
     ("FIT --data.batch_size -8", "-8"),
-    ("FIT --data.batch_size 999999", "batch_size|999999"),
+    ("FIT --data.batch_size 1e9x", "batch_size|1e9x"),
     ("FIT --data.val_size -1", "val_size|-1"),
     ("FIT --data.val_size 99999", "99999"),
     ("FIT --data.val_size 1437", "val_size|train"),
