@@ -108,3 +108,14 @@ def test_rows_of_what_the_manifest_does_not_state_are_refused(row, rows, write_r
         file.write(json.dumps(rows("P", "clean", "+")[0] | row) + "\n")
     with pytest.raises(ValueError, match=f"a row of the {next(iter(row))} 'other', which its manifest does not state"):
         read_runs([folder])
+
+
+def test_records_without_a_row_are_no_table(rows, write_run):
+    folder = write_run("run", rows("P", "clean", "++"), {})
+    (folder / "records-0.jsonl").write_text("")
+    with pytest.raises(FileNotFoundError, match="records in .*run hold no row yet"):
+        read_runs([folder])
+    (folder / "records-0.jsonl").unlink()
+    (folder / "records-0.jsonl").mkdir()
+    with pytest.raises(IsADirectoryError, match="records-0"):
+        read_runs([folder])
