@@ -23,6 +23,8 @@ from lit_pursamere.weights import state_digest
 
 __all__ = ["Disagreement", "check_systems", "reverify", "summary"]
 
+COMPARED = ("label", "prediction_last", "prediction_any", "seed")
+
 
 @dataclass(frozen=True)
 class Disagreement:
@@ -58,9 +60,11 @@ def reverify(
         Where the predicted class differs, and the number of verdicts that were compared.
 
     Raises:
-        ValueError: If the run kept no images, or not all.
+        ValueError: If the run kept no images, or not all, or a row lacks what a verdict is compared with.
     """
     rows, found, count = read_rows(folder), [], 0
+    if absent := sorted({name for row in rows for name in COMPARED if name not in row}):
+        raise ValueError(f"{folder} has rows without {', '.join(absent)}; remove them, and run its test again")
     read_images(folder, rows)  # complains of missing images before the work begins
     for name, defense in systems.items():
         device = next(iter(defense.state_dict().values())).device

@@ -95,7 +95,7 @@ ROWS = [
     ("INSPECT", SET, text(SET, "[]")),
     ("INSPECT", SET, text(SET, DEEP)),
     ("INSPECT", SET, folder(SET)),
-    *(("INSPECT", one, without(SET, one)) for one in ("images", "dtype", "part", "source", "weights", "split", "purifier", "format")),
+    *(("INSPECT", f"{one}|no purified set", without(SET, one)) for one in ("images", "dtype", "part", "source", "weights", "split", "purifier", "format")),
     ("INSPECT", "dtype|part-000000", key(SET, dtype="object")),
     ("INSPECT", "dtype", key(SET, dtype="float9")),
     ("INSPECT", "part", key(SET, part=0)),
