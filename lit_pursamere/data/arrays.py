@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import re
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ import torch
 
 from lit_pursamere.data.base import ArrayDataset, ImageDataModule, Split
 from lit_pursamere.data.source import Source
+from lit_pursamere.store.npy import READ_ERRORS
 
 __all__ = ["NPZ", "list_arrays", "read_array", "to_nchw"]
 
 SPLITS: tuple[Split, ...] = ("train", "test")
-READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error)
 NAME = re.compile(r"\w[\w .+=()-]{0,99}")  # of an array: what could be a file's name, and only in the folder meant
 PACKED = 1100  # bytes that deflate can pack into one, at most 1032
 MOST_CLASSES = 100_000  # where no names say how many there are

@@ -93,6 +93,6 @@ def lacking(manifest: dict, names: tuple[str, ...]) -> list[str]:
     def states(name: str) -> bool:
         outer, _, inner = name.partition(".")
         value = manifest.get(outer)
-        return outer in manifest and (not inner or (is_mapping(value) and inner in value))
+        return outer in manifest and (not inner or (isinstance(value, dict) and inner in value))
 
     return [name for name in names if not states(name)]

@@ -182,7 +182,8 @@ def test_a_damaged_last_line_with_its_newline_is_an_error_too(tmp_path):
     ("entry", "value"),
     [
         ("index", "zero"), ("index", -1), ("index", True), ("system", {}), ("attack", 7), ("label", "cat"),
-        ("seed", "x"), ("prediction_last", "cat"), ("statistic_last", "high"), ("evaluations", 0), ("evaluations", "x"), ("votes_last", "1"), ("votes_last", 2), ("votes_any", math.inf),
+        ("seed", "x"), ("prediction_last", "cat"), ("statistic_last", "high"),
+        ("evaluations", 0), ("evaluations", "x"), ("votes_last", "1"), ("votes_last", 2), ("votes_any", math.inf),
         ("seconds", "fast"), ("seconds", -1.0), ("linf", math.nan), ("first_success", "never"), ("first_success", -2),
         ("stored", "here"), ("stored", [0]), ("stored", ["../x", 0]), ("stored", [0, -1]),
     ],
