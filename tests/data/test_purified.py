@@ -201,7 +201,7 @@ def test_damaged_indices(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Data type alias")
-@pytest.mark.parametrize("bit", range(8))
+@pytest.mark.parametrize("bit", [0, 3])
 def test_any_flipped_bit_of_a_header_is_told(bit, tmp_path):
     """The header of an array is Python, and what is wrong with Python has many names."""
     make(tmp_path)
