@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from lit_pursamere.report.drawing import figure_file, save_figure
 from lit_pursamere.worlds.figures import FIGURES
 
 __all__ = ["figure"]
-
-FORMATS = (".png", ".pdf", ".svg")
 
 
 def figure(name: Literal[tuple(sorted(FIGURES))], output: Path) -> None:  # type: ignore[valid-type]
@@ -20,11 +19,9 @@ def figure(name: Literal[tuple(sorted(FIGURES))], output: Path) -> None:  # type
         output: File to write; its suffix decides the format.
 
     Raises:
-        ValueError: If it has another suffix.
+        ValueError: If it is none of these.
         OSError: If it cannot be written.
     """
-    if output.suffix not in FORMATS:
-        raise ValueError(f"a figure is written as {', '.join(FORMATS)}, by its suffix; got {output}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    FIGURES[name]().savefig(output, bbox_inches="tight")
+    figure_file(output)
+    save_figure(FIGURES[name](), output)
     print(f"wrote {output}")

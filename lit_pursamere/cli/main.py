@@ -10,8 +10,10 @@ A verb is a function of its name (`_` for `-`) in the module that `usage.VERBS` 
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from io import TextIOWrapper
 from typing import Any
@@ -23,6 +25,8 @@ from lit_pursamere.stopping import SIGNALS, heed, told_by
 
 __all__ = ["console", "main"]
 
+UNREAD = 141  # the status of a command whose output nobody reads to its end: 128 + SIGPIPE
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. An error ends in one line on stderr, its traceback in a file."""
@@ -30,11 +34,13 @@ def main(args: Sequence[str] | None = None) -> int:
     if name == "--version":
         print(f"lit-pursamere {__version__}")
         return 0
-    if name not in VERBS:
-        return tell("VERB", {verb: entry.help for verb, entry in VERBS.items()}, name)
     try:
+        if name not in VERBS:
+            return tell("VERB", {verb: entry.help for verb, entry in VERBS.items()}, name)
         run(name, rest)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and unread():
+            return UNREAD
         if os.environ.get(TRACEBACK):
             raise
         print(f"lit-pursamere: error: {in_one_line(error, name)}", file=sys.stderr)
@@ -51,6 +57,20 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         return stopped(end.code)
     return 0
+
+
+def unread() -> bool:
+    """Whether whoever read what is printed has read enough and gone, as `| head` does; then nothing more is printed."""
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    ends = select.poll()
+    ends.register(sys.stdout.fileno(), 0)
+    gone = any(state & select.POLLERR for _, state in ends.poll(0))
+    if gone:  # or the end of the process would complain of what it cannot write
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def stopped(status: Any) -> int:
@@ -80,4 +100,8 @@ def console() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal without a letter shows its number
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(main())
+    try:
+        status = main()
+    finally:
+        gone = unread()
+    sys.exit(UNREAD if gone else status)

@@ -13,9 +13,9 @@ from pathlib import Path
 from lit_pursamere.cli.parsing import aligned, read_part
 from lit_pursamere.data import PurifiedSet
 from lit_pursamere.data.inspection import described, image_pairs, measured, spread
-from lit_pursamere.data.purified_checks import complain, examine, require
+from lit_pursamere.data.purified_checks import complain, examine, require, require_origin
 from lit_pursamere.data.source import Source
-from lit_pursamere.report.drawing import beside, save_figure
+from lit_pursamere.report.drawing import beside, figure_file, save_figure
 from lit_pursamere.report.pictures import purified_grid
 from lit_pursamere.store.manifest import digest_of
 
@@ -50,6 +50,8 @@ def inspect(
     if images < 1:
         raise ValueError(f"--images must be at least 1; got {images}")
     made = PurifiedSet.open(folder)
+    require_origin(made)
+    picture = figure_file(picture or folder / "purified.png")
     rows, (sums, found) = described(made), examine(made)
     rows["parts"] = f"{made.parts - len(made.missing())} of {made.parts} with {made.size} images each"
     rows["undamaged"] = f"{len(sums)} of these, by their checksums"
@@ -69,7 +71,7 @@ def inspect(
         rows |= measured(made, list(sums), source)
     print(aligned(rows))
     if sums:
-        picture, chosen = picture or folder / "purified.png", spread(made, sums, images)
+        chosen = spread(made, sums, images)
         with beside(str(picture)):
             before, after = image_pairs(made, chosen, source)
             save_figure(purified_grid(before, chosen, after), picture, tight=False)

@@ -14,7 +14,7 @@ from lit_pursamere.evaluation.reverify import reverify as judge_again
 from lit_pursamere.progress import Progress
 from lit_pursamere.store import read_rows
 from lit_pursamere.store.atomic import write_whole
-from lit_pursamere.store.manifest import read_manifest
+from lit_pursamere.store.manifest import read_manifest, require_stated
 
 if TYPE_CHECKING:
     from lit_pursamere.tasks import LitRobustness
@@ -56,10 +56,13 @@ def reverify(
     manifest = read_manifest(run)
     if manifest is None:
         raise FileNotFoundError(f"no run in {run}; name the output folder of a `lit-pursamere test`")
+    require_stated(run, manifest, "defenses", "slots", "images.shape")
+    require_stated(run, manifest, *(f"weights.{name}" for name in manifest["defenses"]))
     rows = read_rows(run)
     task = rebuild(config or run / "config.yaml", trust or ())
     systems = dict(task.systems.to(device).items())
     if task.detector is not None:
+        require_stated(run, manifest, "threshold")
         task.detector.threshold = manifest["threshold"]
     check_systems(run, systems, manifest)
     batch_size = batch_size or manifest["slots"]

@@ -14,6 +14,7 @@ from lit_pursamere.cli.parsing import aligned
 from lit_pursamere.names import shown
 from lit_pursamere.weights import inspect_weights
 from lit_pursamere.weights.conversion import described, write_safetensors
+from lit_pursamere.weights.saving import safetensors_file
 
 __all__ = ["convert", "inspect", "weights"]
 
@@ -55,9 +56,7 @@ def convert(
         FileExistsError: If the output exists and `--force` was not given.
         ValueError: If the file cannot be read, or not written in the wanted type.
     """
-    if output.suffix != ".safetensors":
-        raise ValueError(f"the output must be named OUT.safetensors; got {output}")
-    if output.exists() and not force:
+    if safetensors_file(output).exists() and not force:
         raise FileExistsError(f"{output} exists already; give another name, or --force to overwrite it")
     if execute_code_in_file:
         print(f"warning: --execute-code-in-file runs whatever {file} says, with your rights", file=sys.stderr)

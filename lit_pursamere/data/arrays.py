@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from lit_pursamere.store.npy import READ_ERRORS
+
 __all__ = ["list_arrays", "read_array", "to_nchw"]
 
-READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error)
 NAME = re.compile(r"\w[\w .+=()-]{0,99}")  # of an array: what could be a file's name, and only in the folder meant
 PACKED = 1100  # bytes that deflate can pack into one, at most 1032
 

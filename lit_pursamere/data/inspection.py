@@ -22,10 +22,9 @@ KNOWN = ("format", "data", "split", "source", "images", "dtype", "part")  # of a
 def described(made: PurifiedSet) -> dict[str, str]:
     """What the manifest says, row by row; settings within settings are indented."""
     manifest = made.manifest
-    count = manifest.get("source", {}).get("count")
     rows = {
         "set": str(made.path),
-        "data": f"{manifest.get('data')}, {len(made)} of {count} {manifest.get('split')} images",
+        "data": f"{manifest['data']}, {len(made)} of {manifest['source']['count']} {manifest['split']} images",
         "stored as": f"{made.dtype}, {made.shape} per image",
     }
     return rows | dict(_settings({name: value for name, value in manifest.items() if name not in KNOWN}))

@@ -20,6 +20,7 @@ from typing import BinaryIO
 import numpy as np
 
 from lit_pursamere.store.atomic import write_whole
+from lit_pursamere.store.npy import READ_ERRORS
 
 __all__ = ["checksum", "map_part", "part_file", "parts_in", "write_part"]
 
@@ -101,7 +102,7 @@ def _offset(file: BinaryIO, number: int, shape: Sequence[int], dtype: np.dtype) 
     try:
         np.lib.format.read_magic(file)
         found = np.lib.format.read_array_header_1_0(file)
-    except ValueError:
+    except READ_ERRORS:
         found = None
     whole = file.tell() + math.prod(shape) * dtype.itemsize + _line_length(number)
     if size < whole:

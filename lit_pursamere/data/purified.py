@@ -29,7 +29,8 @@ from lit_pursamere.data.parts import checksum, map_part, part_file, parts_in, wr
 from lit_pursamere.data.resident import to_float
 from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.store.locks import require_held
-from lit_pursamere.store.manifest import check_manifest, digest_of, read_manifest, write_manifest
+from lit_pursamere.store.manifest import check_manifest, digest_of, read_manifest, require_stated, write_manifest
+from lit_pursamere.store.npy import READ_ERRORS
 
 __all__ = ["PurifiedSet"]
 
@@ -116,17 +117,17 @@ class PurifiedSet:
             )
         if manifest.get("format") != FORMAT:
             raise ValueError(f"{path} holds no purified set, but something else; choose another folder")
-        told = manifest.get("images", {}).keys() & {"count", "indices", "shape"}
-        if len(told) < 3 or manifest.get("dtype") not in DTYPES or "part" not in manifest:
+        require_stated(path, manifest, "images.count", "images.indices", "images.shape", "dtype", "part")
+        if manifest["dtype"] not in DTYPES:
             raise ValueError(
-                f"{path / 'manifest.json'} is damaged: it must state images (count, indices, shape), dtype (one of "
-                f"{', '.join(DTYPES)}) and part; remove that folder and make the set again"
+                f"{path / 'manifest.json'} is damaged: dtype must be one of {', '.join(DTYPES)}, and is "
+                f"{manifest['dtype']!r}; remove that folder and make the set again"
             )
         try:
             indices = np.array(np.load(path / "indices.npy", mmap_mode="r"))  # a map is no longer than its file
-        except (OSError, ValueError, EOFError):
+        except READ_ERRORS:
             indices = np.zeros(0, np.int64)
-        if digest_of(indices.tolist())[:16] != manifest["images"]["indices"]:
+        if indices.dtype != np.int64 or digest_of(indices.tolist())[:16] != manifest["images"]["indices"]:
             raise ValueError(f"{path / 'indices.npy'} is missing or damaged; remove that folder and make the set again")
         return cls(path, manifest, indices)
 

@@ -9,10 +9,12 @@ import torch
 
 from lit_pursamere.data.purified import PurifiedSet
 from lit_pursamere.data.source import Source
+from lit_pursamere.store.manifest import require_stated
 
-__all__ = ["complain", "examine", "probe", "require", "verify"]
+__all__ = ["complain", "examine", "probe", "require", "require_origin", "verify"]
 
 PROBES, SAME = 16, 2e-3  # decoders of JPEG differ by less than that in an image's mean
+ORIGIN = ("data", "split", "source.count", "source.means", "purifier", "weights")
 AGAIN = "run the same `lit-pursamere predict` command again, it continues where it stopped"
 
 
@@ -44,6 +46,11 @@ def examine(purified: PurifiedSet, indices: Sequence[int] | None = None) -> tupl
 def verify(purified: PurifiedSet, indices: Sequence[int] | None = None) -> None:
     """Raise ValueError unless the parts that hold these indices (None: all) are there and undamaged."""
     complain(examine(purified, indices)[1])
+
+
+def require_origin(purified: PurifiedSet) -> None:
+    """Raise ValueError unless a set states what it was made from, and what made it."""
+    require_stated(purified.path, purified.manifest, *ORIGIN)
 
 
 def complain(found: Sequence[str]) -> None:
@@ -78,6 +85,7 @@ def require(
         shape: (C, H, W) of its images.
         purified_by: Settings that the purifier must have had, by name; None: any.
     """
+    require_origin(purified)
     told, path = purified.manifest, purified.path
     for name, wanted in (("data", data), ("split", split)):
         if told.get(name) != wanted:

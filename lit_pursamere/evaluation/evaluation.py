@@ -108,10 +108,14 @@ def check(defense: Defense, attacks: Mapping[str, Attack]) -> None:
     """Refuse attacks that a defence cannot be evaluated with.
 
     Raises:
-        ValueError: If one is called `clean`, or wants a view that the defence does not have.
+        ValueError: If one is called `clean`, or nothing that can be shown, or wants a view that the defence does not
+            have.
     """
     if CLEAN in attacks:
         raise ValueError(f"an attack cannot be named {CLEAN!r}; the clean verdict is always part of an evaluation")
+    for name in attacks:
+        if not name.strip() or not name.isprintable() or "/" in name:
+            raise ValueError(f"the attack {name!r} needs another name: some letters, without '/', which parts metrics")
     for attack in attacks.values():
         defense.view(attack.view)  # complains of one that it does not have
 

@@ -23,7 +23,7 @@ from lit_pursamere.weights import state_digest
 
 __all__ = ["Disagreement", "check_systems", "reverify", "summary"]
 
-STORED_AS = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
+COMPARED = ("label", "prediction_last", "prediction_any", "seed")
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,11 @@ def reverify(
         Where the predicted class differs, and the number of verdicts that were compared.
 
     Raises:
-        ValueError: If the run kept no images, or not all.
+        ValueError: If the run kept no images, or not all, or a row lacks what a verdict is compared with.
     """
     rows, found, count = read_rows(folder), [], 0
+    if absent := sorted({name for row in rows for name in COMPARED if name not in row}):
+        raise ValueError(f"{folder} has rows without {', '.join(absent)}; remove them, and run its test again")
     read_images(folder, rows)  # complains of missing images before the work begins
     for name, defense in systems.items():
         device = next(iter(defense.state_dict().values())).device
@@ -95,7 +97,7 @@ def check_systems(folder: Path, systems: dict[str, Defense], manifest: dict) -> 
     Raises:
         ValueError: If a setting or weights differ; the message says of which system.
     """
-    dtype = STORED_AS.get(manifest.get("precision", ""), torch.float32)
+    dtype = torch.float64 if manifest.get("precision") == "64-true" else torch.float32
     for name, settings in manifest["defenses"].items():
         if name not in systems:
             raise ValueError(f"{folder} evaluated the system {name!r}, which the configuration lacks")

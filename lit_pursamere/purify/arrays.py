@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from lit_pursamere.data import PurifiedSet
-from lit_pursamere.data.arrays import READ_ERRORS, list_arrays, read_array, to_nchw
+from lit_pursamere.data.arrays import list_arrays, read_array, to_nchw
 from lit_pursamere.data.purified_checks import verify
 from lit_pursamere.data.resident import to_float
 from lit_pursamere.names import shown
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Purifier
 from lit_pursamere.purify.batch import accepts, purify_batch
+from lit_pursamere.store.npy import READ_ERRORS
 from lit_pursamere.store.outputs import Outputs
 from lit_pursamere.weights import sha256
 

@@ -21,7 +21,9 @@ from lit_pursamere.store.atomic import write_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["NothingToDraw", "beside", "save_figure"]
+__all__ = ["NothingToDraw", "beside", "figure_file", "save_figure"]
+
+FORMATS = (".png", ".pdf", ".svg")
 
 
 class NothingToDraw(ValueError):
@@ -44,6 +46,19 @@ def beside(what: str) -> Iterator[None]:
             raise
         told = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"lit-pursamere: there is no {what} ({shown(told)}); all else is as it should be", file=sys.stderr)
+
+
+def figure_file(file: Path) -> Path:
+    """A file that a figure can be written to; its folder is made if need be.
+
+    Raises:
+        ValueError: If it is a folder, or its ending says no format; before anything is computed.
+        OSError: If the folder cannot be made.
+    """
+    if file.suffix not in FORMATS or file.is_dir():
+        raise ValueError(f"a figure is written to a file that ends in {', '.join(FORMATS)}; got {file}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
 def save_figure(figure: Figure, file: Path, tight: bool = True) -> None:

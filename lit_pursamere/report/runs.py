@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lit_pursamere.report.verdicts import CLEAN, SEMANTICS
-from lit_pursamere.store.manifest import differing, read_manifest
+from lit_pursamere.store.manifest import differing, read_manifest, require_stated
 from lit_pursamere.store.records import Row, read_rows
 
 __all__ = ["FREE", "AttackInfo", "Run", "check_comparable", "differences", "flat", "read_runs", "run_of", "told"]
@@ -162,7 +162,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
 
     Raises:
         FileNotFoundError: If a folder holds no records.
-        ValueError: If a folder is given twice, or its records are damaged.
+        ValueError: If a folder is given twice, or its manifest or its records are damaged.
     """
     paths = [Path(folder) for folder in folders]
     whole = [path.resolve() for path in paths]
@@ -173,18 +173,43 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     while len({place.parts[-depth:] for place in whole}) < len(whole):
         depth += 1
     labels = ["/".join(place.parts[-depth:]) for place in whole]
-    return [
-        Run(path, read_manifest(path) or {}, read_rows(path), label) for path, label in zip(paths, labels, strict=True)
-    ]
+    return [read_run(path, label) for path, label in zip(paths, labels, strict=True)]
+
+
+def read_run(path: Path, label: str) -> Run:
+    """Read the folder of an evaluation.
+
+    Raises:
+        FileNotFoundError: If it holds no records.
+        ValueError: If its manifest or its records are damaged, or do not belong together.
+    """
+    rows, manifest = read_rows(path), read_manifest(path)
+    if not rows:
+        raise FileNotFoundError(f"the records in {path} hold no row yet; run its `lit-pursamere test` again")
+    if manifest is None:
+        raise ValueError(f"{path} has records, but no manifest.json that says of what; restore that file")
+    return checked(Run(path, manifest, rows, label))
 
 
 def run_of(folder: Path, label: str, manifest: dict) -> Run:
-    """The run in a folder, with or without records."""
+    """The run in a folder, with or without records; errors as `read_run` raises them."""
     try:
         rows = read_rows(folder)
     except FileNotFoundError:
         rows = []
-    return Run(folder, manifest, rows, label)
+    return checked(Run(folder, manifest, rows, label))
+
+
+def checked(run: Run) -> Run:
+    """The run, if its manifest says what was evaluated, and its rows are of that."""
+    folder, manifest = run.folder, run.manifest
+    require_stated(folder, manifest, "data", "images.count", "systems", "attacks")
+    require_stated(folder, manifest, *(f"weights.{name}" for name in manifest["systems"]))
+    for row in run.rows:
+        for kind, known in (("system", manifest["systems"]), ("attack", (CLEAN, *manifest["attacks"]))):
+            if row[kind] not in known:
+                raise ValueError(f"{folder} has a row of the {kind} {row[kind]!r}, which its manifest does not state")
+    return run
 
 
 def differences(runs: Sequence[Run], free: Sequence[str] = FREE) -> list[str]:

@@ -62,7 +62,7 @@ def read_rows(path: Path, key_of: Callable[[Row], Key], run: str | None = None) 
     """
     rows: dict[Key, Row] = {}
     foreign = 0
-    content = path.read_bytes() if path.is_file() else b""
+    content = path.read_bytes() if path.exists() else b""
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         if not line.strip():
             continue

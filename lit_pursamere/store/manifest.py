@@ -8,18 +8,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lit_pursamere.store.atomic import write_whole
+from lit_pursamere.store.entries import damaged, lacking
 
 __all__ = [
     "check_manifest",
     "differences",
     "differing",
     "digest_of",
+    "is_stated",
     "read_manifest",
+    "require_stated",
     "run_of",
     "setting_of",
     "settings_of",
@@ -28,31 +30,8 @@ __all__ = [
 
 NAME = "manifest.json"
 KEY, FORMAT = "manifest_format", 3  # of the manifest and of what lies beside it; counted up when a meaning changes
+SHOWN, WIDEST = 6, 100  # differences in a message, and letters of each value
 LONG = 8  # from this length on, a list of settings is told by its ends and a checksum
-
-
-def is_mapping(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-def is_count(value: object) -> bool:
-    return type(value) is int and 0 < value < 2**31
-
-
-def are_images(value: object) -> bool:
-    """Whether this says how many images there are, and of which shape (C, H, W), as far as it says so."""
-    if not isinstance(value, dict):
-        return value is None
-    shape = value.get("shape", [1, 1, 1])
-    known = isinstance(shape, list) and len(shape) == 3 and all(is_count(side) and side < 2**16 for side in shape)
-    return known and is_count(value.get("count", 1))
-
-
-# Entries that readers compute with, and what they must be where they stand.
-ENTRIES: dict[str, Callable[[Any], bool]] = {
-    "attacks": is_mapping, "systems": is_mapping, "defenses": is_mapping, "images": are_images,
-    "evaluations": is_count, "slots": is_count, "part": is_count,
-}  # fmt: skip
 
 
 def read_manifest(folder: Path) -> dict | None:
@@ -64,9 +43,8 @@ def read_manifest(folder: Path) -> dict | None:
     try:
         manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
         found = manifest.pop(KEY, 1)
-        for name in ENTRIES.keys() & manifest.keys():
-            if not ENTRIES[name](manifest[name]):
-                raise ValueError(f"{name}: {str(manifest[name])[:60]!r}")
+        if wrong := damaged(manifest):
+            raise ValueError(wrong)
     except FileNotFoundError:
         return None
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
@@ -79,15 +57,28 @@ def read_manifest(folder: Path) -> dict | None:
     return manifest
 
 
+def require_stated(folder: Path, manifest: dict, *names: str) -> None:
+    """Refuse a manifest that does not state all of these entries, "seed" or "images.count".
+
+    Raises:
+        ValueError: If it lacks one; the message names it.
+    """
+    if absent := lacking(manifest, names):
+        raise ValueError(
+            f"{folder / NAME} is damaged: it does not state {', '.join(absent)}; remove the folder {folder} and start "
+            "again"
+        )
+
+
 def check_manifest(folder: Path, manifest: dict) -> bool:
     """Whether the folder has a manifest already.
 
     Raises:
         ValueError: If it has another one; the message names the differences.
     """
-    existing = read_manifest(folder)
-    if existing is None:
+    if not is_stated(folder, manifest):
         return False
+    existing = read_manifest(folder) or {}
     if details := differences(existing, json.loads(json.dumps(manifest))):
         raise ValueError(
             f"{folder} holds results of another configuration ({details}); choose another `output` folder, or remove "
@@ -96,9 +87,30 @@ def check_manifest(folder: Path, manifest: dict) -> bool:
     return True
 
 
+def is_stated(folder: Path, manifest: dict) -> bool:
+    """Whether the folder has a manifest of this kind already, with the same values or others.
+
+    Raises:
+        ValueError: If it has one of another kind: fewer than half of their entries have the same names.
+    """
+    existing = read_manifest(folder)
+    if existing and 2 * len(existing.keys() & manifest.keys()) < len(existing.keys() | manifest.keys()):
+        told = ", ".join([name for name in existing if name not in manifest][:4])
+        raise ValueError(f"{folder} holds something else: its manifest states {told}; choose another folder")
+    return existing is not None
+
+
 def differences(there: dict, now: dict) -> str:
-    """What differs between two manifests, in words; empty if nothing does."""
-    return "; ".join(f"{key}: there {old!r}, now {new!r}" for key, (old, new) in differing(there, now).items())
+    """What differs between two manifests, in words, the first few of many; empty if nothing does."""
+    found = [f"{key}: there {brief(old)}, now {brief(new)}" for key, (old, new) in differing(there, now).items()]
+    more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    return "; ".join([*found[:SHOWN], *more])
+
+
+def brief(value: object) -> str:
+    """A value in a message; the beginning of a long one."""
+    text = repr(value)
+    return text if len(text) <= WIDEST else f"{text[:WIDEST]}..."
 
 
 def differing(*settings: dict, prefix: str = "") -> dict[str, list[object]]:

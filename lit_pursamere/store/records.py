@@ -34,7 +34,7 @@ from pathlib import Path
 from lit_pursamere.store import durable
 from lit_pursamere.store.durable import Row
 from lit_pursamere.store.folder import ResultsFolder
-from lit_pursamere.store.manifest import check_manifest, read_manifest, run_of
+from lit_pursamere.store.manifest import check_manifest, is_stated, read_manifest, run_of
 
 __all__ = ["CLEAN", "Records", "Row", "read_rows"]
 
@@ -43,7 +43,8 @@ FILES, IMAGES = "records-*.jsonl", ("images-*.float*", "pictures.npz")
 Key = tuple[str, str, int]
 
 
-COUNTS, NUMBERS = ("label", "first_success"), ("seconds", "linf", "l2", "l1", "moved")
+COUNTS, NUMBERS = ("label", "first_success", "seed"), ("seconds", "linf", "l2", "l1", "moved")
+PREDICTIONS = ("prediction_clean", "prediction_last", "prediction_any")
 
 
 def key_of(row: Row) -> Key:
@@ -59,7 +60,10 @@ def key_of(row: Row) -> Key:
     check(row, "evaluations", int, least=1)
     for name in row.keys() & {"votes_last", "votes_any", "unfooled_last", "unfooled_any"}:
         check(row, name, int, None, least=0, most=row["evaluations"])
-    for name in row.keys() & {*COUNTS, *NUMBERS}:
+    if row.get("statistic_last") is not None:
+        check(row, "statistic_last", int, float)
+        check(row, "rejected_last", bool)
+    for name in row.keys() & {*COUNTS, *NUMBERS, *PREDICTIONS}:
         check(row, name, int, None, *([float] if name in NUMBERS else []), least=-1 if name == "first_success" else 0)
     if "stored" in row:
         check(row, "stored", list, None)
@@ -114,7 +118,7 @@ class Records(ResultsFolder):
 
     @staticmethod
     def holds(folder: Path, manifest: dict) -> bool:
-        return any(folder.glob(FILES)) and check_manifest(folder, manifest)
+        return is_stated(folder, manifest) and any(folder.glob(FILES)) and check_manifest(folder, manifest)
 
     def _mend(self) -> None:
         super()._mend()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lit_pursamere.attacks import Attack
+from lit_pursamere.tasks.folder_task import require_precision
 from lit_pursamere.tasks.training import ExponentialMovingAverage, Training, cosine, rise
 from lit_pursamere.weights.settings import settings_of
 
@@ -71,7 +72,7 @@ class LitClassifier(Training):
         attacked_images: int = 128,
         export: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(export)
         if lr <= 0 or not 0 <= momentum < 1 or weight_decay < 0 or not 0 < gamma <= 1:
             raise ValueError(
                 "LitClassifier needs lr > 0, momentum in [0, 1), weight_decay >= 0 and gamma in (0, 1]; "
@@ -97,10 +98,15 @@ class LitClassifier(Training):
         self.lr, self.momentum, self.weight_decay, self.nesterov = lr, momentum, weight_decay, nesterov
         self.schedule, self.milestones, self.gamma, self.warmup = schedule, sorted(milestones), gamma, warmup
         self.lr_reference_batch, self.ema_decay, self.compile_network = lr_reference_batch, ema_decay, compile
-        self.attack, self.attacked_images, self.export = attack, attacked_images, export
+        self.attack, self.attacked_images = attack, attacked_images
         self.accuracy: Any = nn.ModuleDict({name: MeanMetric() for name in ("clean", "purified", "attacked")})
         self.seen = MeanMetric()  # accuracy of the epoch, on training images as they are seen
         self.left_to_attack = 0
+
+    def setup(self, stage: str) -> None:
+        if self.attack is not None:  # before the first validation
+            require_precision(self.trainer)
+        super().setup(stage)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         average = [] if self.ema_decay is None else [ExponentialMovingAverage(self.ema_decay, buffers=True)]

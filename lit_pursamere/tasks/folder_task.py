@@ -18,16 +18,20 @@ __all__ = ["FolderTask", "require_precision"]
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")  # in which pixels are as exact as float32 at least
 
 
-def require_precision(trainer: pl.Trainer) -> None:
-    """Refuse precisions in which pixels are rounded: no budget of a few 1/255 would hold.
+def require_precision(trainer: pl.Trainer, rounded: str = "pixels, and with them the budgets of attacks") -> None:
+    """Refuse precisions in which pixels and weights are rounded: no budget of a few 1/255 would hold.
+
+    Args:
+        trainer: Whose precision.
+        rounded: What would be rounded, and so not hold.
 
     Raises:
         ValueError: If it is one of these.
     """
     if trainer.precision not in PRECISIONS:
         raise ValueError(
-            f"--trainer.precision {trainer.precision} rounds pixels, and with them the budgets of attacks; take one of "
-            f"{', '.join(PRECISIONS)} (mixed: half precision in networks alone)"
+            f"--trainer.precision {trainer.precision} rounds {rounded}; take one of {', '.join(PRECISIONS)} (mixed: "
+            "half precision in networks alone)"
         )
 
 

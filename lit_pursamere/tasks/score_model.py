@@ -67,7 +67,7 @@ class LitScoreModel(Training):
         compile: bool = False,
         export: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(export)
         if lr <= 0 or weight_decay < 0 or warmup < 0 or not 0 <= ema_decay < 1 or sample_every < 0:
             raise ValueError(
                 "LitScoreModel needs lr > 0, weight_decay >= 0, warmup >= 0, ema_decay in [0, 1) and "
@@ -80,7 +80,7 @@ class LitScoreModel(Training):
         self.decay_from, self.psnr_at = decay_from, levels
         self.lr, self.weight_decay, self.warmup, self.schedule = lr, weight_decay, warmup, schedule
         self.ema_decay, self.ema_warmup, self.compile_network = ema_decay, ema_warmup, compile
-        self.sample_every, self.export = sample_every, export
+        self.sample_every = sample_every
         self.image_shape: Sequence[int] = ()  # (C, H, W) of the validation images, for the samples
 
     def configure_callbacks(self) -> list[pl.Callback]:

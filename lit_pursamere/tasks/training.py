@@ -25,8 +25,10 @@ from lit_pursamere.store.atomic import replacing
 from lit_pursamere.store.manifest import differences
 from lit_pursamere.tasks.callbacks import Clock, PlainLines, callback_of
 from lit_pursamere.tasks.deciding import configuration_of
+from lit_pursamere.tasks.folder_task import require_precision
 from lit_pursamere.tasks.stopping import Stopping
 from lit_pursamere.weights import model_card, save_weights
+from lit_pursamere.weights.saving import safetensors_file
 
 __all__ = [
     "ExponentialMovingAverage",
@@ -77,6 +79,8 @@ class ExponentialMovingAverage(WeightAveraging):
         super().__init__(use_buffers=buffers, multi_avg_fn=partial(average, decay, warmup))
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":  # in bfloat16 most steps of an average are smaller than the last digit
+            require_precision(trainer, "weights, so that a moving average of them (`model.ema_decay`) stands still")
         if trainer.precision == "64-true":
             pl_module.double()  # Lightning would do so after the average has been set up
         super().setup(trainer, pl_module, stage)
@@ -119,12 +123,18 @@ class Training(pl.LightningModule):
 
     `configuration` is what decides the weights, see `deciding`, where the command line built the run; checkpoints and
     the exported file carry it, and the card.
+
+    Args:
+        export: Where to write the weights as safetensors when training has finished (None: nowhere).
     """
 
     configuration: dict | None = None
-    export: str | None = None
     begun: Mapping[str, str] = MappingProxyType({})  # card of the part of the run that a checkpoint ended
     finite: Tensor | None = None  # whether all losses so far were numbers
+
+    def __init__(self, export: str | None = None) -> None:
+        super().__init__()
+        self.export = None if export is None else str(safetensors_file(export))
 
     @property
     def data(self) -> Any:
@@ -132,6 +142,8 @@ class Training(pl.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
+        if stage == "predict":  # Lightning would call the network with a whole batch
+            raise ValueError(f"{type(self).__name__} is for fit and validate; predict is for LitPurification")
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nobody asked for another one
             self.trainer.strategy.checkpoint_io = WholeCheckpoints()
         self.trainer.precision_plugin.convert_module(self)  # before a checkpoint's float64 weights are put in
@@ -162,7 +174,11 @@ class Training(pl.LightningModule):
 
     def effective_batch(self) -> int:
         """Images, or pairs, that one step of the optimiser sees over all processes."""
-        return self.trainer.accumulate_grad_batches * self.data.batch_size
+        return self.trainer.accumulate_grad_batches * self.batch()
+
+    def batch(self) -> int:
+        """Images, or pairs, of one batch over all processes: `batch_size`, or all that there are."""
+        return min(self.data.batch_size, len(self.data.indices("train")))
 
     def batch_line(self) -> str:
         """What makes up the batch of a step, in words."""
@@ -170,7 +186,7 @@ class Training(pl.LightningModule):
         unit = "images" if getattr(data, "purified", None) is None else "pairs"
         return (
             f"One step: processes {trainer.world_size} x accumulated batches {trainer.accumulate_grad_batches} x "
-            f"{unit} {data.batch_size // trainer.world_size} = {self.effective_batch()} {unit}"
+            f"{unit} {self.batch() // trainer.world_size} = {self.effective_batch()} {unit}"
         )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

@@ -16,6 +16,7 @@ from lit_pursamere.store.provenance import command, package_versions
 
 __all__ = [
     "model_card",
+    "safetensors_file",
     "save_weights",
     "sha256",
     "state_digest",
@@ -56,6 +57,18 @@ def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str
         The file's sha256.
     """
     return write_tensors(module.state_dict(), path, metadata)
+
+
+def safetensors_file(path: str | Path) -> Path:
+    """A file that weights can be written to.
+
+    Raises:
+        ValueError: If it is not named so, or is a folder.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors" or path.is_dir():
+        raise ValueError(f"a file of weights must be named OUT.safetensors; got {path}")
+    return path
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,23 @@ def test_debugging_shows_the_traceback(monkeypatch):
         main(["report", "x"])
 
 
+@pytest.mark.parametrize("length", [10, 100_000], ids=["found at the end", "found while printing"])
+@pytest.mark.parametrize("word", ["report", "--help"])
+def test_output_that_nobody_reads_to_its_end_is_no_error(word, length, monkeypatch, capfd):
+    """As with `lit-pursamere report RUN | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(command, "heed", lambda *signals: None)
+    monkeypatch.setattr(command, "run", lambda *unused: print("x" * length) or (word == "--help" and sys.exit(0)))
+    monkeypatch.setattr(sys, "argv", ["lit-pursamere", "report"])
+    with open(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with pytest.raises(SystemExit) as end:
+            command.console()
+    assert end.value.code == (0 if word == "--help" and length == 10 else 141)
+    assert capfd.readouterr().err == ""
+
+
 GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 4 GiB")
 
 
@@ -120,6 +139,7 @@ def test_running_out_of_memory_says_so_and_what_to_lower(verb, allocate, line, t
     [
         (["test", "--config=test.yaml", "--trainer.inference_mode=true"], "attacks need gradients.*inference_mode"),
         (["fit", "--config=test.yaml"], "No `training_step.*LitRobustness for test"),
+        (["predict", *FIT[1:]], "LitClassifier is for fit and validate; predict is for LitPurification"),
         (["predict", "--config=test.yaml"], "LitPurification for predict, LitRobustness for test"),
         ([*FIT, "--trainer.logger=false", "--trainer.callbacks=LearningRateMonitor"], "that has no logger; keep the"),
         (

@@ -11,6 +11,7 @@ from PIL import Image
 from lit_pursamere.cli.main import main
 from lit_pursamere.data import Digits, PurifiedSet
 from lit_pursamere.data.purified_checks import probe
+from lit_pursamere.store.manifest import read_manifest, write_manifest
 
 INDICES = list(range(0, 1400, 100))
 
@@ -95,3 +96,19 @@ def test_originals_that_are_not_there_are_no_error(made, data, message, capsys):
 def test_there_is_no_set(tmp_path, capsys):
     assert main(["purified", "inspect", str(tmp_path)]) == 1
     assert "no purified set in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("entry", ["data", "split", "source", "purifier", "weights", "images", "dtype", "part"])
+def test_a_set_that_does_not_say_what_it_was_made_from_is_refused(entry, made, capsys):
+    manifest = read_manifest(made.path)
+    write_manifest(made.path, {name: value for name, value in manifest.items() if name != entry})
+    assert main(["purified", "inspect", str(made.path)]) == 1
+    assert f"manifest.json is damaged: it does not state {entry}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x.nope", "folder", "folder.png", "x"])
+def test_a_picture_that_cannot_be_one_is_refused_before_the_work(name, made, capsys):
+    (made.path / name).mkdir() if name.startswith("folder") else None
+    assert main(["purified", "inspect", str(made.path), "--picture", str(made.path / name)]) == 1
+    captured = capsys.readouterr()
+    assert f"ends in .png, .pdf, .svg; got {made.path / name}" in captured.err and not captured.out

@@ -147,3 +147,23 @@ def test_what_is_not_there_is_named(run, tmp_path, capsys):
     assert "--batch_size must be at least 1; got 0" in error_of(capsys, run, "--batch_size", "0")
     (run / "config.yaml").unlink()
     assert "--config" in error_of(capsys, run)
+
+
+@pytest.mark.parametrize("entry", ["label", "prediction_any", "seed"])
+def test_rows_that_hold_no_verdict_are_refused(entry, run, capsys):
+    file = run / "records-0.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    del rows[-1][entry]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert f"has rows without {entry}; remove them" in error_of(capsys, run)
+
+
+@pytest.mark.parametrize("entry", ["defenses", "slots", "weights"])
+def test_a_manifest_that_does_not_say_what_judged_is_refused(entry, run, capsys):
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest[entry]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    file = run / "records-0.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "run"}) + "\n" for row in rows))
+    assert f"manifest.json is damaged: it does not state {entry}" in error_of(capsys, run)

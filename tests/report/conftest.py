@@ -58,7 +58,7 @@ def write_run(tmp_path) -> Callable[..., Path]:
             "images": {"count": len({row["index"] for row in records}), "digest": "0f"},
             "systems": systems,
             "weights": dict.fromkeys(systems, "ab"),
-            "attacks": attacks,
+            "attacks": attacks | {row["attack"]: {} for row in records if row["attack"] not in ("clean", *attacks)},
             "evaluations": 1,
             "success": "any",
             "seed": 0,

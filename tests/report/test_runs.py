@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from lit_pursamere.attacks import PGD, WorstCase
 from lit_pursamere.report import read_runs
 from lit_pursamere.report.runs import AttackInfo, check_comparable, differences, eps_text, flat
+from lit_pursamere.store.manifest import read_manifest, write_manifest
 from lit_pursamere.threat import Pixels, ThreatModel
 
 
@@ -41,8 +43,6 @@ def test_missing_rows_are_counted(rows, pgd, write_run):
     records = [*rows("A", "clean", "++++"), *rows("A", "pgd", "+-"), *rows("B", "clean", "+++")]
     (run,) = read_runs([write_run("run", records, {"pgd": pgd()})])
     assert run.missing == {("A", "pgd"): 2, ("B", "clean"): 1, ("B", "pgd"): 4}
-    (old,) = read_runs([write_run("old", records, {"pgd": pgd()}, images=None)])
-    assert old.missing == {}
 
 
 def test_labels_are_as_long_as_they_must_be(rows, write_run, tmp_path):
@@ -87,3 +87,35 @@ def test_unknown_success_semantics_are_named(rows, write_run):
     (run,) = read_runs([write_run("a", rows("A", "clean", "+"), {}, success="best")])
     with pytest.raises(ValueError, match="'best'"):
         _ = run.success
+
+
+@pytest.mark.parametrize("entry", ["data", "images", "systems", "attacks", "weights"])
+def test_a_manifest_that_does_not_say_what_was_evaluated_is_refused(entry, rows, write_run):
+    folder = write_run("run", rows("P", "clean", "++"), {})
+    manifest = read_manifest(folder)
+    write_manifest(folder, {name: value for name, value in manifest.items() if name != entry})
+    with pytest.raises(ValueError, match=rf"manifest\.json is damaged: it does not state {entry}"):
+        read_runs([folder])
+    (folder / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="run has records, but no manifest"):
+        read_runs([folder])
+
+
+@pytest.mark.parametrize("row", [{"attack": "other"}, {"system": "other"}])
+def test_rows_of_what_the_manifest_does_not_state_are_refused(row, rows, write_run):
+    folder = write_run("run", rows("P", "clean", "++"), {})
+    with open(folder / "records-0.jsonl", "a") as file:
+        file.write(json.dumps(rows("P", "clean", "+")[0] | row) + "\n")
+    with pytest.raises(ValueError, match=f"a row of the {next(iter(row))} 'other', which its manifest does not state"):
+        read_runs([folder])
+
+
+def test_records_without_a_row_are_no_table(rows, write_run):
+    folder = write_run("run", rows("P", "clean", "++"), {})
+    (folder / "records-0.jsonl").write_text("")
+    with pytest.raises(FileNotFoundError, match="hold no row yet"):
+        read_runs([folder])
+    (folder / "records-0.jsonl").unlink()
+    (folder / "records-0.jsonl").mkdir()
+    with pytest.raises(IsADirectoryError, match="records-0"):
+        read_runs([folder])

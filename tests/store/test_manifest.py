@@ -95,13 +95,24 @@ def test_differences_are_named_by_their_path():
         ("attacks", [1]), ("systems", "x"), ("defenses", 1), ("slots", 0), ("part", "two"), ("part", -1),
         ("evaluations", 1.5), ("images", 5), ("images", {"count": "5"}), ("images", {"count": -1}),
         ("images", {"count": 10**12}), ("images", {"shape": "8x8"}), ("images", {"shape": []}),
-        ("images", {"shape": [1, 10**9, 10**9]}),
+        ("images", {"shape": [1, 10**9, 10**9]}), ("attacks", {"PGD": "strong"}), ("attacks", {"PGD": {"steps": "20"}}),
+        ("attacks", {"PGD": {"threat": [1]}}), ("attacks", {"PGD": {"threat": {"eps": "8/255"}}}),
+        ("systems", {"P": 1}), ("defenses", {"P": {"purifier": "PurSAMERE"}}), ("weights", {"P": 5}), ("weights", 5),
+        ("source", {"count": "4"}), ("source", {"means": [0.5, "x"]}), ("purifier", "PurSAMERE"), ("data", 1),
+        ("threshold", "high"), ("threshold", 1e999), ("split", 1), ("dtype", []),
     ],
 )  # fmt: skip
 def test_an_entry_of_another_kind_is_named(entry, value, tmp_path):
     write_manifest(tmp_path, {entry: value})
     with pytest.raises(ValueError, match=rf"manifest\.json is damaged \({entry}: "):
         read_manifest(tmp_path)
+
+
+def test_what_differs_is_short_however_much_differs(tmp_path):
+    there, now = ({name: {"class": name * 300} for name in "abcdefghij"[end:]} for end in (0, 1))
+    now |= {name: {"class": "x" * 300} for name in now}
+    told = differences(there, now)
+    assert told.startswith("a: there {'class': 'aaa") and told.endswith("and 4 more") and len(told) < 1500
 
 
 def test_what_nobody_could_read_to_its_end_is_damaged(tmp_path):

@@ -8,9 +8,9 @@ import math
 import pytest
 
 from lit_pursamere.store import Records, read_rows
-from lit_pursamere.store.manifest import read_manifest, run_of
+from lit_pursamere.store.manifest import read_manifest, run_of, write_manifest
 
-MANIFEST = {"data": "digits, 8 images", "systems": {"PurSAMERE": "rho_pur=3"}, "attacks": {"pgd": "PGD(steps=20)"}}
+MANIFEST = {"data": "digits, 8 images", "systems": {"PurSAMERE": "rho_pur=3"}, "attacks": {"pgd": {"steps": 20}}}
 
 
 def row(index: int, attack: str = "pgd", correct: bool = True, system: str = "PurSAMERE") -> dict:
@@ -46,6 +46,15 @@ def test_a_run_that_failed_before_its_first_row_does_not_keep_the_folder(tmp_pat
     assert read_manifest(tmp_path) == other
     with pytest.raises(ValueError, match="results of another configuration"):
         Records(tmp_path, MANIFEST)
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
+    write_manifest(tmp_path, {"format": "purified set, parts", "split": "train", "data": "digits"})
+    before = (tmp_path / "manifest.json").read_bytes()
+    for rank in (0, 1):
+        with pytest.raises(ValueError, match="holds something else: its manifest states format, split; choose another"):
+            Records(tmp_path, MANIFEST, rank)
+    assert (tmp_path / "manifest.json").read_bytes() == before
 
 
 def test_images_without_any_row_are_not_kept_for_another_run(tmp_path):
@@ -173,6 +182,7 @@ def test_a_damaged_last_line_with_its_newline_is_an_error_too(tmp_path):
     ("entry", "value"),
     [
         ("index", "zero"), ("index", -1), ("index", True), ("system", {}), ("attack", 7), ("label", "cat"),
+        ("seed", "x"), ("prediction_last", "cat"), ("statistic_last", "high"),
         ("evaluations", 0), ("evaluations", "x"), ("votes_last", "1"), ("votes_last", 2), ("votes_any", math.inf),
         ("seconds", "fast"), ("seconds", -1.0), ("linf", math.nan), ("first_success", "never"), ("first_success", -2),
         ("stored", "here"), ("stored", [0]), ("stored", ["../x", 0]), ("stored", [0, -1]),
@@ -229,7 +239,7 @@ def test_what_json_cannot_tell_apart_is_the_same_manifest(tmp_path):
 @pytest.mark.parametrize(
     ("change", "names"),
     [
-        ({"attacks": {"pgd": "PGD(steps=40)"}}, ["attacks", "steps=20", "steps=40"]),
+        ({"attacks": {"pgd": {"steps": 40}}}, ["attacks.pgd.steps: there 20, now 40"]),
         ({"data": "digits, 9 images"}, ["data", "8 images", "9 images"]),
         ({"seed": 7}, ["seed", "7"]),
     ],

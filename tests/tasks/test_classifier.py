@@ -102,9 +102,11 @@ def test_recipe_of_the_paper():
 def test_cosine_with_warm_up_and_the_linear_rule():
     task = LitClassifier(network(), lr=0.1, schedule="cosine", warmup=2, lr_reference_batch=128)
     settings = {"max_epochs": 10, "world_size": 4, "accumulate_grad_batches": 2, "barebones": False}
-    task._trainer = type("Trainer", (), {**settings, "datamodule": Pairs(batch_size=64)})()
+    data = Pairs(batch_size=16)
+    data.setup("fit")
+    task._trainer = type("Trainer", (), {**settings, "datamodule": data})()
     found = rates(task, 11)
-    highest = 0.1 * 2 * 64 / 128  # however many processes share a batch
+    highest = 0.1 * 2 * 16 / 128  # however many processes share a batch
     assert found[:3] == pytest.approx([highest / 3, highest * 2 / 3, highest])
     assert found[6] == pytest.approx(highest / 2) and found[10] == pytest.approx(0)
     task._trainer.max_epochs = -1
@@ -112,10 +114,12 @@ def test_cosine_with_warm_up_and_the_linear_rule():
         task.lr_factor(5)
 
 
-def test_the_effective_batch_is_stated(tmp_path, caplog):
+@pytest.mark.parametrize(("batch_size", "batch"), [(4, 4), (999999, 20)], ids=["as asked", "all that there are"])
+def test_the_effective_batch_is_stated(batch_size, batch, tmp_path, caplog):
     with caplog.at_level("INFO"):
-        trainer(tmp_path, accumulate_grad_batches=3).fit(LitClassifier(network()), Pairs(batch_size=4, val_size=2))
-    assert "processes 1 x accumulated batches 3 x images 4 = 12 images" in caplog.text
+        data = Pairs(batch_size=batch_size, val_size=2)
+        trainer(tmp_path, accumulate_grad_batches=3).fit(LitClassifier(network()), data)
+    assert f"processes 1 x accumulated batches 3 x images {batch} = {3 * batch} images" in caplog.text
 
 
 @pytest.mark.parametrize("bar", [True, False])
@@ -179,6 +183,18 @@ def test_layout_precision_and_synchronised_statistics_are_accepted(tmp_path):
     synchronised = TorchSyncBatchNorm().apply(plain).eval()  # what Lightning does on several GPUs
     torch.testing.assert_close(synchronised(images), task.eval()(images))
     assert synchronised.state_dict().keys() == network().state_dict().keys()
+
+
+@pytest.mark.parametrize("part", ["average", "attack"])
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_a_precision_in_which_a_part_would_be_lost_is_refused_before_the_first_step(part, precision, tmp_path):
+    attack = PGD(ThreatModel("linf", 0.1), "gray", steps=1)
+    task = LitClassifier(network(), ema_decay=0.9) if part == "average" else LitClassifier(network(), attack=attack)
+    lost = "weights, so that a moving average of them" if part == "average" else "pixels, and with them the budgets"
+    fit = trainer(tmp_path, precision=precision, num_sanity_val_steps=0)
+    with pytest.raises(ValueError, match=f"precision {precision} rounds {lost}.*take one of 32-true.*bf16-mixed"):
+        fit.fit(task, Pairs(batch_size=4, val_size=2))
+    assert fit.global_step == 0
 
 
 def test_compiles_the_network_in_place(tmp_path, monkeypatch):
@@ -372,6 +388,8 @@ def test_an_export_does_not_replace_what_another_run_wrote_meanwhile(tmp_path):
         ({"ema_decay": 1.0}, "ema_decay in"),
         ({"attack": PGD(ThreatModel("linf", 0.1), "bpda")}, "'gray'; got 'bpda'"),
         ({"attack": PGD(view="gray")}, "give it as `model.attack.threat`"),
+        ({"export": "net.txt"}, "must be named OUT.safetensors; got net.txt"),
+        ({"export": "runs/net"}, "must be named OUT.safetensors; got runs/net"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -83,7 +83,7 @@ ROWS = [
     # going on in a spoilt folder
     ("KEEP --model.output run", "records.*line 1", text("run/records-0.jsonl", "no json\n")),
     ("KEEP --model.output run", RUN, text(RUN, "{")),
-    ("KEEP --model.output run", RUN, removed(RUN)),
+    ("KEEP --model.output run", RUN, key(RUN, slots="two")),
     ("KEEP --model.output run --model.threat.eps 0.2", "eps"),
     ("KEEP --model.output run --model.evaluations 2", "evaluations"),
     ("KEEP --model.output run --data.test_size 3", "test_size|images|count"),
