@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import re
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ import torch
 
 from lit_pursamere.data.base import ArrayDataset, ImageDataModule, Split
 from lit_pursamere.data.source import Source
+from lit_pursamere.store.npy import READ_ERRORS, read_header
 
 __all__ = ["NPZ", "list_arrays", "read_array", "to_nchw"]
 
 SPLITS: tuple[Split, ...] = ("train", "test")
-READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error)
 NAME = re.compile(r"\w[\w .+=()-]{0,99}")  # of an array: what could be a file's name, and only in the folder meant
 PACKED = 1100  # bytes that deflate can pack into one, at most 1032
 MOST_CLASSES = 100_000  # where no names say how many there are
@@ -179,13 +178,7 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[tuple[int
             header tells.
     """
     with archive.open(entry) as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        elif version == (2, 0):
-            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-        else:
-            raise ValueError(f"{entry.filename} has the unknown format version {version}")
+        shape, _, dtype = read_header(file)  # type: ignore[arg-type]
     told = math.prod(shape) * dtype.itemsize
     if not dtype.hasobject and not 0 <= told <= min(entry.file_size, PACKED * entry.compress_size):
         raise ValueError(f"{entry.filename} tells of {told} bytes, which are not there")

@@ -30,6 +30,7 @@ from lit_pursamere.data.resident import to_float
 from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.store.locks import require_held
 from lit_pursamere.store.manifest import check_manifest, digest_of, read_manifest, write_manifest
+from lit_pursamere.store.npy import READ_ERRORS, map_array
 
 __all__ = ["PurifiedSet"]
 
@@ -123,8 +124,8 @@ class PurifiedSet:
                 f"{', '.join(DTYPES)}) and part; remove that folder and make the set again"
             )
         try:
-            indices = np.array(np.load(path / "indices.npy", mmap_mode="r"))  # a map is no longer than its file
-        except (OSError, ValueError, EOFError):
+            indices = np.array(map_array(path / "indices.npy"))
+        except READ_ERRORS:
             indices = np.zeros(0, np.int64)
         if digest_of(indices.tolist())[:16] != manifest["images"]["indices"]:
             raise ValueError(f"{path / 'indices.npy'} is missing or damaged; remove that folder and make the set again")

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from lit_pursamere.data import PurifiedSet
-from lit_pursamere.data.arrays import READ_ERRORS, list_arrays, read_array, to_nchw
+from lit_pursamere.data.arrays import list_arrays, read_array, to_nchw
 from lit_pursamere.data.purified_checks import verify
 from lit_pursamere.data.resident import to_float
 from lit_pursamere.names import shown
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Purifier
 from lit_pursamere.purify.batch import accepts, purify_batch
+from lit_pursamere.store.npy import READ_ERRORS, map_array
 from lit_pursamere.store.outputs import Outputs
 from lit_pursamere.weights import sha256
 
@@ -94,7 +95,7 @@ def read_arrays(source: Path) -> dict[str, np.ndarray]:
     if source.suffix != ".npy":
         raise ValueError(f"{source} is neither a folder nor a .npy or .npz file")
     try:
-        return {ONLY: np.array(np.load(source, mmap_mode="r", allow_pickle=False))}  # a map is no longer than its file
+        return {ONLY: np.array(map_array(source))}
     except READ_ERRORS as error:
         raise OSError(f"{source} cannot be read: {error}") from error
 

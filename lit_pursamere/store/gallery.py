@@ -8,7 +8,6 @@ An image is there before its row is.
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lit_pursamere.store.atomic import write_whole
+from lit_pursamere.store.npy import READ_ERRORS
 
 __all__ = ["Gallery"]
 
@@ -35,7 +35,7 @@ class Gallery:
             try:
                 with np.load(self.file, allow_pickle=False) as found:
                     self.images = {int(number): found[number] for number in found}
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            except (*READ_ERRORS, MemoryError):
                 self.images = {}
 
     def add(self, numbers: Sequence[int], images: Tensor) -> None:
