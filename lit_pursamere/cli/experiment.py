@@ -65,7 +65,10 @@ def experiment(file: Path, *options: str) -> None:
         print(f"\nStage {number} of {len(stages)}: lit-pursamere {shlex.join(words)}", flush=True)
         require_export(words)
         if status := run(words):
-            print(f"stage {number} ended with status {status}; the same command continues", file=sys.stderr)
+            print(
+                f"stage {number} ended with status {status}; once that is mended, the same command continues",
+                file=sys.stderr,
+            )
             raise SystemExit(status)
 
 

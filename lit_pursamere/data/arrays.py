@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_pursamere.store.npy import READ_ERRORS
+from lit_pursamere.store.npy import READ_ERRORS, read_header
 
 __all__ = ["list_arrays", "read_array", "to_nchw"]
 
@@ -62,13 +62,7 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[tuple[int
             header tells.
     """
     with archive.open(entry) as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        elif version == (2, 0):
-            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-        else:
-            raise ValueError(f"{entry.filename} has the unknown format version {version}")
+        shape, _, dtype = read_header(file)  # type: ignore[arg-type]
     told = math.prod(shape) * dtype.itemsize
     if not dtype.hasobject and not 0 <= told <= min(entry.file_size, PACKED * entry.compress_size):
         raise ValueError(f"{entry.filename} tells of {told} bytes, which are not there")

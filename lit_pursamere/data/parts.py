@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 
 from lit_pursamere.store.atomic import write_whole
-from lit_pursamere.store.npy import READ_ERRORS
+from lit_pursamere.store.npy import read_header
 
 __all__ = ["checksum", "map_part", "part_file", "parts_in", "write_part"]
 
@@ -100,9 +100,8 @@ def _offset(file: BinaryIO, number: int, shape: Sequence[int], dtype: np.dtype) 
     """Where the pixels begin in a part of this shape and type, which the file must be by its header and its size."""
     size = os.fstat(file.fileno()).st_size
     try:
-        np.lib.format.read_magic(file)
-        found = np.lib.format.read_array_header_1_0(file)
-    except READ_ERRORS:
+        found = read_header(file)
+    except ValueError:
         found = None
     whole = file.tell() + math.prod(shape) * dtype.itemsize + _line_length(number)
     if size < whole:

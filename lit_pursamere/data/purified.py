@@ -30,7 +30,7 @@ from lit_pursamere.data.resident import to_float
 from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.store.locks import require_held
 from lit_pursamere.store.manifest import check_manifest, digest_of, read_manifest, require_stated, write_manifest
-from lit_pursamere.store.npy import READ_ERRORS
+from lit_pursamere.store.npy import READ_ERRORS, map_array
 
 __all__ = ["PurifiedSet"]
 
@@ -124,7 +124,7 @@ class PurifiedSet:
                 f"{manifest['dtype']!r}; remove that folder and make the set again"
             )
         try:
-            indices = np.array(np.load(path / "indices.npy", mmap_mode="r"))  # a map is no longer than its file
+            indices = np.array(map_array(path / "indices.npy"))
         except READ_ERRORS:
             indices = np.zeros(0, np.int64)
         if indices.dtype != np.int64 or digest_of(indices.tolist())[:16] != manifest["images"]["indices"]:

@@ -26,7 +26,7 @@ from lit_pursamere.names import shown
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Purifier
 from lit_pursamere.purify.batch import accepts, purify_batch
-from lit_pursamere.store.npy import READ_ERRORS
+from lit_pursamere.store.npy import READ_ERRORS, map_array
 from lit_pursamere.store.outputs import Outputs
 from lit_pursamere.weights import sha256
 
@@ -95,7 +95,7 @@ def read_arrays(source: Path) -> dict[str, np.ndarray]:
     if source.suffix != ".npy":
         raise ValueError(f"{source} is neither a folder nor a .npy or .npz file")
     try:
-        return {ONLY: np.array(np.load(source, mmap_mode="r", allow_pickle=False))}  # a map is no longer than its file
+        return {ONLY: np.array(map_array(source))}
     except READ_ERRORS as error:
         raise OSError(f"{source} cannot be read: {error}") from error
 

@@ -156,4 +156,4 @@ def _purify(found: Found, outputs: Outputs, purifier: Purifier, batch_size: int,
 
 
 def _told(summary: str, refused: Sequence[str]) -> str:
-    return "\n".join([f"{summary}:", *refused, "mend or remove them, and run the same command again"])
+    return f"{summary}:\n" + ";\n".join([*refused, "mend or remove them, and run the same command again"])

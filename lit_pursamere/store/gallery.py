@@ -35,7 +35,7 @@ class Gallery:
             try:
                 with np.load(self.file, allow_pickle=False) as found:
                     self.images = {int(number): found[number] for number in found}
-            except READ_ERRORS:
+            except (*READ_ERRORS, MemoryError):
                 self.images = {}
 
     def add(self, numbers: Sequence[int], images: Tensor) -> None:

@@ -91,15 +91,19 @@ def read_rows(folder: str | Path) -> list[Row]:
         FileNotFoundError: If the folder holds no records.
         ValueError: If a line other than a file's last one is damaged; the message names file and line.
     """
-    files = sorted(Path(folder).glob(FILES))
-    if not files:
+    rows = _rows(Path(folder))
+    if not rows:
         raise FileNotFoundError(f"no records in {folder}; run `lit-pursamere test` with LitRobustness first")
-    manifest = read_manifest(Path(folder))
+    return [rows[key] for key in sorted(rows)]
+
+
+def _rows(folder: Path) -> dict[Key, Row]:
+    manifest = read_manifest(folder)
     run = None if manifest is None else run_of(manifest)
     rows: dict[Key, Row] = {}
-    for file in files:
+    for file in sorted(folder.glob(FILES)):
         rows |= durable.read_rows(file, key_of, run)
-    return [rows[key] for key in sorted(rows)]
+    return rows
 
 
 class Records(ResultsFolder):
@@ -133,7 +137,7 @@ class Records(ResultsFolder):
     def _load(self) -> None:
         self.file = self.folder / f"records-{self.rank}.jsonl"
         durable.cut_tail(self.file)
-        self.rows = {key_of(row): row for row in read_rows(self.folder)} if any(self.folder.glob(FILES)) else {}
+        self.rows = _rows(self.folder)
 
     def get(self, system: str, attack: str, index: int) -> Row | None:
         """The row of an image, if it was evaluated before."""

@@ -138,7 +138,10 @@ def _check(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _not_finite(tensor: Tensor) -> int:
-    return int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() or tensor.is_complex() else 0
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return 0
+    counted = tensor.float() if tensor.itemsize == 1 else tensor  # torch does not look into floats of 8 bits
+    return int((~torch.isfinite(counted)).sum())
 
 
 def load_weights(

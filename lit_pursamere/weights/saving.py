@@ -84,7 +84,10 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Map
 
     Raises:
         OSError: If it cannot be written, with what to do about it; the file is then what it was before.
+        ValueError: If a name is none that such a file can hold.
     """
+    if "__metadata__" in tensors:
+        raise ValueError(f"{path} cannot hold a tensor called __metadata__, where the model card stands; rename it")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     held: set[int] = set()

@@ -364,6 +364,7 @@ def test_a_projection_that_fails_is_caught(which, threat, view, x, y):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_images_that_rounding_takes_out_of_the_budget_are_refused(dtype, threat, view, x, y):
+    view = view.to(dtype)
     with pytest.raises(ValueError, match=rf"must be float32 or float64.*got {dtype}.*autocast"):
         PGD(threat, steps=1)(view, x.to(dtype), y)
     with pytest.raises(ValueError, match="must be float32 or float64"):

@@ -117,6 +117,13 @@ def cut(file):
     file.write_bytes(file.read_bytes()[:-30])
 
 
+def header(file):
+    """A byte: a bracket that never closes."""
+    content = bytearray(file.read_bytes())
+    content[content.index(b"False")] = ord("(")
+    file.write_bytes(content)
+
+
 def emptied(file):
     file.write_bytes(b"")
 
@@ -133,6 +140,7 @@ def told_otherwise(file):
 DAMAGES = {
     flipped: r"part-000001\.npy is damaged: its checksum is not that of what was written; remove that file and repeat",
     cut: r"part-000001\.npy is cut short: \d+ bytes instead of \d+; remove that file",
+    header: r"part-000001\.npy is damaged: it is no array",
     emptied: r"part-000001\.npy is cut short: 0 bytes",
     swapped: r"part-000001\.npy was not written here: it is part 000000 of the set",
     told_otherwise: r"part-000001\.npy is damaged: its checksum",
@@ -140,7 +148,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=["flipped", "cut", "emptied", "swapped", "told", "missing"])
+@pytest.mark.parametrize("damage", DAMAGES, ids=["flipped", "cut", "header", "emptied", "swapped", "told", "missing"])
 def test_each_damage_has_its_message_and_its_mend(tmp_path, damage):
     verify(make(tmp_path))
     damage(tmp_path / "part-000001.npy")

@@ -158,12 +158,12 @@ def test_pictures_that_do_not_fit_are_all_named_and_the_rest_is_purified(photos,
         purify_images(photos, tmp_path / "out", Darken())
     told = str(refused.value).splitlines()
     assert told[0] == f"5 pictures are purified in {tmp_path / 'out'}; these 3 are not:"
-    assert told[1].startswith(f"{photos / 'cut.png'} is damaged: ")
+    assert told[1].startswith(f"{photos / 'cut.png'} is damaged: ") and told[1].endswith(";")
     assert (
         told[2]
-        == f"{photos / 'grey.png'} is a grey picture, and the purifier takes colour ones; --convert makes it one"
+        == f"{photos / 'grey.png'} is a grey picture, and the purifier takes colour ones; --convert makes it one;"
     )
-    assert told[3] == f"{photos / 'odd.png'} has 6 x 5 pixels, which the purifier's network does not take"
+    assert told[3] == f"{photos / 'odd.png'} has 6 x 5 pixels, which the purifier's network does not take;"
     assert len(files(tmp_path / "out")) == 5
     (photos / "odd.png").unlink()
     (photos / "cut.png").unlink()

@@ -280,6 +280,9 @@ def test_an_image_counts_once_across_processes(folder):
 def test_report_without_records_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=tmp_path.name):
         write_report(tmp_path)
+    (tmp_path / "records-0.jsonl").touch()
+    with pytest.raises(FileNotFoundError, match=tmp_path.name):
+        write_report(tmp_path)
     assert not (tmp_path / "report.md").exists()
 
 

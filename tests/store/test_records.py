@@ -127,7 +127,8 @@ def test_a_broken_last_line_is_dropped_and_cut_off(tmp_path, keep):
 
 def test_a_file_that_is_nothing_but_a_broken_line(tmp_path):
     (tmp_path / "records-0.jsonl").write_text('{"system": "Pur')
-    assert read_rows(tmp_path) == []
+    with pytest.raises(FileNotFoundError, match="no records"):
+        read_rows(tmp_path)
     Records(tmp_path, MANIFEST).append([row(0)])
     assert read_rows(tmp_path) == [row(0)]
 
@@ -214,6 +215,9 @@ def test_no_records_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=tmp_path.name):
         read_rows(tmp_path)
     Records(tmp_path, MANIFEST)
+    with pytest.raises(FileNotFoundError, match=tmp_path.name):
+        read_rows(tmp_path)
+    (tmp_path / "records-0.jsonl").touch()  # as a kill before the first row leaves it
     with pytest.raises(FileNotFoundError, match=tmp_path.name):
         read_rows(tmp_path)
 

@@ -133,6 +133,13 @@ def test_numbers_too_large_for_a_type(capsys, tmp_path):
     assert not (tmp_path / "w.safetensors").exists()
 
 
+def test_a_name_that_the_file_needs_for_itself(capsys, tmp_path):
+    torch.save({"__metadata__": torch.ones(2), "a": torch.ones(2)}, tmp_path / "w")
+    message = error_of(capsys, "convert", tmp_path / "w", tmp_path / "w.safetensors")
+    assert "w.safetensors cannot hold a tensor called __metadata__" in message
+    assert not (tmp_path / "w.safetensors").exists()
+
+
 def test_nothing_is_overwritten_without_force(capsys, tmp_path, checkpoint):
     out = tmp_path / "w.safetensors"
     out.write_text("precious")

@@ -181,6 +181,14 @@ def test_tensors_of_a_kind_that_weights_are_not(tmp_path, tensor):
     assert "save it as a dense tensor" in error(tmp_path / "w")
 
 
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_floats_of_eight_bits(tmp_path, kind):
+    torch.save({"a": torch.tensor([1.5, -2.0]).to(kind)}, tmp_path / "w")
+    assert read_weights(tmp_path / "w")["a"].float().tolist() == [1.5, -2.0]
+    torch.save({"a": torch.tensor([1.5, float("nan")]).to(kind)}, tmp_path / "w")
+    assert "1 of the 2 numbers of a" in error(tmp_path / "w")
+
+
 def test_a_complex_nan(tmp_path):
     torch.save({"a": torch.tensor([complex("nan"), 1j])}, tmp_path / "w")
     assert "1 of the 2 numbers of a" in error(tmp_path / "w")
