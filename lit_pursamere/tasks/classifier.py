@@ -157,7 +157,7 @@ class LitClassifier(Training):
         super().on_save_checkpoint(checkpoint)
         if self.seen.update_called:  # Lightning would begin the epoch's mean again
             with self.seen.sync_context():
-                checkpoint["train_accuracy"] = {name: value.clone() for name, value in self.seen.metric_state.items()}
+                checkpoint["train_accuracy"] = dict(self.seen.metric_state)
             checkpoint["card"]["train/accuracy"] = f"{float(self.seen.compute()):.6g}"
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:

@@ -327,6 +327,17 @@ def test_the_card_tells_the_whole_run_after_it_was_continued(until, tmp_path):
         assert json.loads(other["begun"]) == [{"steps": "5", "lr": "0.1"}] and other["lr"] == "0.2"
 
 
+@pytest.mark.parametrize(("rank", "sums"), [(0, (3.0, 4.0)), (1, (0.0, 0.0))])
+def test_one_of_several_processes_goes_on_with_the_accuracy_of_all(rank, sums, tmp_path, monkeypatch):
+    monkeypatch.setattr(LitClassifier, "global_rank", rank)
+    task = LitClassifier(network())
+    task.trainer = trainer(tmp_path)
+    begun = {"fit_loop": {"epoch_loop.val_loop.batch_progress": {"total": {}}}}
+    there = {"mean_value": torch.tensor(3.0), "weight": torch.tensor(4.0)}
+    task.on_load_checkpoint({"loops": begun, "train_accuracy": there})
+    assert (float(task.seen.mean_value), float(task.seen.weight)) == sums
+
+
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_in_double_precision_too_nothing_is_lost_on_the_way(tmp_path):
     found = []
