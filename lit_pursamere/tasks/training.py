@@ -127,7 +127,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # a disk that is full: torch tells of its own book-keeping
+                if error.__context__ is not None:  # a full disk, or a signal: torch tells of its own book-keeping
                     raise error.__context__ from None
                 raise
 
