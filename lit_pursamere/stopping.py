@@ -2,6 +2,7 @@
 
     heed(*SIGNALS)              from now on a signal raises SystemExit(128 + signal) in the main thread
     Companions([4711, 4712])    what this process is told, those are told as well
+    end_without(4711)           told to stop when that parent process is no more, however it ended
 
 Nothing has to be finished first: all that is written survives a kill. Python handles signals between steps of its own
 only, so a process that waits within a library for another one would never hear of them. The thread of `Companions`
@@ -24,9 +25,10 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
 
-__all__ = ["SIGNALS", "Companions", "heed", "running", "told_by"]
+__all__ = ["SIGNALS", "Companions", "end_with_starter", "end_without", "heed", "running", "told_by"]
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+STARTER = "LIT_PURSAMERE_STARTED_BY"  # in the environment of a command that another one runs: the id of that process
 TOGETHER = 5.0  # seconds in which signals count as one: a terminal, a launcher and every companion send theirs
 
 last = -TOGETHER  # when this process was told
@@ -70,12 +72,16 @@ def heed(*signals: int) -> None:
 
 @contextmanager
 def running(command: Sequence[str]) -> Iterator[subprocess.Popen]:
-    """Start another command; it is told to stop, and waited for, if what is done within comes to an early end."""
+    """Start another command; it is told to stop, and waited for, if what is done within comes to an early end.
+
+    If this process is killed, the other command ends by `end_with_starter`.
+    """
     mask = getattr(signal, "pthread_sigmask", lambda how, signals: None)  # Windows has none
     unblock = partial(mask, getattr(signal, "SIG_UNBLOCK", None), SIGNALS)
     mask(getattr(signal, "SIG_BLOCK", None), SIGNALS)  # or a signal could come before the process is known
     try:
-        process = subprocess.Popen(command, preexec_fn=None if os.name == "nt" else unblock)
+        environment = {**os.environ, STARTER: str(os.getpid())}
+        process = subprocess.Popen(command, env=environment, preexec_fn=None if os.name == "nt" else unblock)
     except OSError:
         unblock()
         raise
@@ -88,17 +94,33 @@ def running(command: Sequence[str]) -> Iterator[subprocess.Popen]:
         raise
 
 
+def end_with_starter() -> None:
+    """At the beginning of a command: if `running` started it, it does not outlive whoever did."""
+    if starter := os.environ.pop(STARTER, None):  # not for the processes of this one, which have another parent
+        end_without(int(starter))
+
+
+def end_without(parent: int) -> None:
+    """Tell this process to stop (SIGTERM) as soon as it is not, or no longer, a child of this one."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end without parent", daemon=True).start()
+
+
 class Companions:
     """Passes SIGNALS on to other processes, until `close`, whatever the main thread is waiting for.
 
     Args:
         processes: Their ids, on this machine.
-        parent: The one among them that started this process, and without which it is to end (None: none).
         grace: Seconds after which this process is ended if it has not ended by itself.
     """
 
-    def __init__(self, processes: Sequence[int], parent: int | None = None, grace: float = 15.0) -> None:
-        self.parent, self.grace = parent, grace
+    def __init__(self, processes: Sequence[int], grace: float = 15.0) -> None:
+        self.grace = grace
         others[:] = processes
         self.ended = threading.Event()
         self.reader, self.writer = socket.socketpair()
@@ -119,8 +141,6 @@ class Companions:
             told = [sent for sent in self.reader.recv(64) if sent in SIGNALS] if ready else []
             if told:
                 return self._end(told[0])
-            if self.parent is not None and os.getppid() != self.parent:
-                os.kill(os.getpid(), signal.SIGTERM)
 
     def _end(self, signum: int) -> None:
         pass_on()

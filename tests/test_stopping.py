@@ -112,26 +112,29 @@ def test_what_waits_in_a_library_ends_too_and_passes_the_signal_on():
         deaf.stdout.close()
 
 
+# A command that runs another one, which takes its time.
 ORPHAN = """
-import os, signal, subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", '''
-import os, signal, time
-from lit_pursamere.stopping import Companions, heed
-heed(signal.SIGTERM)
-companions = Companions([], parent=os.getppid())
+import os, signal, sys
+from lit_pursamere.stopping import running
+with running([sys.executable, "-c", '''
+import time
+from lit_pursamere.stopping import SIGNALS, end_with_starter, heed
+heed(*SIGNALS)
+end_with_starter()
 print("begun", flush=True)
 time.sleep(30)
 print("outlived it", flush=True)
-'''])
-os.kill(os.getpid(), signal.SIGSTOP)
+''']):
+    os.kill(os.getpid(), signal.SIGSTOP)
 """
 
 
-def test_a_process_does_not_outlive_the_one_that_launched_it():
+def test_a_command_does_not_outlive_the_one_that_runs_it():
     parent = subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE)
-    assert parent.stdout.readline() == b"begun\n"
+    begun = parent.stdout.readline()
     parent.kill()
     parent.wait()
+    assert begun == b"begun\n"
     assert parent.stdout.read() == b"", "the child has the pipe open as long as it lives"
     parent.stdout.close()
 

@@ -25,6 +25,8 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lit_pursamere.stopping import SIGNALS, heed
+
 ADDRESS = "FAULTS_SERVER"
 COMMAND = "lit-pursamere"
 
@@ -134,9 +136,9 @@ def child(request: dict) -> NoReturn:
 def prepare(request: dict) -> None:
     os.setpgid(0, request.get("group") or 0)
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGCHLD, *SIGNALS):  # whatever started the harness may ignore some
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    heed(*SIGNALS)  # as the command does
     out = os.open(request["out"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for handle in (1, 2):
         os.dup2(out, handle)

@@ -21,7 +21,7 @@ from typing import Any
 from lit_pursamere import __version__
 from lit_pursamere.cli.errors import TRACEBACK, in_one_line, keep_traceback
 from lit_pursamere.cli.usage import VERBS, tell
-from lit_pursamere.stopping import SIGNALS, heed, told_by
+from lit_pursamere.stopping import SIGNALS, end_with_starter, heed, told_by
 
 __all__ = ["console", "main"]
 
@@ -97,6 +97,7 @@ def run(name: str, args: Sequence[str]) -> None:
 def console() -> None:
     """Entry point of the installed command."""
     heed(*SIGNALS)
+    end_with_starter()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal without a letter shows its number
             stream.reconfigure(errors="backslashreplace")

@@ -60,8 +60,8 @@ def purify_arrays(
                     made = fill(store, array, told, purifier, batch_size, seed, progress)
                     arrays[key] = like(made, arrays[key])
             outputs.write(source.name, as_file(arrays, source.suffix), digest, images=total)
-            for begun in folder.glob(f".{escape(source.name)}-*"):  # with other sizes of batches, too
-                shutil.rmtree(begun)
+        for begun in folder.glob(f".{escape(source.name)}-*"):  # with other sizes of batches, too, or left by a kill
+            shutil.rmtree(begun)
     return total
 
 

@@ -4,24 +4,24 @@
 
 A row of the records says where its images are, `"stored": [rank, position]`: the last iterate at that position, the
 one that decided the verdict `any` at the next. A row is written only after its images are on disk, so images
-without a row can be there, but never the reverse.
+without a row can be there after a kill, but never the reverse; the next run cuts them off.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lit_pursamere.store.durable import append, cut_tail
+from lit_pursamere.store.durable import Row, append, cut_tail
 from lit_pursamere.store.manifest import read_manifest
-from lit_pursamere.store.records import Row
 
-__all__ = ["ImageStore", "read_images"]
+__all__ = ["ImageStore", "cut_unnamed", "read_images"]
 
 PER_ROW = 2  # the last iterate, and the one that decided `any`
 
@@ -58,6 +58,22 @@ class ImageStore:
         return [[self.rank, first + PER_ROW * i] for i in range(len(pairs))]
 
 
+def cut_unnamed(folder: Path, rows: Iterable[Row]) -> None:
+    """Cut off images behind the last one that any of all rows names, while nobody else has the folder open."""
+    shape = _shape(folder)
+    if shape is None:
+        return
+    ends: dict[str, int] = {}
+    for rank, position in (row["stored"] for row in rows if row.get("stored")):
+        ends[str(rank)] = max(ends.get(str(rank), 0), position + PER_ROW)
+    for file in folder.glob("images-*.float*"):
+        size = ends.get(file.stem.partition("-")[2], 0) * np.dtype(file.suffix[1:]).itemsize * math.prod(shape)
+        if not size:
+            file.unlink()
+        elif size < file.stat().st_size:
+            os.truncate(file, size)
+
+
 def read_images(folder: str | Path, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
     """The images of rows of the records: last iterates, and those that decided `any`, both (N, C, H, W) on the CPU.
 
@@ -66,7 +82,7 @@ def read_images(folder: str | Path, rows: Sequence[Row]) -> tuple[Tensor, Tensor
         FileNotFoundError: If their file is gone.
     """
     folder = Path(folder)
-    shape = (read_manifest(folder) or {}).get("images", {}).get("shape")
+    shape = _shape(folder)
     missing = [row for row in rows if not row.get("stored")]
     if missing or shape is None:
         named = ", ".join(f"{row['system']}/{row['attack']}/{row['index']}" for row in missing[:3])
@@ -90,6 +106,10 @@ def read_images(folder: str | Path, rows: Sequence[Row]) -> tuple[Tensor, Tensor
         for offset in range(PER_ROW)
     )
     return last, any_
+
+
+def _shape(folder: Path) -> Sequence[int] | None:
+    return (read_manifest(folder) or {}).get("images", {}).get("shape")
 
 
 def _open(folder: Path, rank: int, shape: Sequence[int]) -> np.ndarray:

@@ -156,16 +156,21 @@ class LitClassifier(Training):
         self.log("train/accuracy", self.seen, on_epoch=True, on_step=False)
         return loss
 
+    def on_train_epoch_start(self) -> None:
+        self.seen.reset()  # a checkpoint of the end of an epoch brings the mean of that epoch
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         super().on_save_checkpoint(checkpoint)
         if self.seen.update_called:  # Lightning would begin the epoch's mean again
-            checkpoint["train_accuracy"] = dict(self.seen.metric_state)
+            with self.seen.sync_context():
+                checkpoint["train_accuracy"] = dict(self.seen.metric_state)
             checkpoint["card"]["train/accuracy"] = f"{float(self.seen.compute()):.6g}"
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         super().on_load_checkpoint(checkpoint)
-        for name, value in checkpoint.get("train_accuracy", {}).items():
-            setattr(self.seen, name, value.to(self.device))
+        if self.global_rank == 0:  # the sums of all processes
+            for name, value in checkpoint.get("train_accuracy", {}).items():
+                setattr(self.seen, name, value.to(self.device))
 
     def on_validation_epoch_start(self) -> None:
         self.left_to_attack = 0 if self.attack is None else -(-self.attacked_images // self.trainer.world_size)

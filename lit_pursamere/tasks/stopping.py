@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch.distributed
 from lightning_fabric.plugins.environments import LightningEnvironment
 
-from lit_pursamere.stopping import Companions, heed
+from lit_pursamere.stopping import Companions, end_without, heed
 
 __all__ = ["Stopping"]
 
@@ -26,7 +26,9 @@ class Stopping(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if trainer.world_size > 1:
-            self.companions = Companions(neighbours(), os.getppid() if launched(trainer) else None)
+            self.companions = Companions(neighbours())
+            if launched(trainer):
+                end_without(os.getppid())
 
     # Lightning puts its own handler in place after `setup`.
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

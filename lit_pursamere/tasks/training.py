@@ -40,10 +40,32 @@ __all__ = [
     "rise",
 ]
 
+VALIDATION = "epoch_loop.val_loop.batch_progress"  # where a checkpoint says how far a validation is
+BEGUN = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+
 
 def is_trial(trainer: pl.Trainer) -> bool:
     """Whether a run only tries a few batches, and is to leave nothing behind."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def validation_follows(trainer: pl.Trainer) -> bool:
+    """Whether a checkpoint is written after the last batch before a validation."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    batches = loop.batch_progress.current
+    ended = batches.ready > 0 and batches.completed < batches.processed  # in `on_train_batch_end`
+    return ended and trainer.enable_validation and loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+
+
+def begin_with_validation(loops: dict[str, Any]) -> None:
+    """Let a checkpoint of that moment go on with the validation; Lightning would go on with the next batch.
+
+    Args:
+        loops: State of the loops of a `fit`; changed to what it is when the first batch of the validation has begun.
+    """
+    for counted in ("total", "current"):
+        loops["epoch_loop.batch_progress"][counted]["completed"] += 1
+    loops[VALIDATION].update(total=dict(BEGUN), current=dict(BEGUN), is_last_batch=False)
 
 
 def rise(step: int, warmup: int) -> float:
@@ -109,7 +131,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # a disk that is full: torch tells of its own book-keeping
+                if error.__context__ is not None:  # a full disk, or a signal: torch tells of its own book-keeping
                     raise error.__context__ from None
                 raise
 
@@ -131,6 +153,7 @@ class Training(pl.LightningModule):
     configuration: dict | None = None
     begun: Mapping[str, str] = MappingProxyType({})  # card of the part of the run that a checkpoint ended
     finite: Tensor | None = None  # whether all losses so far were numbers
+    beyond = 0  # steps by which the trainer's limit is raised until the training has begun
 
     def __init__(self, export: str | None = None) -> None:
         super().__init__()
@@ -157,6 +180,8 @@ class Training(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Put the settings of this run in place of those that a checkpoint brought, at the place that it brought."""
+        self.trainer.fit_loop.epoch_loop.max_steps -= self.beyond
+        self.beyond = 0
         for optimizer, asked in zip(self.trainer.optimizers, self.asked, strict=True):
             for group, settings in zip(optimizer.param_groups, asked, strict=True):
                 group.update({**settings, "params": group["params"]})
@@ -194,10 +219,16 @@ class Training(pl.LightningModule):
         checkpoint["configuration"] = self.configuration
         clock = callback_of(self.trainer, Clock)
         hours = {} if clock is None else clock.named()
+        if validation_follows(self.trainer):
+            begin_with_validation(checkpoint["loops"]["fit_loop"])
         checkpoint["card"] = self.card() | {name: f"{value:.4g}" for name, value in hours.items()}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.begun = checkpoint.get("card") or {}
+        loop = self.trainer.fit_loop.epoch_loop
+        if checkpoint["loops"]["fit_loop"][VALIDATION]["total"] == BEGUN and loop.max_steps > 0:
+            self.beyond = 1  # or Lightning would not even begin where all steps are done, and leave the validation out
+            loop.max_steps += self.beyond
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         progress = self.trainer.fit_loop.epoch_progress

@@ -65,6 +65,21 @@ def test_images_without_any_row_are_not_kept_for_another_run(tmp_path):
     assert not [*tmp_path.glob("*.npz"), *tmp_path.glob("images-*")]
 
 
+def test_images_that_no_row_names_are_cut_off(tmp_path):
+    """What was written between the images and their rows when the run was killed, by processes that are gone too."""
+    manifest = MANIFEST | {"images": {"shape": [1, 2, 3]}}
+    records = Records(tmp_path, manifest)
+    for rank, places in ((0, [0, 2]), (1, [0])):
+        (tmp_path / f"images-{rank}.float32").write_bytes(bytes(24 * 7))
+        records.append([row(2 * place + rank) | {"stored": [rank, place], "run": records.run} for place in places])
+    (tmp_path / "images-2.float64").write_bytes(bytes(96))
+    records.release()
+    Records(tmp_path, manifest)
+    assert {file.name: file.stat().st_size for file in tmp_path.glob("images-*")} == {
+        "images-0.float32": 24 * 4, "images-1.float32": 24 * 2,
+    }  # fmt: skip
+
+
 def test_rows_are_on_disk_as_soon_as_they_are_added(tmp_path):
     records = Records(tmp_path, MANIFEST)
     records.append([row(0)])

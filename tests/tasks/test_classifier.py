@@ -317,28 +317,41 @@ def test_other_settings_hold_from_the_first_step_on_after_a_checkpoint(tmp_path)
     assert list(task.seen_rates) == [pytest.approx(pair) for pair in expected]
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_the_card_tells_the_whole_run_after_it_was_continued(tmp_path):
-    """In the middle of an epoch, or after its validation: the card of a run in one go. What changed is told."""
+@pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:The dirpath has changed")
+@pytest.mark.parametrize("until", [{"max_epochs": 3}, {"max_steps": 9, "max_epochs": -1}])
+def test_the_card_tells_the_whole_run_after_it_was_continued(until, tmp_path):
+    """In the middle of an epoch of three steps, before and after its validation: as in one go. What changed is told."""
 
-    def card_of(resume=None, folder="again", **settings):
+    def result(resume=None, folder="again", **settings):
         pl.seed_everything(3)
         callbacks = [
             pl.callbacks.ModelCheckpoint(tmp_path / folder, "last", enable_version_counter=False),
-            pl.callbacks.ModelCheckpoint(tmp_path / folder, "{step}", every_n_train_steps=8),
+            pl.callbacks.ModelCheckpoint(tmp_path / folder, "{step}", every_n_train_steps=1, save_top_k=-1),
         ]
-        task = LitClassifier(network(), export=str(tmp_path / "net.safetensors"), **settings)
-        options = {"max_epochs": 3, "enable_checkpointing": True, "callbacks": callbacks}
-        trainer(tmp_path, **options).fit(task, Pairs(batch_size=4, val_size=2), ckpt_path=resume)
+        task = LitClassifier(network(), ema_decay=0.9, export=str(tmp_path / "net.safetensors"), **settings)
+        options = {**until, "enable_checkpointing": True, "callbacks": callbacks}
+        trainer(tmp_path, **options).fit(task, Pairs(batch_size=6, val_size=2), ckpt_path=resume)
         with safe_open(tmp_path / "net.safetensors", "pt") as content:
-            return content.metadata()
+            return content.metadata(), (tmp_path / "net.safetensors").read_bytes()
 
-    whole = card_of(folder="whole")
-    assert {"train/accuracy", "train/loss", "val/accuracy_clean"} <= whole.keys()
-    assert card_of(tmp_path / "whole/step=8.ckpt") == whole
-    assert card_of(tmp_path / "whole/last.ckpt") == whole
-    other = card_of(tmp_path / "whole/step=8.ckpt", lr=0.2)
-    assert json.loads(other["begun"]) == [{"steps": "8", "lr": "0.1"}] and other["lr"] == "0.2"
+    card, content = result(folder="whole")
+    assert {"train/accuracy", "train/loss", "val/accuracy_clean"} <= card.keys() and card["steps"] == "9"
+    for name in ("step=5", "step=6", "step=9", "last"):
+        assert result(tmp_path / f"whole/{name}.ckpt") == (card, content), name
+    if until == {"max_epochs": 3}:
+        other, _ = result(tmp_path / "whole/step=5.ckpt", lr=0.2)
+        assert json.loads(other["begun"]) == [{"steps": "5", "lr": "0.1"}] and other["lr"] == "0.2"
+
+
+@pytest.mark.parametrize(("rank", "sums"), [(0, (3.0, 4.0)), (1, (0.0, 0.0))])
+def test_one_of_several_processes_goes_on_with_the_accuracy_of_all(rank, sums, tmp_path, monkeypatch):
+    monkeypatch.setattr(LitClassifier, "global_rank", rank)
+    task = LitClassifier(network())
+    task.trainer = trainer(tmp_path)
+    begun = {"fit_loop": {"epoch_loop.val_loop.batch_progress": {"total": {}}}}
+    there = {"mean_value": torch.tensor(3.0), "weight": torch.tensor(4.0)}
+    task.on_load_checkpoint({"loops": begun, "train_accuracy": there})
+    assert (float(task.seen.mean_value), float(task.seen.weight)) == sums
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")

@@ -47,6 +47,28 @@ def test_on_a_full_disk_one_line_says_what_was_being_written(numbers, tmp_path, 
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+class Told(io.BytesIO):
+    """A file within whose second write the process is told to stop."""
+
+    writes = 0
+
+    def write(self, content):
+        done = super().write(content)
+        self.writes += 1
+        if self.writes == 2:
+            raise SystemExit(143)
+        return done
+
+
+def test_who_is_told_to_stop_within_a_checkpoint_stops(tmp_path, monkeypatch):
+    """torch would tell of its own book-keeping instead."""
+    path, save = tmp_path / "last.ckpt", torch.save
+    monkeypatch.setattr(torch, "save", lambda checkpoint, file: save(checkpoint, Told()))
+    with pytest.raises(SystemExit, match="143"):
+        WholeCheckpoints().save_checkpoint({"weights": torch.zeros(4000)}, path)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_trainings_write_theirs_so(tmp_path):
     trainer = pl.Trainer(
         accelerator="cpu", default_root_dir=tmp_path, logger=False, fast_dev_run=1, enable_progress_bar=False,
