@@ -131,8 +131,9 @@ class WholeCheckpoints(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:
-                if error.__context__ is not None:  # a full disk, or a signal: torch tells of its own book-keeping
-                    raise error.__context__ from None
+                cause = error.__context__
+                if isinstance(cause, OSError | SystemExit | KeyboardInterrupt):  # a full disk, or a signal
+                    raise cause from None  # torch tells of its own book-keeping
                 raise
 
 
@@ -219,14 +220,15 @@ class Training(pl.LightningModule):
         checkpoint["configuration"] = self.configuration
         clock = callback_of(self.trainer, Clock)
         hours = {} if clock is None else clock.named()
-        if validation_follows(self.trainer):
+        if "loops" in checkpoint and validation_follows(self.trainer):  # one of weights only has none
             begin_with_validation(checkpoint["loops"]["fit_loop"])
         checkpoint["card"] = self.card() | {name: f"{value:.4g}" for name, value in hours.items()}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.begun = checkpoint.get("card") or {}
         loop = self.trainer.fit_loop.epoch_loop
-        if checkpoint["loops"]["fit_loop"][VALIDATION]["total"] == BEGUN and loop.max_steps > 0:
+        begun = checkpoint.get("loops", {}).get("fit_loop", {}).get(VALIDATION, {}).get("total")
+        if begun == BEGUN and loop.max_steps > 0:
             self.beyond = 1  # or Lightning would not even begin where all steps are done, and leave the validation out
             loop.max_steps += self.beyond
 

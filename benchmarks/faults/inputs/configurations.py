@@ -58,7 +58,7 @@ ROWS = [
     ("TEST", "purifier", replaced("test.yaml", "purifier: {class_path: lit_pursamere.purifiers.PurSAMERE,", "purifier: {")),
     ("TEST", "class_path", replaced("test.yaml", "class_path: lit_pursamere.tasks.LitRobustness", "class_path: 5")),
     ("TEST", "class_path|model", replaced("test.yaml", "class_path: lit_pursamere.tasks.LitRobustness", "class_path:")),
-    ("TEST", "init_args", replaced("test.yaml", "init_args: {batch_size: 8,", "init_args: [")),
+    ("TEST", "init_args|test.yaml", replaced("test.yaml", "init_args: {batch_size: 8,", "init_args: [")),
     ("TEST", "trainer", replaced("test.yaml", "trainer: {accelerator", "trainer: [{accelerator")),
     # files that name files
     ("TEST", "itself", replaced("test.yaml", "configs/classifier/digits.yaml", "test.yaml")),
