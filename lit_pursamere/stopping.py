@@ -22,7 +22,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from types import FrameType
 
 __all__ = ["SIGNALS", "Companions", "end_with_starter", "end_without", "heed", "running", "told_by"]
@@ -71,26 +70,42 @@ def heed(*signals: int) -> None:
 
 
 @contextmanager
+def deferred() -> Iterator[None]:
+    """What this process is told meanwhile, it heeds at the end.
+
+    Blocking signals would not do: that holds for a thread, another one takes them, and Python's handlers still run in
+    the main one.
+    """
+    told: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    before = {sent: signal.getsignal(sent) for sent in (SIGNALS if main else [])}
+    heeded = {sent: handler for sent, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for sent in heeded:
+        signal.signal(sent, lambda number, frame: told.append(number))
+    try:
+        yield
+    finally:
+        for sent, handler in heeded.items():
+            signal.signal(sent, handler)
+        for sent in told:
+            signal.raise_signal(sent)
+
+
+@contextmanager
 def running(command: Sequence[str]) -> Iterator[subprocess.Popen]:
     """Start another command; it is told to stop, and waited for, if what is done within comes to an early end.
 
     If this process is killed, the other command ends by `end_with_starter`.
     """
-    mask = getattr(signal, "pthread_sigmask", lambda how, signals: None)  # Windows has none
-    unblock = partial(mask, getattr(signal, "SIG_UNBLOCK", None), SIGNALS)
-    mask(getattr(signal, "SIG_BLOCK", None), SIGNALS)  # or a signal could come before the process is known
+    process = None
     try:
-        environment = {**os.environ, STARTER: str(os.getpid())}
-        process = subprocess.Popen(command, env=environment, preexec_fn=None if os.name == "nt" else unblock)
-    except OSError:
-        unblock()
-        raise
-    try:
-        unblock()
+        with deferred():  # or a signal could come before the process is known
+            process = subprocess.Popen(command, env={**os.environ, STARTER: str(os.getpid())})
         yield process
     except BaseException:
-        process.terminate()
-        process.wait()
+        if process is not None:
+            process.terminate()
+            process.wait()
         raise
 
 

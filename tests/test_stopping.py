@@ -66,6 +66,25 @@ def test_what_was_started_to_ignore_a_signal_ignores_it():
     os.kill(os.getpid(), signal.SIGHUP)
 
 
+def test_a_signal_while_a_command_is_started_ends_it_whoever_takes_the_signal(monkeypatch):
+    """Another thread takes it, as the system may choose, while the main one is starting the process."""
+    started = []
+
+    class Told(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+            thread = threading.Thread(target=lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM))
+            thread.start()
+            thread.join()
+
+    monkeypatch.setattr(subprocess, "Popen", Told)
+    with pytest.raises(SystemExit), stopping.running([sys.executable, "-c", "import time; time.sleep(60)"]):
+        pytest.fail("the command was told to stop before this")
+    assert started[0].returncode == -signal.SIGTERM
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def test_an_experiment_ends_its_stage_and_starts_no_other(tmp_path, monkeypatch):
     """The stage stands for a training: it takes its time, and says which signal it got."""
     stage, said = tmp_path / "stage.sh", tmp_path / "said"

@@ -63,13 +63,17 @@ def unread() -> bool:
     """Whether whoever read what is printed has read enough and gone, as `| head` does; then nothing more is printed."""
     with suppress(BrokenPipeError):
         sys.stdout.flush()
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # it is no file
+        return False
     if not hasattr(select, "poll"):  # Windows
         return False
     ends = select.poll()
-    ends.register(sys.stdout.fileno(), 0)
+    ends.register(output, 0)
     gone = any(state & select.POLLERR for _, state in ends.poll(0))
     if gone:  # or the end of the process would complain of what it cannot write
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
     return gone
 
 

@@ -184,8 +184,6 @@ def read_run(path: Path, label: str) -> Run:
         ValueError: If its manifest or its records are damaged, or do not belong together.
     """
     rows, manifest = read_rows(path), read_manifest(path)
-    if not rows:
-        raise FileNotFoundError(f"the records in {path} hold no row yet; run its `lit-pursamere test` again")
     if manifest is None:
         raise ValueError(f"{path} has records, but no manifest.json that says of what; restore that file")
     return checked(Run(path, manifest, rows, label))

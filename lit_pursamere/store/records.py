@@ -34,7 +34,6 @@ from pathlib import Path
 from lit_pursamere.store import durable
 from lit_pursamere.store.durable import Row
 from lit_pursamere.store.folder import ResultsFolder
-from lit_pursamere.store.images import cut_unnamed
 from lit_pursamere.store.manifest import check_manifest, is_stated, read_manifest, run_of
 
 __all__ = ["CLEAN", "Records", "Row", "read_rows"]
@@ -135,6 +134,8 @@ class Records(ResultsFolder):
                 for file in self.folder.glob(pattern):
                     file.unlink()
         elif any(self.folder.glob(IMAGES[0])):
+            from lit_pursamere.store.images import cut_unnamed  # with torch, which a report does without
+
             cut_unnamed(self.folder, read_rows(self.folder))
 
     def _load(self) -> None:

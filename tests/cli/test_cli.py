@@ -152,7 +152,9 @@ def test_figure(capsys, tmp_path):
 
 
 def test_a_figure_in_another_format_leaves_nothing(capsys, tmp_path):
-    assert "by its suffix; got" in error_of(capsys, "figure", "reconstruction-error", str(tmp_path / "new/figure.bmp"))
+    assert "in .png, .pdf, .svg; got" in error_of(
+        capsys, "figure", "reconstruction-error", str(tmp_path / "new/figure.bmp")
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -14,8 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import load
 
 from lit_pursamere.cli.main import main
+from lit_pursamere.data import Digits, PurifiedSet
+from lit_pursamere.data.purified_checks import probe
 from lit_pursamere.store import ResultsFolder
-from lit_pursamere.store.manifest import write_manifest
 from lit_pursamere.weights import inspect_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -287,10 +288,15 @@ def test_an_export_that_is_no_weight_file_is_one_line(content, fit, tmp_path, ca
 
 def test_a_training_on_other_purified_images_is_not_complete(done, tmp_path, capsys):
     """The set was made again with another purifier after the training."""
-    (tmp_path / "purified").mkdir()
-    write_manifest(tmp_path / "purified", {"purifier": "another"})
+    data = Digits(val_size=0, train_size=128)
+    data.setup("fit")
+    source, indices = data.sources["train"], data.indices("train")
+    told = {"data": "digits", "split": "train", "source": {"count": len(source), "means": probe(source, indices)},
+            "purifier": {"class": "Another"}, "weights": "abc"}  # fmt: skip
+    made = PurifiedSet.create(tmp_path / "purified", indices, (1, 8, 8), told, "float32")
+    made.write(0, source.images[torch.tensor(indices)] / 2)
     error = error_of(capsys, *done, f"--data.purified={tmp_path}/purified")
-    assert "purified: there None, now {'purifier': 'another'}" in error
+    assert "purified: there None, now {" in error and "model.export" in error
 
 
 def test_weights_that_do_not_say_where_they_come_from_are_not_taken_for_complete(fit, tmp_path, capsys):

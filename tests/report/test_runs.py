@@ -113,7 +113,7 @@ def test_rows_of_what_the_manifest_does_not_state_are_refused(row, rows, write_r
 def test_records_without_a_row_are_no_table(rows, write_run):
     folder = write_run("run", rows("P", "clean", "++"), {})
     (folder / "records-0.jsonl").write_text("")
-    with pytest.raises(FileNotFoundError, match="hold no row yet"):
+    with pytest.raises(FileNotFoundError, match="no records in"):
         read_runs([folder])
     (folder / "records-0.jsonl").unlink()
     (folder / "records-0.jsonl").mkdir()
