@@ -105,6 +105,8 @@ def _parsed(text: str | bytes, where: str) -> Any:
 
 def _inlined(value: Any, file: Path, within: tuple[Path, ...]) -> Any:
     if isinstance(value, dict):
+        if not isinstance(value.get("class_path", ""), str):
+            raise ValueError(f"{file}: class_path must be the name of a class; got {value['class_path']!r}")
         return {key: _inlined(item, file, within) for key, item in value.items()}
     if isinstance(value, list):
         return [_inlined(item, file, within) for item in value]

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -187,6 +188,7 @@ def read_checkpoint(path: Path) -> dict:
             content = read_pickle(file, objects=False)
         if not isinstance(content, dict) or "state_dict" not in content:
             raise ValueError("it has no `state_dict`")
+        Version(str(content.get("pytorch-lightning_version", "0")))  # Lightning reads that, and migrates by it
     except NeedsCode as error:
         raise ValueError(
             f"{path} is not read, since a checkpoint is data and {printable(str(error))}; nothing in it was run. Take "

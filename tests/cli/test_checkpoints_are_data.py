@@ -102,3 +102,9 @@ def test_flipped_bytes(tmp_path):
     (tmp_path / "w").write_bytes(whole)
     with pytest.raises(ValueError, match="not a whole Lightning checkpoint: Bad CRC-32"):
         read_checkpoint(tmp_path / "w")
+
+
+def test_a_version_that_is_none_is_told(tmp_path):
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "x"}, tmp_path / "w")
+    with pytest.raises(ValueError, match=r"w .* is not a whole Lightning checkpoint: Invalid version: 'x'"):
+        read_checkpoint(tmp_path / "w")

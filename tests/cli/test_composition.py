@@ -227,6 +227,12 @@ def test_what_yaml_reads_otherwise_than_written_is_named_with_file_and_line(text
     assert "\n" not in str(error.value)
 
 
+def test_a_class_is_named_by_a_word(tmp_path):
+    (tmp_path / "a.yaml").write_text("model: {class_path: 5}")
+    with pytest.raises(ValueError, match=r"a\.yaml: class_path must be the name of a class; got 5"):
+        read_yaml(tmp_path / "a.yaml")
+
+
 def test_a_mark_of_utf_8_at_the_start_is_none_of_the_text(tmp_path):
     (tmp_path / "a.yaml").write_bytes("\ufeffa: ä\n".encode())
     assert read_yaml(tmp_path / "a.yaml") == {"a": "ä"}
