@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lit_pursamere import stopping
 from lit_pursamere.diffusion import (
     AutoencoderScore,
     DDPMppScore,
@@ -50,6 +52,19 @@ def tracebacks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tempfile.tempdir = str(folder)
     yield folder
     tempfile.tempdir = before
+
+
+@pytest.fixture
+def heeding(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a process of a command's own, which was told nothing yet, whatever the tests were started to ignore."""
+    before = {sent: signal.getsignal(sent) for sent in stopping.SIGNALS}
+    monkeypatch.setattr(stopping, "last", -stopping.TOGETHER)
+    for sent in before:
+        signal.signal(sent, signal.SIG_DFL)
+    stopping.heed(*stopping.SIGNALS)
+    yield
+    for sent, handler in before.items():
+        signal.signal(sent, handler)
 
 
 @pytest.fixture(scope="session")

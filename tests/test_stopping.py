@@ -16,19 +16,9 @@ from lit_pursamere.cli.main import main
 from lit_pursamere.data import PurifiedSet
 from lit_pursamere.store import ResultsFolder
 
+pytestmark = pytest.mark.usefixtures("heeding")
 STATUS = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129}
 GO_ON = "what is written stays, and the same command continues"
-
-
-@pytest.fixture(autouse=True)
-def heeding(monkeypatch):
-    """As in a process of a command's own, which has not been told anything."""
-    before = {sent: signal.getsignal(sent) for sent in stopping.SIGNALS}
-    monkeypatch.setattr(stopping, "last", -stopping.TOGETHER)
-    stopping.heed(*stopping.SIGNALS)
-    yield
-    for sent, handler in before.items():
-        signal.signal(sent, handler)
 
 
 @pytest.mark.parametrize("name", STATUS)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_pursamere import stopping
 from lit_pursamere.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,17 +48,6 @@ def fit(tmp_path, monkeypatch):
         ]  # fmt: skip
 
     return arguments
-
-
-@pytest.fixture
-def heeding(monkeypatch):
-    """As in a process of a command's own, which has not been told anything."""
-    before = {sent: signal.getsignal(sent) for sent in stopping.SIGNALS}
-    monkeypatch.setattr(stopping, "last", -stopping.TOGETHER)
-    stopping.heed(*stopping.SIGNALS)
-    yield
-    for sent, handler in before.items():
-        signal.signal(sent, handler)
 
 
 def last(folder):
