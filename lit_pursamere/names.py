@@ -14,7 +14,8 @@ __all__ = ["Place", "shown"]
 
 Place = Literal["terminal", "markdown", "csv", "latex", "figure"]
 
-HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's categories: controls, directions and joiners, halves, separators
+# Unicode's categories: controls, directions and joiners, halves, private ones, none, separators.
+HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {character: f"\\{character}" for character in "%_&#${}"}
 # What would begin HTML or a cell, or end a link's text, and a backslash that would escape what follows.

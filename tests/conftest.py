@@ -54,6 +54,22 @@ def tracebacks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tempfile.tempdir = before
 
 
+class Call:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *args):
+        self.function, self.args = function, args
+
+    def __reduce__(self):
+        return self.function, self.args
+
+
+@pytest.fixture
+def call():
+    """Make an object that pickles as a call of a function."""
+    return Call
+
+
 @pytest.fixture
 def heeding(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a process of a command's own, which was told nothing yet, whatever the tests were started to ignore."""

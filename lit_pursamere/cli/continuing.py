@@ -12,7 +12,6 @@ checkpoint from which a training started.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -33,7 +32,7 @@ from lit_pursamere.weights import sha256
 from lit_pursamere.weights.files import printable
 from lit_pursamere.weights.pickles import NeedsCode, read_pickle
 
-__all__ = ["COMPLETE", "CheckpointsAreData", "at_home", "kept_to_one", "read_checkpoint", "stopped_at"]
+__all__ = ["COMPLETE", "CheckpointsAreData", "kept_to_one", "placed", "read_checkpoint", "stopped_at"]
 
 COMPLETE = "complete"
 HPC = "hpc_ckpt_*.ckpt"
@@ -43,7 +42,7 @@ OTHERWISE = (
 )
 
 
-def at_home(settings: dict[str, Any], task: LightningModule) -> dict[str, Any]:
+def placed(settings: dict[str, Any], task: LightningModule) -> dict[str, Any]:
     """Arguments of a trainer, with places of the run's own for what was given none; else they were the current folder.
 
     A training keeps its logs and its last checkpoint, so that it can be continued.
@@ -121,7 +120,7 @@ def stopped_at(trainer: Trainer, task: LightningModule, data: Any, config: dict,
         return COMPLETE
     if last is not None:
         require_same(last, read_checkpoint(last).get("configuration"), wanted)
-    continues = named is not None and there is not None and not told_apart(there, wanted)
+    continues = named is not None and there is not None and not differences(there, wanted)
     return named if continues or last is None else str(last)
 
 
@@ -141,21 +140,16 @@ def last_checkpoint(trainer: Trainer) -> Path | None:
 
 def start_of(file: Path, there: dict | None, wanted: dict) -> str | None:
     """From what checkpoint a training started that goes on from a file: from it, if another configuration made it."""
-    if there is not None and not told_apart(there, {**wanted, "start": there.get("start")}):
+    if there is not None and not differences(there, {**wanted, "start": there.get("start")}):
         return there.get("start")
     return f"sha256 {sha256(file)[:16]}"
-
-
-def told_apart(there: dict, now: dict) -> str:
-    """What differs between two configurations, in words; empty if nothing does."""
-    return differences(there, json.loads(json.dumps(now)))
 
 
 def require_same(file: Path, there: dict | None, now: dict) -> None:
     """Raise ValueError unless a file was made with this configuration; the message names what differs."""
     if there is None:
         raise ValueError(f"{file} does not say what configuration made it; {OTHERWISE}")
-    if found := told_apart(there, now):
+    if found := differences(there, now):
         raise ValueError(f"{file} was made with another configuration ({found}); {OTHERWISE}")
 
 

@@ -20,6 +20,7 @@ from argparse import ArgumentError
 from pathlib import Path
 
 from lit_pursamere.cli.readable import MISFIT, readable
+from lit_pursamere.names import shown
 
 __all__ = ["TRACEBACK", "in_one_line", "keep_traceback"]
 
@@ -60,8 +61,7 @@ def in_one_line(error: BaseException, verb: str) -> str:
         text = f"{type(error).__name__}: {text or 'without a message'} ({place_of(error)})"
     for pattern, advice in ADVICE:
         text = f"{text.rstrip(' .!')}; {advice}" if pattern in text else text
-    line = " ".join(text.split())
-    line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    line = shown(" ".join(text.split()))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 

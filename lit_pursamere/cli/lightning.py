@@ -54,8 +54,8 @@ def command_line(
     from lit_pursamere.cli.continuing import (
         COMPLETE,
         CheckpointsAreData,
-        at_home,
         kept_to_one,
+        placed,
         read_checkpoint,
         stopped_at,
     )
@@ -99,7 +99,7 @@ def command_line(
             return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
         def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
-            trainer = super()._instantiate_trainer(at_home(config, self.model) if run else config, callbacks)
+            trainer = super()._instantiate_trainer(placed(config, self.model) if run else config, callbacks)
             if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
                 raise ValueError(
                     f"trainer.strategy {config.get('strategy')!r} copies a process that has begun, and every process "

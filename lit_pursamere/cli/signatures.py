@@ -12,7 +12,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["Parameters", "class_names", "function", "parameters", "trainer_parameters", "verbs_of"]
+__all__ = ["Parameters", "class_names", "definitions", "function", "parameters", "trainer_parameters", "verbs_of"]
 
 Parameters = dict[str, str]  # name: annotation
 

@@ -94,7 +94,7 @@ def incomplete(run: Run, several: bool) -> list[str]:
     """
     if not run.missing:
         return []
-    total = (run.images or 0) * len(run.systems) * len((CLEAN, *run.attacks))
+    total = run.images * len(run.systems) * len((CLEAN, *run.attacks))
     parts = ", ".join(f"{system} under {attack}: {count}" for (system, attack), count in run.missing.items())
     where = f" in {run.label}" if several else ""
     return [

@@ -76,7 +76,7 @@ class Run:
 
     Args:
         folder: Where it lives.
-        manifest: What was evaluated; empty if the folder says nothing.
+        manifest: What was evaluated, see `checked`.
         rows: Its records.
         label: Its name beside other runs.
     """
@@ -106,10 +106,9 @@ class Run:
         return self.data.split(",")[0]
 
     @property
-    def images(self) -> int | None:
-        """How many images the evaluation is about, if the manifest says so."""
-        images = self.manifest.get("images")
-        return images.get("count") if isinstance(images, dict) else None
+    def images(self) -> int:
+        """How many images the evaluation is about."""
+        return self.manifest["images"]["count"]
 
     @property
     def evaluations(self) -> int:
@@ -118,9 +117,7 @@ class Run:
 
     @cached_property
     def missing(self) -> dict[tuple[str, str], int]:
-        """How many images each (system, attack) still lacks; empty if it is complete or does not state its size."""
-        if self.images is None:
-            return {}
+        """How many images each (system, attack) still lacks; empty if it is complete."""
         counts = {(system, attack): 0 for system in self.systems for attack in (CLEAN, *self.attacks)}
         for row in self.rows:
             counts[str(row["system"]), str(row["attack"])] += 1
@@ -145,16 +142,13 @@ class Run:
 
     @cached_property
     def attacks(self) -> dict[str, AttackInfo]:
-        """Attacks in the order of the manifest, then those that only the rows name; without `clean`."""
-        stated = {name: AttackInfo(entry) for name, entry in self.manifest.get("attacks", {}).items()}
-        found = sorted({str(row["attack"]) for row in self.rows} - {CLEAN, *stated})
-        return stated | {name: AttackInfo() for name in found}
+        """Attacks in the order of the manifest; without `clean`."""
+        return {name: AttackInfo(entry) for name, entry in self.manifest["attacks"].items()}
 
     @cached_property
     def systems(self) -> list[str]:
         """Systems, the undefended one first, then by name."""
-        names = {str(row["system"]) for row in self.rows} | set(self.manifest.get("systems", {}))
-        return sorted(names, key=lambda name: (name != "undefended", name))
+        return sorted(self.manifest["systems"], key=lambda name: (name != "undefended", name))
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:

@@ -79,7 +79,7 @@ def check_manifest(folder: Path, manifest: dict) -> bool:
     if not is_stated(folder, manifest):
         return False
     existing = read_manifest(folder) or {}
-    if details := differences(existing, json.loads(json.dumps(manifest))):
+    if details := differences(existing, manifest):
         raise ValueError(
             f"{folder} holds results of another configuration ({details}); choose another `output` folder, or remove "
             "this one"
@@ -101,10 +101,14 @@ def is_stated(folder: Path, manifest: dict) -> bool:
 
 
 def differences(there: dict, now: dict) -> str:
-    """What differs between two manifests, in words, the first few of many; empty if nothing does."""
-    found = [f"{key}: there {brief(old)}, now {brief(new)}" for key, (old, new) in differing(there, now).items()]
-    more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-    return "; ".join([*found[:SHOWN], *more])
+    """What differs between a manifest that was read and one as it would be, in words; empty if nothing does.
+
+    Of many differences the first few are told.
+    """
+    found = differing(there, json.loads(json.dumps(now)))
+    texts = [f"{key}: there {brief(old)}, now {brief(new)}" for key, (old, new) in found.items()]
+    more = [f"and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
+    return "; ".join([*texts[:SHOWN], *more])
 
 
 def brief(value: object) -> str:

@@ -279,7 +279,7 @@ class Training(pl.LightningModule):
             raise ValueError(f"{path} is not written: the training diverged, {bad[0]} is NaN or infinite")
         if self.configuration is not None and Path(path).exists():
             there = configuration_of(Path(path)) or {}
-            if found := differences(there, json.loads(json.dumps(self.configuration))):
+            if found := differences(there, self.configuration):
                 raise ValueError(
                     f"{path} is not replaced: another run wrote it in the meantime ({found}); the last checkpoint "
                     "holds these weights, and `lit-pursamere weights convert` makes a file of it"

@@ -12,19 +12,11 @@ from lit_pursamere.cli.main import main
 from lit_pursamere.tasks.training import WholeCheckpoints
 
 
-class Call:
-    def __init__(self, function, *args):
-        self.function, self.args = function, args
-
-    def __reduce__(self):
-        return self.function, self.args
-
-
 @pytest.fixture
-def evil(tmp_path):
+def evil(call, tmp_path):
     """A checkpoint that makes the file PWNED, were it run."""
     path = tmp_path / "evil.ckpt"
-    content = {"state_dict": {"a": torch.ones(1)}, "hyper_parameters": Call(open, str(tmp_path / "PWNED"), "w")}
+    content = {"state_dict": {"a": torch.ones(1)}, "hyper_parameters": call(open, str(tmp_path / "PWNED"), "w")}
     torch.save(content, path)
     yield path
     assert not (tmp_path / "PWNED").exists()

@@ -162,26 +162,10 @@ def trace(tmp_path):
     assert not path.exists(), "code of a weight file was run"
 
 
-class Call:
-    """Pickles as a call of a function."""
-
-    def __init__(self, function, *args):
-        self.function, self.args = function, args
-
-    def __reduce__(self):
-        return self.function, self.args
-
-
 @pytest.fixture
-def call():
-    """Make an object that pickles as a call of a function."""
-    return Call
-
-
-@pytest.fixture
-def hostile(trace):
+def hostile(call, trace):
     """An object whose unpickling would create the trace."""
-    return Call(open, str(trace), "w")
+    return call(open, str(trace), "w")
 
 
 @pytest.fixture
