@@ -13,6 +13,7 @@ does: the system wakes it by itself. What has not ended after some seconds, it e
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
 import signal
@@ -67,6 +68,8 @@ def heed(*signals: int) -> None:
         for sent in signals:
             if signal.getsignal(sent) != signal.SIG_IGN:
                 signal.signal(sent, stop)
+                # As Python ends, it gives its signals back to the system: one that comes then would change the status.
+                atexit.register(signal.signal, sent, signal.SIG_IGN)
 
 
 @contextmanager

@@ -50,6 +50,25 @@ def test_signals_that_come_together_count_once():
     os.kill(os.getpid(), signal.SIGINT)
 
 
+# Is told once more when Python has done all but clear its modules.
+LATE = """
+import os, signal, sys
+from lit_pursamere.stopping import heed
+class Late:
+    def __del__(self, kill=os.kill, process=os.getpid()):
+        kill(process, signal.SIGTERM)
+        print("told again", flush=True)
+heed(signal.SIGTERM)
+late = Late()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_second_signal_at_the_very_end_leaves_the_status_alone():
+    ended = subprocess.run([sys.executable, "-c", LATE], stdout=subprocess.PIPE)
+    assert (ended.returncode, ended.stdout) == (143, b"told again\n")
+
+
 def test_what_was_started_to_ignore_a_signal_ignores_it():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stopping.heed(*stopping.SIGNALS)
