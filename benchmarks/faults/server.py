@@ -25,6 +25,8 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pytorch_lightning.utilities import rank_zero_only
+
 from lit_pursamere.stopping import SIGNALS, heed
 
 ADDRESS = "FAULTS_SERVER"
@@ -148,6 +150,7 @@ def prepare(request: dict) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.environ[ADDRESS] = address
+    rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", 0))  # as importing Lightning here would say
     sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
     sys.argv = [COMMAND, *request["argv"]]
     sys.modules["__main__"].__spec__ = None

@@ -17,7 +17,7 @@ from typing import Self
 from lit_pursamere.store.atomic import remove_leftovers
 from lit_pursamere.store.durable import Key, Row, append_rows, cut_tail, read_rows
 from lit_pursamere.store.locks import FolderLock
-from lit_pursamere.store.manifest import check_manifest, run_of, write_manifest
+from lit_pursamere.store.manifest import NAME, check_manifest, run_of, write_manifest
 
 __all__ = ["ResultsFolder"]
 
@@ -41,8 +41,10 @@ class ResultsFolder:
         self.lock = FolderLock(self.folder, rank)
         try:
             if self.lock.alone:
-                if manifest is not None and not self.holds(self.folder, manifest):
-                    write_manifest(self.folder, manifest)
+                if manifest is not None:
+                    remove_leftovers(self.folder, NAME)  # of a run that was killed before it had one
+                    if not self.holds(self.folder, manifest):
+                        write_manifest(self.folder, manifest)
                 self._mend()
                 self.lock.share()
             if manifest is not None:

@@ -74,6 +74,12 @@ def test_files_of_others_are_neither_bound_nor_removed(tmp_path):
     assert (tmp_path / "film.mp4.part").exists(), "it is not named like one of ours"
 
 
+def test_a_run_that_was_killed_before_it_had_a_manifest_leaves_the_folder_empty(tmp_path):
+    (tmp_path / "manifest.json.host-7.part").touch()
+    Outputs(tmp_path, {}).release()
+    assert sorted(file.name for file in tmp_path.iterdir() if not file.name.startswith(".lock")) == ["manifest.json"]
+
+
 def test_rows_name_their_run(tmp_path):
     with ResultsFolder(tmp_path, {"a": 1}) as folder:
         (row,) = folder.append_rows("rows.jsonl", [{"index": 1}])
