@@ -4,7 +4,8 @@
     `class_path`, a list, the mapping of `attacks`;  `attacks+` adds to those that stand there
     every other mapping changes the settings that it names, and so does a dotted option, `--model.purifier.rho_pur 2`
 
-Files name others relative to themselves; what they name is read, never run. `~/` is the home folder everywhere.
+Files name others relative to themselves, or those that come with the package by their names, see `shipped`; what they
+name is read, never run. `~/` is the home folder everywhere.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from lit_pursamere.shipped import configuration, names_of, part
 
 __all__ = ["about", "asks_for_help", "at_home", "compose", "gathered", "overlay", "read_yaml"]
 
@@ -82,7 +86,14 @@ def read_yaml(file: Path, within: tuple[Path, ...] = ()) -> Any:
         ValueError: If it is no YAML, or files name each other in a circle.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}" + (f", which {within[-1]} names" if within else ""))
+        if found := configuration(file):
+            return read_yaml(found, within)
+        nearest = get_close_matches(str(file).removeprefix("configs/").removesuffix(".yaml"), names_of(), 1, 0.8)
+        raise FileNotFoundError(
+            f"there is no file {file}"
+            + (f", which {within[-1]} names" if within else "")
+            + (f"; did you mean {nearest[0]}, which comes with the package?" if nearest else "")
+        )
     if file.resolve() in within:
         raise ValueError(f"{file} names itself, by way of {', '.join(map(str, within))}")
     return _inlined(_parsed(file.read_bytes(), str(file)), file, (*within, file.resolve()))
@@ -103,16 +114,21 @@ def _parsed(text: str | bytes, where: str) -> Any:
         raise ValueError(f"{where} is no YAML: {told}") from error
 
 
-def _inlined(value: Any, file: Path, within: tuple[Path, ...]) -> Any:
+def _inlined(value: Any, file: Path, within: tuple[Path, ...], path: tuple[str, ...] = ()) -> Any:
+    """What was read of a file, with the files that it names; `path` are the keys that lead there."""
     if isinstance(value, dict):
         if not isinstance(value.get("class_path", ""), str):
             raise ValueError(f"{file}: class_path must be the name of a class; got {value['class_path']!r}")
-        return {key: _inlined(item, file, within) for key, item in value.items()}
+        return {key: _inlined(item, file, within, (*path, key)) for key, item in value.items()}
     if isinstance(value, list):
         return [_inlined(item, file, within) for item in value]
     if isinstance(value, str):
         value = at_home(value)
-        return read_yaml(file.parent / value, within) if FILE.fullmatch(value) else value
+        if FILE.fullmatch(value):
+            beside = file.parent / value
+            return read_yaml(beside if beside.is_file() else configuration(value) or beside, within)
+        if found := part(value, path):
+            return read_yaml(found, within)
     return value
 
 
@@ -185,7 +201,7 @@ def gathered(
             config = overlay(config, given if alone is None else about(given, sections, alone, value))
             rest = [(other, kept) for other, kept in rest if not _states(given, other)]  # whatever comes later wins
         elif path and path[0] in sections:
-            config = _with(config, path, _content(value))
+            config = _with(config, path, _content(value, path))
         else:
             rest.append((path, words))
     return config, [word for _, kept in rest for word in kept]
@@ -233,13 +249,13 @@ def _states(content: Any, path: list[str]) -> bool:
     return bool(path)
 
 
-def _content(text: str) -> Any:
+def _content(text: str, path: Sequence[str] = ()) -> Any:
     """What the value of an option means: a file's content, a mapping, a list, nothing, or a word for the parser."""
     if FILE.fullmatch(text):
         return read_yaml(Path(text))
     if text in ("null", "~") or text[:1] in ("{", "["):
-        return _inlined(_parsed(text, text), Path("."), ())
-    return text
+        return _inlined(_parsed(text, text), Path("."), (), tuple(path))
+    return read_yaml(found) if (found := part(text, path)) else text
 
 
 def _with(node: Any, parts: list[str], value: Any, name: str = "") -> Any:

@@ -28,8 +28,6 @@ def read_stages(path: Path) -> list[list[str]]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not a list of commands under `stages`.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no experiment at {path} (looked from {Path.cwd()})")
     content = read_yaml(path)
     stages = content.get("stages") if isinstance(content, dict) else None
     if not isinstance(stages, list) or not stages or not all(isinstance(stage, str) for stage in stages):

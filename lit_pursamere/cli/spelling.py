@@ -23,6 +23,7 @@ from lit_pursamere.cli.signatures import (
     verbs_of,
 )
 from lit_pursamere.cli.usage import LIGHTNING_VERBS, VERBS
+from lit_pursamere.shipped import names_of
 
 __all__ = ["check_words", "meant"]
 
@@ -121,8 +122,9 @@ def class_of(kind: str) -> str | None:
 
 
 def check_class(name: str, where: str) -> None:
-    """Refuse the name of a class that is none, but nearly that of one of this package."""
-    if "." not in name and name not in definitions() and (hint := meant(name, class_names(), cutoff=0.85)):
+    """Refuse the name of a class that is none, but nearly that of one of this package, or of a file that it ships."""
+    known = (*class_names(), *names_of(where.removeprefix("--").split(".")))
+    if "." not in name and name not in definitions() and (hint := meant(name, known, cutoff=0.85)):
         raise ValueError(f"{where}: there is no class {name} here, and no file of that name{hint}")
 
 

@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from lit_pursamere.shipped import shipped
 from lit_pursamere.weights.pickles import ModuleState, NeedsCode, Refused, is_legacy, read_pickle
 
 __all__ = ["Content", "printable", "read_content", "some"]
@@ -68,7 +69,7 @@ def read_content(path: str | Path, execute: bool = False, weights: str = "ema") 
         FileNotFoundError: If there is no such file, or no weights in the folder.
         ValueError: If the file is damaged, no weight file, or would have to run code.
     """
-    path = Path(path)
+    path = shipped(path)
     if path.is_dir():
         return _read_folder(path, execute, weights)
     if not path.is_file():

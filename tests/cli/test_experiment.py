@@ -53,7 +53,7 @@ def test_the_short_quickstart_is_the_quickstart():
         ("- fit", "a list of commands"),
         ("stages: [train --config x]", "must begin with one of .*got 'train --config x'"),
         ("stages: [", "is no YAML"),
-        (None, "no experiment at .*experiment.yaml"),
+        (None, "there is no file .*experiment.yaml"),
     ],
     ids=["word", "empty", "list", "verb", "yaml", "missing"],
 )

@@ -1,0 +1,87 @@
+"""What `pip install` brings works in an empty folder: the package, its configurations and its small weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+SOURCES = ("lit_pursamere", "configs", "checkpoints", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+BUILD = "import setuptools.build_meta as build; build.build_sdist('dist'); build.build_wheel('dist')"
+
+
+@pytest.fixture(scope="module")
+def built(repository_root, tmp_path_factory):
+    """A folder with a wheel and an sdist, built from a copy of the sources."""
+    copy = tmp_path_factory.mktemp("built")
+    for name in SOURCES:
+        source = repository_root / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
+    subprocess.run([sys.executable, "-c", BUILD], cwd=copy, check=True, capture_output=True)
+    return copy / "dist"
+
+
+@pytest.fixture(scope="module")
+def command(built, tmp_path_factory):
+    """`lit-pursamere` of the wheel in an environment of its own, which sees the libraries of this one."""
+    environment = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    (wheel,) = built.glob("*.whl")
+    python = environment / "bin/python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run(pip, check=True)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (packages / "libraries.pth").write_text(sysconfig.get_paths()["purelib"])
+    return environment / "bin/lit-pursamere"
+
+
+def names_in(archive: Path) -> set[str]:
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as file:
+            return set(file.namelist())
+    with tarfile.open(archive) as file:
+        return {name.partition("/")[2] for name in file.getnames()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pattern", "inside"), [("*.whl", "lit_pursamere/"), ("*.tar.gz", "")])
+def test_an_archive_holds_every_source_configuration_and_small_checkpoint(built, repository_root, pattern, inside):
+    (archive,) = built.glob(pattern)
+    expected = {path.relative_to(repository_root).as_posix() for path in (repository_root / "lit_pursamere").rglob("*")
+                if path.suffix in (".py", ".csv", ".typed")}  # fmt: skip
+    for path in (
+        *(repository_root / "configs").rglob("*.yaml"),
+        *(repository_root / "checkpoints").rglob("*.safetens*"),
+    ):
+        expected.add(f"{inside}{path.relative_to(repository_root).as_posix()}")
+    assert expected - names_in(archive) == set()
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_by_name_in_an_empty_folder(command, tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+    def run(program, *words):
+        done = subprocess.run([program, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    where = run(command.with_name("python"), "-c", "import lit_pursamere; print(lit_pursamere.__file__)")
+    assert Path(where).is_relative_to(command.parents[1])
+    words = [
+        "--data.test_size=2",
+        "--data.eval_batch_size=2",
+        "--model.purifier.sigmas.stride=20",
+        "--model.pictures=0",
+    ]
+    table = run(command, "test", "--config=digits/robustness", "--model.attacks={BPDA: pgd20_bpda}", *words)
+    assert "| PurSAMERE  | BPDA " in table
+    assert run(command, "report", "runs/digits/robustness") in table
+    assert "NCSNv2" in run(command, "weights", "inspect", "checkpoints/digits/score.safetensors")
