@@ -67,10 +67,17 @@ def removed(bench: Bench, seed: str) -> Callable[[Whole], dict]:
 
 def after(bench: Bench, whole: Whole, ended: Ended, named: str, at: str) -> dict:
     """One line that says what is the matter, unless nothing is missing; then the same command comes to the same end."""
-    line, missing = error_of(ended.text), bench.differences(whole)
+    line = error_of(ended.text)
+    missing = [difference for difference in bench.differences(whole) if not is_told(difference, ended.text)]
     then, said = bench.again(whole.line)
     if then == PASSED:
         said = line or readable(ended.text)
         unnoticed = f"not noticed: {missing[0]}" if missing else PASSED
         then = judge(ended, named) if ended.status else unnoticed
     return {"first": ended.status, "outcome": then, "said": f"{at}: {said}"}
+
+
+def is_told(difference: str, text: str) -> bool:
+    """Whether what is missing is a picture, of which the command has said that there is none."""
+    name, missing, _ = difference.partition(" is missing")
+    return bool(missing) and name.endswith(".png") and f"there is no {name.rpartition('/')[2]} (" in text
