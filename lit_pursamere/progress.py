@@ -99,7 +99,7 @@ class Progress:
 
     def line(self) -> str:
         """The plain line: "BPDA20: 120 of 800 steps, 02:10 left; test: 40 of 600 verdicts"."""
-        own = f"{self.title}: {self.done} of {self.total} {self.unit}s"
+        own = f"{self.title}: {self.done}{f' of {self.total}' if self.total else ''} {self.unit}s"
         if (left := self._left()) is not None:
             own += f", {tqdm.format_interval(left)} left"
         return own if self.outer is None else f"{own}; {self.outer.line()}"

@@ -26,6 +26,7 @@ __all__ = ["about", "asks_for_help", "at_home", "compose", "gathered", "overlay"
 
 SECTIONS = ("model", "data")  # what options may take apart; those of the trainer are left to the parser
 WHOLE = ("attacks",)
+NAMED = ("score_model", "classifier")  # what may be told by the name of its weights
 MOST_ENTRIES = 1_000_000  # of a file; a few lines of aliases of aliases stand for billions
 FILE = re.compile(r"[^\s{}\[\]]+\.ya?ml")
 HOME = re.compile(r"(--[\w.+-]+=)?~(?=/)")
@@ -119,7 +120,7 @@ def _inlined(value: Any, file: Path, within: tuple[Path, ...], path: tuple[str, 
     if isinstance(value, dict):
         if not isinstance(value.get("class_path", ""), str):
             raise ValueError(f"{file}: class_path must be the name of a class; got {value['class_path']!r}")
-        return {key: _inlined(item, file, within, (*path, key)) for key, item in value.items()}
+        return {key: _named(key, _inlined(item, file, within, (*path, key))) for key, item in value.items()}
     if isinstance(value, list):
         return [_inlined(item, file, within) for item in value]
     if isinstance(value, str):
@@ -130,6 +131,15 @@ def _inlined(value: Any, file: Path, within: tuple[Path, ...], path: tuple[str, 
         if found := part(value, path):
             return read_yaml(found, within)
     return value
+
+
+def _named(key: str, value: Any) -> Any:
+    """What the name of weights stands for: a class, its arguments and the weights; anything else as it is."""
+    if key not in NAMED or not isinstance(value, str) or "/" not in value:
+        return value
+    from lit_pursamere.cli.named import spelled_out  # imports torch
+
+    return spelled_out(key, value)
 
 
 def at_home(text: str) -> str:
@@ -201,7 +211,7 @@ def gathered(
             config = overlay(config, given if alone is None else about(given, sections, alone, value))
             rest = [(other, kept) for other, kept in rest if not _states(given, other)]  # whatever comes later wins
         elif path and path[0] in sections:
-            config = _with(config, path, _content(value, path))
+            config = _with(config, path, _named(path[-1], _content(value, path)))
         else:
             rest.append((path, words))
     return config, [word for _, kept in rest for word in kept]

@@ -31,7 +31,7 @@ VERBS = {
     "estimate": Entry("estimate", "say what a fit, predict or test will cost"),
     "audit": Entry("audit", "ask whether an attack could have broken a defence, or how many draws its EoT needs"),
     "sigmas": Entry("sigmas", "choose the noise levels for a data set"),
-    "weights": Entry("weights", "look into weight files, convert them"),
+    "weights": Entry("weights", "get weights by name, look into weight files, convert them"),
 }
 LIGHTNING_VERBS = tuple(name for name, entry in VERBS.items() if entry.module == "lightning")
 

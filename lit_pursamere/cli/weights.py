@@ -1,5 +1,7 @@
-"""`lit-pursamere weights`: look into weight files, and turn those of others into safetensors.
+"""`lit-pursamere weights`: get weights by name, look into weight files, and turn those of others into safetensors.
 
+lit-pursamere weights list
+lit-pursamere weights get cifar10/edm
 lit-pursamere weights inspect checkpoint_300000.pth
 lit-pursamere weights convert edm-cifar10-32x32-uncond-vp.pkl edm.safetensors
 """
@@ -13,17 +15,54 @@ from typing import Literal
 from lit_pursamere.cli.parsing import aligned
 from lit_pursamere.names import shown
 from lit_pursamere.weights import inspect_weights
+from lit_pursamere.weights.cache import cache_folder, state
 from lit_pursamere.weights.conversion import described, write_safetensors
+from lit_pursamere.weights.getting import get as get_files
+from lit_pursamere.weights.registry import Entry, entries, find
 from lit_pursamere.weights.saving import safetensors_file
 
-__all__ = ["convert", "inspect", "weights"]
+__all__ = ["convert", "get", "inspect", "show_list", "weights"]
+
+
+def show_list() -> None:
+    """List the weights that have a name, and whether they are on this machine."""
+    rows = []
+    for kind in ("score model", "classifier"):
+        rows.append((f"{kind.upper()}S", "STATE", "SIZE", "LICENCE", "WHAT"))
+        those = [one for one in entries().values() if one.kind == kind]
+        rows += [(one.name, state(one), size_of(one), one.licence or "?", one.what) for one in those]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"\ncache: {shown(cache_folder())}\n`lit-pursamere weights get NAME` downloads, or says what to do by hand")
+
+
+def get(name: str, file: Path | None = None) -> None:
+    """Download weights by their name, or put a file that was fetched by hand in their place.
+
+    They are kept in the cache of the system, or in the folder that the environment variable LIT_PURSAMERE_CACHE names.
+    A download that was cut short goes on when the command is given again.
+
+    Args:
+        name: As `weights list` shows it.
+        file: File to copy instead of a download; a folder where the weights are made of several files.
+
+    Raises:
+        FileNotFoundError: If the weights must be fetched by hand; the message says how.
+        OSError: If they cannot be downloaded, read or written.
+        ValueError: If there are none of that name, or the file is not the right one.
+    """
+    entry = find(name)
+    path = get_files(entry, file, say=lambda line: print(shown(line)))
+    found = inspect_weights(path)
+    print(aligned({**about(entry), "file": str(path), "architecture": found.architecture, "sha256": found.sha256}))
 
 
 def inspect(file: Path, weights: str = "ema") -> None:
     """Say what a weight file holds.
 
     Args:
-        file: Weight file of any layout, or a diffusers folder.
+        file: Weight file of any layout, a diffusers folder, or a name that `weights list` shows.
         weights: ema, raw, or the name of one of several networks in the file.
 
     Raises:
@@ -44,7 +83,7 @@ def convert(
     """Write a weight file as safetensors.
 
     Args:
-        file: Weight file of any layout, or a diffusers folder.
+        file: Weight file of any layout, a diffusers folder, or a name that `weights list` shows.
         output: File to write, OUT.safetensors.
         weights: ema, raw, or the name of one of several networks in the file.
         dtype: Type of the numbers (default: as they are).
@@ -65,4 +104,15 @@ def convert(
     print(f"wrote {output} ({count} tensors, {shown(found.layout)}, {found.architecture})\nsha256 {digest}")
 
 
-weights = {"inspect": inspect, "convert": convert}
+def about(entry: Entry) -> dict[str, str]:
+    """What the registry says of an entry, by name."""
+    told = {entry.kind: entry.name, "what": entry.what, "licence": entry.licence, "published": entry.published}
+    pages = {f"  {fact}": page for fact, page in (entry.sources or {}).items()}
+    return {name: text for name, text in told.items() if text} | ({"read on": "", **pages} if pages else {})
+
+
+def size_of(entry: Entry) -> str:
+    return "?" if entry.size is None else f"{entry.size / 1e6:.1f} MB"
+
+
+weights = {"list": show_list, "get": get, "inspect": inspect, "convert": convert}

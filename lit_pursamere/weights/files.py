@@ -21,8 +21,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from lit_pursamere.shipped import shipped
+from lit_pursamere.weights.cache import located
 from lit_pursamere.weights.pickles import ModuleState, NeedsCode, Refused, is_legacy, read_pickle
+from lit_pursamere.weights.registry import near
 
 __all__ = ["Content", "printable", "read_content", "some"]
 
@@ -58,7 +59,7 @@ def read_content(path: str | Path, execute: bool = False, weights: str = "ema") 
     """Read a weight file or a diffusers folder.
 
     Args:
-        path: File or folder.
+        path: File or folder, or a name of the registry.
         execute: Unpickle with full power, which runs whatever the file says. Only for files that are trusted.
         weights: `ema` or `raw`, or the name of a part: which to take of a folder that holds several.
 
@@ -69,11 +70,14 @@ def read_content(path: str | Path, execute: bool = False, weights: str = "ema") 
         FileNotFoundError: If there is no such file, or no weights in the folder.
         ValueError: If the file is damaged, no weight file, or would have to run code.
     """
-    path = shipped(path)
+    path = located(path)
     if path.is_dir():
         return _read_folder(path, execute, weights)
     if not path.is_file():
-        raise FileNotFoundError(f"no weight file at {path} (looked from {Path.cwd()}); give the path of a checkpoint")
+        raise FileNotFoundError(
+            f"no weight file at {path} (looked from {Path.cwd()}); give the path of a checkpoint, or a name"
+            f"{near(path.as_posix()) or ' of those that lit-pursamere weights list shows'}"
+        )
     with open(path, "rb") as file:
         head = file.read(512)
     try:
