@@ -81,11 +81,12 @@ def compare(
 
 def evaluate(plan: Plan, names: Sequence[str], options: Sequence[str]) -> dict[str, str]:
     """Complete the runs of these purifiers; returns the reasons of those that failed, by name."""
-    runs, unmeasured = {}, []
+    runs, pictured, unmeasured = {}, {}, []
     for name in names:
         with about(name), quiet():
             cli = build(plan, name, options)
             runs[name] = prospect(plan.output / name, name, cli)
+            pictured[name] = cli.model.pictures_there()
             unmeasured += [] if known_cost(only_defense(cli), plan.output / name) else [name]
     others = [run for run in read_comparison(plan.output, plan.purifiers).runs if run.label not in runs]
     check_comparison([*runs.values(), *others])
@@ -94,7 +95,7 @@ def evaluate(plan: Plan, names: Sequence[str], options: Sequence[str]) -> dict[s
             measure(plan, name, options)
     failed = {}
     for number, name in enumerate(names, start=1):
-        complete = not runs[name].missing and reported(plan.output / name)
+        complete = not runs[name].missing and pictured[name] and reported(plan.output / name)
         say(f"purifier {number} of {len(names)}: {name}{' is complete' if complete else ''}")
         if complete:
             continue

@@ -239,14 +239,17 @@ class LitRobustness(FolderTask):
         """Draw the pictures, where there are new ones or a file is missing, of images that are among these."""
         x, y, index = (torch.cat(column) for column in zip(*batches, strict=True))
         known = [number in self.pictured and number in self.gallery.images for number in index.tolist()]
-        if self.trainer.is_global_zero and any(known) and not (self.drawn and self._pictures_there()):
+        if self.trainer.is_global_zero and any(known) and not (self.drawn and self.pictures_there()):
             chosen = torch.tensor(known).nonzero().flatten().to(x.device)
             x, y, numbers = x[chosen], y[chosen], index.to(x.device)[chosen].tolist()
             with beside("pictures.png"), forked_randomness(run_seed(), "pictures"):
                 self._draw(x, y, self.gallery.get(numbers, x))
             self.drawn = True
 
-    def _pictures_there(self) -> bool:
+    def pictures_there(self) -> bool:
+        """Whether the folder has the pictures that it should have."""
+        if not self.pictures:
+            return True
         levels = isinstance(next(iter(self.systems.values())).purifier, PurSAMERE)
         names = ("pictures", "levels") if levels else ("pictures",)
         return all((self.output / f"{name}.png").is_file() for name in names)

@@ -142,6 +142,16 @@ def test_runs_each_as_the_same_test_alone_once_and_continues(compare, runs, tmp_
     assert verdicts("out/still") == whole and (tmp_path / "out/still/cost.json").read_text() == cost
 
 
+def test_pictures_that_could_not_be_written_come_with_the_same_command(compare, content, runs, tmp_path):
+    content["test"]["model"]["init_args"]["pictures"] = 2
+    assert compare("--only", "none")[0] == 0
+    picture = tmp_path / "out/none/pictures.png"
+    drawn, started = picture.read_bytes(), len(runs)
+    picture.unlink()
+    assert compare("--only", "none")[0] == 0
+    assert picture.read_bytes() == drawn and len(runs) == started + 1
+
+
 def test_options_of_test_hold_for_all_and_only_chooses(compare, runs):
     options = "--only", "still", "none", "--data.test_size", "3", "--output", "elsewhere"
     status, out, _ = compare(*options)
