@@ -24,7 +24,7 @@ from lit_pursamere.shipped import names_of, part
 from lit_pursamere.weights.getting import get
 from lit_pursamere.weights.registry import find, score_model_of
 
-__all__ = ["load_classifier", "load_purifier", "load_score_model"]
+__all__ = ["build", "load_classifier", "load_purifier", "load_score_model"]
 
 
 def load_score_model(name: str, download: bool = False, **settings: Any) -> ScoreModel:
@@ -89,7 +89,7 @@ def load_purifier(
         score_model = load_score_model(score_model, download)
     if isinstance(classifier, str):
         classifier = load_classifier(classifier, download)
-    return complete(_built(Purifier | Recipe, _with(read_yaml(file), settings)), score_model, noise, classifier)
+    return complete(build(Purifier | Recipe, _with(read_yaml(file), settings)), score_model, noise, classifier)
 
 
 def _load(name: str, kind: str, base: type, download: bool, settings: dict[str, Any]) -> Any:
@@ -98,7 +98,7 @@ def _load(name: str, kind: str, base: type, download: bool, settings: dict[str, 
         raise ValueError(f"{name} is a {entry.kind}: load_{entry.kind.replace(' ', '_')}({name!r})")
     if download:
         get(entry)
-    return _built(base, _with(configuration_of(entry), settings)).eval()
+    return build(base, _with(configuration_of(entry), settings)).eval()
 
 
 def _with(content: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +106,16 @@ def _with(content: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     return {**content, "init_args": {**content.get("init_args", {}), **settings}}
 
 
-def _built(kind: Any, content: dict[str, Any]) -> Any:
+def build(kind: Any, content: dict[str, Any]) -> Any:
+    """What a configuration says of a part, built.
+
+    Args:
+        kind: What is wanted: `ScoreModel`, `Purifier | Recipe`, `Attack`.
+        content: class_path and init_args.
+
+    Raises:
+        ArgumentError: If the class or an argument is none; the message says which.
+    """
     know_names()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--part", type=kind)

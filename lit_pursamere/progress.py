@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
-from tqdm import tqdm
+from tqdm.std import tqdm as plain_tqdm
 
 __all__ = ["Progress", "Watch"]
 
@@ -52,8 +52,10 @@ class Progress:
         self.outer: Progress | None = None
         self.done, self.total, self.skipped = 0, total, 0
         self.started = self.spoken = clock()
-        self.bar: tqdm | None = None
-        if not hidden and self.stream.isatty():
+        self.bar: plain_tqdm | None = None
+        if not hidden and (self.stream.isatty() or "ipykernel" in sys.modules):
+            from tqdm.auto import tqdm  # of a notebook in a notebook
+
             # One second without a bar, so that short jobs leave the terminal alone.
             self.bar = tqdm(
                 desc=title, unit=unit, total=total or None, leave=False, delay=1, file=self.stream,
@@ -101,7 +103,7 @@ class Progress:
         """The plain line: "BPDA20: 120 of 800 steps, 02:10 left; test: 40 of 600 verdicts"."""
         own = f"{self.title}: {self.done}{f' of {self.total}' if self.total else ''} {self.unit}s"
         if (left := self._left()) is not None:
-            own += f", {tqdm.format_interval(left)} left"
+            own += f", {plain_tqdm.format_interval(left)} left"
         return own if self.outer is None else f"{own}; {self.outer.line()}"
 
     def _left(self) -> float | None:

@@ -23,7 +23,7 @@ WORD = re.compile(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*")  # no class is called so
 # The parts of a configuration whose files have a folder of their own.
 KINDS = {
     "purifier": "purifier", "surrogate": "purifier", "score_model": "score_model", "classifier": "classifier",
-    "network": "network", "data": "data",
+    "network": "network", "data": "data", "attacks": "attacks",
 }  # fmt: skip
 
 

@@ -97,6 +97,23 @@ class ThreatModel:
         if self.norm == "linf":
             refuse_beyond_box("eps", self.eps)
 
+    @classmethod
+    def of(cls, text: str) -> ThreatModel:
+        """The threat model that is written "linf 8/255" or "l2 0.5".
+
+        Raises:
+            ValueError: If it is not a norm and a radius.
+        """
+        norm, _, eps = text.strip().partition(" ")
+        if not eps.strip():
+            raise ValueError(f'a threat model is a norm and a radius, such as "linf 8/255"; got {text!r}')
+        return cls(norm, Pixels(eps))  # type: ignore[arg-type]
+
+    @property
+    def plain_eps(self) -> float | str:
+        """The radius as a configuration has it, "8/255" if it was written so."""
+        return self.eps.plain() if isinstance(self.eps, Pixels) else self.eps
+
     def __str__(self) -> str:
         over_255 = self.eps * 255
         tidy = self.norm == "linf" and abs(over_255 - round(over_255)) < 1e-6

@@ -66,6 +66,26 @@ def test_saving_over_a_file_replaces_it(tmp_path, network, other):
     assert same(network, other)
 
 
+class Wrapper(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.net = network
+
+
+def test_the_prefix_of_a_wrapper_is_found_in_the_module_too(tmp_path, network, other):
+    save_weights(other, tmp_path / "bare.safetensors")
+    load_weights(Wrapper(Wrapper(network)), tmp_path / "bare.safetensors")
+    assert same(network, other)
+
+
+def test_a_wrapper_that_computes_by_itself_takes_no_part_of_its_weights(tmp_path, network, other):
+    save_weights(other, tmp_path / "bare.safetensors")
+    wrapper = Wrapper(network)
+    wrapper.head = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="does not fit this Wrapper"):
+        load_weights(wrapper, tmp_path / "bare.safetensors")
+
+
 @pytest.mark.parametrize("prefix", ["", "module.", "score_model.network.", "module.score_model.network."])
 def test_any_prefix_is_found(tmp_path, network, other, prefix):
     torch.save({prefix + name: tensor for name, tensor in network.state_dict().items()}, tmp_path / "w.pth")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from benchmarks.faults.bad_inputs import error_of, judge
@@ -80,4 +81,5 @@ def after(bench: Bench, whole: Whole, ended: Ended, named: str, at: str) -> dict
 def is_told(difference: str, text: str) -> bool:
     """Whether what is missing is a picture, of which the command has said that there is none."""
     name, missing, _ = difference.partition(" is missing")
-    return bool(missing) and name.endswith(".png") and f"there is no {name.rpartition('/')[2]} (" in text
+    picture = re.escape(name.rpartition("/")[2])
+    return bool(missing) and name.endswith(".png") and re.search(rf"there is no (\S+/)?{picture} \(", text) is not None

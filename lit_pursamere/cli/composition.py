@@ -22,7 +22,7 @@ import yaml
 
 from lit_pursamere.shipped import configuration, names_of, part
 
-__all__ = ["about", "asks_for_help", "at_home", "compose", "gathered", "overlay", "read_yaml"]
+__all__ = ["about", "asks_for_help", "at_home", "compose", "gathered", "overlay", "part_of", "read_yaml"]
 
 SECTIONS = ("model", "data")  # what options may take apart; those of the trainer are left to the parser
 WHOLE = ("attacks",)
@@ -266,6 +266,21 @@ def _content(text: str, path: Sequence[str] = ()) -> Any:
     if text in ("null", "~") or text[:1] in ("{", "["):
         return _inlined(_parsed(text, text), Path("."), (), tuple(path))
     return read_yaml(found) if (found := part(text, path)) else text
+
+
+def part_of(value: str | Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """What a part of a configuration is that is told by a word, a file, the name of a class, or a mapping.
+
+    Args:
+        value: As after `--model.purifier`.
+        path: The keys that lead there.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ValueError: If a file is no YAML.
+    """
+    found = _named(path[-1], _content(value, path)) if isinstance(value, str) else _inlined(value, Path("."), ())
+    return {"class_path": found} if isinstance(found, str) else dict(found)
 
 
 def _with(node: Any, parts: list[str], value: Any, name: str = "") -> Any:

@@ -23,6 +23,7 @@ VERBS = {
     "purify": Entry("purify", "purify your own pictures"),
     "purified": Entry("purified", "look into what `predict` has made"),
     "test": Entry("lightning", "attack a defence and print the table       (LitRobustness)"),
+    "evaluate": Entry("evaluate", "`test` an own classifier on own images, without a configuration"),
     "compare": Entry("compare", "`test` many purifiers, and print one table"),
     "report": Entry("report", "print the table of a test run again"),
     "reverify": Entry("reverify", "judge the stored images of a test run again"),

@@ -1,4 +1,7 @@
-"""Images in class folders, read when they are needed: ROOT/train/<class>/*.png and ROOT/test/<class>/*.png."""
+"""Images in class folders, read when they are needed: ROOT/train/<class>/*.png and ROOT/test/<class>/*.png.
+
+Where ROOT has neither `train` nor `test`, its folders are the classes, and all of it is the split `test`.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ class ImageFolder(ImageDataModule):
     A split may be missing as long as nobody asks for it.
 
     Args:
-        root: Folder with the folders `train` and `test`, each with one folder per class.
+        root: Folder with the folders `train` and `test`, each with one folder per class; or with the class folders.
         image_size: Side S in pixels. Other images are resized (bicubic, shorter side to S) and cropped at the centre.
         channels: 3 for RGB, 1 for grey; images are converted.
         order: Images by `class`, then file name; or by file `name` over all classes, which restores the official
@@ -107,17 +110,23 @@ class ImageFolder(ImageDataModule):
         found = [
             (path, label)
             for label, name in enumerate(self.class_names)
-            for path in sorted(images_in(self.root / split / name))
+            for path in sorted(images_in(self._place(split) / name))
         ]
         if not found:
-            raise FileNotFoundError(f"no images in {self.root / split}/<class> (known: {', '.join(FORMATS)})")
+            raise FileNotFoundError(f"no images in {self._place(split)}/<class> (known: {', '.join(FORMATS)})")
         if self.order == "name":
             found.sort(key=lambda item: item[0].name)
         paths, labels = zip(*found, strict=True)
         return FileDataset(paths, labels, self.channels, self.image_size)
 
+    def _place(self, split: Split) -> Path:
+        """Where the class folders of a split are."""
+        apart = split == "train" or any((self.root / name).is_dir() for name in ("train", "test"))
+        return self.root / split if apart else self.root
+
     def _find_classes(self) -> tuple[str, ...]:
-        found = {split: class_folders(self.root / split) for split in ("train", "test")}
+        splits: tuple[Split, ...] = ("train", "test")
+        found = {split: class_folders(self._place(split)) for split in splits}
         filled = {name for folders in found.values() for name, images in folders.items() if images}
         classes = {split: filled & set(folders) for split, folders in found.items()}
         if not filled:
@@ -125,7 +134,7 @@ class ImageFolder(ImageDataModule):
                 f"no images for ImageFolder: expected {self.root / 'train'}/<class>/*.png and the same under "
                 f"{self.root / 'test'}; set `--data.root` to the folder above"
             )
-        only_train, only_test = (sorted(classes[a] - classes[b]) for a, b in (("train", "test"), ("test", "train")))
+        only_train, only_test = (sorted(classes[a] - classes[b]) for a, b in (splits, splits[::-1]))
         if all(classes.values()) and (only_train or only_test):
             raise ValueError(f"classes in {self.root} differ: only in train {only_train}, only in test {only_test}")
         return tuple(sorted(filled))

@@ -162,11 +162,31 @@ def load_weights(
     """
     found = _read(path, weights)[1]
     try:
-        state = _fitting(module, found.tensors, weights if weights in ("ema", "raw") else "ema")
-        check_settings(module, found.metadata, settings or {})
+        filled, state = _filling(module, found.tensors, weights if weights in ("ema", "raw") else "ema")
+        check_settings(filled, found.metadata, settings or {})
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
-    module.load_state_dict(state)
+    filled.load_state_dict(state)
+
+
+def _filling(module: nn.Module, tensors: Mapping[str, Tensor], weights: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The module, or the network that it only wraps, whichever those tensors fit, and its state dict from them.
+
+    Raises:
+        ValueError: If they fit neither; what does not fit the module is told.
+    """
+    try:
+        return module, _fitting(module, tensors, weights)
+    except ValueError:
+        inner = [child for child in module.children() if child.state_dict()]
+        alone = len(inner) == 1 and len(inner[0].state_dict()) == len(module.state_dict())
+        if not alone:
+            raise
+        try:
+            return _filling(inner[0], tensors, weights)
+        except ValueError:
+            pass
+        raise
 
 
 def _fitting(module: nn.Module, tensors: Mapping[str, Tensor], weights: str) -> dict[str, Tensor]:

@@ -1,0 +1,89 @@
+"""`lit-pursamere evaluate`: an own classifier and own images, without a configuration.
+
+lit-pursamere evaluate mynet:SmallResNet mine.pt photos --normalise 0.5 0.5 --purifier pursamere \
+    --threat "linf 8/255" --attacks quick pgd20_exact
+lit-pursamere evaluate cifar10/standard cifar10 --n 256 --attacks strong
+
+The table is that of `test`; the folder holds the configuration by which `test` repeats the run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lit_pursamere.front.evaluate import evaluate as evaluate_model
+from lit_pursamere.front.named import data_of, network_of
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    model: str,
+    files: list[str],
+    normalise: list[float] | None = None,
+    purifier: str = "pursamere",
+    score_model: str | None = None,
+    threat: str = "linf 8/255",
+    attacks: list[str] | None = None,
+    n: int | None = None,
+    output: str = "runs/evaluate",
+    arguments: str = "{}",
+    evaluations: int | None = None,
+    batch_size: int = 128,
+    image_size: int | None = None,
+    device: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Attack an own classifier behind a purifier, and without it, and print the table.
+
+    Args:
+        model: Its class, mynet:SmallResNet, or the name of weights (`lit-pursamere weights list`).
+        files: Its weight file, unless it is named; then the images: a folder of class folders, an .npz file, or a data
+            set: cifar10, cifar100, mnist, fashion_mnist, digits.
+        normalise: Mean and std that it wants of images in [0, 1]: two numbers, or one of each per channel.
+        purifier: Name (`pursamere`), class or file of the purifier; Identity: none.
+        score_model: Name or file of the score model (default: that of the purifier's paper).
+        threat: What attackers may change.
+        attacks: quick, paper, strong, or names, classes or files of attacks (default: quick).
+        n: So many images, drawn at random (default: all).
+        output: Folder of the run; the same command goes on there.
+        arguments: What the class is built with, as JSON: '{"num_classes": 7}'.
+        evaluations: Verdicts per image (default: 1, or 4 where the purifier draws noise).
+        batch_size: Images per forward pass.
+        image_size: Side in pixels to which pictures are brought (default: that of the first one).
+        device: cpu, cuda, cuda:1 (default: cuda where there is one).
+        seed: Of all that is drawn.
+
+    Raises:
+        ValueError: If something does not fit together.
+        OSError: If a file cannot be read.
+    """
+    *weights, images = files
+    if len(weights) > 1:
+        raise ValueError(f"evaluate takes a model, its weight file and the images; got {len(files) + 1} words")
+    network = network_of(model, weights[0] if weights else None, arguments)
+    half = len(normalise or ()) // 2
+    if normalise and 2 * half != len(normalise):
+        raise ValueError(f"--normalise takes means and as many deviations; got {len(normalise)} numbers")
+    result = evaluate_model(
+        network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        data_of(images, network, image_size),
+        purifier=purifier,
+        score_model=score_model,
+        threat=threat,
+        attacks=attacks or "quick",
+        normalise=(normalise[:half], normalise[half:]) if normalise else None,
+        n=n,
+        output=output,
+        evaluations=evaluations,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    print(result.table())
+    again = result.configuration
+    print(
+        f"Records, tables and pictures: {Path(output)}"
+        + (f"; again: lit-pursamere test --config {again}" if again else "")
+    )

@@ -1,0 +1,99 @@
+"""Networks and images as a command line names them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lit_pursamere.cli.composition import part_of
+from lit_pursamere.data import NPZ, ImageDataModule, ImageFolder
+from lit_pursamere.data.folder import class_folders
+from lit_pursamere.data.image_files import images_in
+from lit_pursamere.front.classifier import imported
+from lit_pursamere.pretrained import build, load_classifier
+from lit_pursamere.shipped import names_of
+from lit_pursamere.weights import load_weights
+
+__all__ = ["data_of", "network_of"]
+
+
+def network_of(name: str, weights: str | None, arguments: str = "{}") -> nn.Module:
+    """A network by its class, filled with weights, or by the name of its weights.
+
+    Args:
+        name: "mynet:SmallResNet", which is looked for in the current folder too; or "cifar10/standard".
+        weights: Its weight file; None only with the name of weights.
+        arguments: What the class is built with, as JSON.
+
+    Raises:
+        ValueError: If there is none of that name, its arguments are wrong, or the weights do not fit.
+        FileNotFoundError: If there is no such weight file.
+    """
+    if weights is None:
+        if ":" in name:
+            raise ValueError(f"{name} needs its weights: lit-pursamere evaluate {name} WEIGHTS IMAGES")
+        return load_classifier(name)
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    kind = imported(name)
+    try:
+        told = json.loads(arguments)
+        network = kind(**told)
+    except (TypeError, ValueError) as error:
+        signature = f"{name.rpartition(':')[2]}{inspect.signature(kind)}" if callable(kind) else name
+        raise ValueError(
+            f"{signature} cannot be built with --arguments '{arguments}': {error}; give what it needs as JSON"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{name} makes a {type(network).__name__}, no torch.nn.Module")
+    load_weights(network, weights)
+    return network
+
+
+def data_of(name: str, network: nn.Module, image_size: int | None = None) -> ImageDataModule:
+    """Images by the path of a folder or .npz file, or by the name of a data set.
+
+    Args:
+        name: A folder of class folders, with or without `test` above them; an .npz file; `cifar10`.
+        network: Says how many channels the pictures of a folder must have.
+        image_size: Side of the pictures of a folder in pixels. None: that of the first one.
+
+    Raises:
+        FileNotFoundError: If there is nothing of that name.
+    """
+    path = Path(name)
+    if path.is_dir():
+        root = path if (path / "test").is_dir() else path.parent
+        split = path / "test" if root == path else path
+        if not class_folders(split):
+            raise FileNotFoundError(
+                f"{path} has no class folders; put the pictures of each class in a folder of its own"
+            )
+        return ImageFolder(str(path), image_size=image_size or side_of(split), channels=channels_of(network))
+    if path.suffix == ".npz":
+        return NPZ(name)
+    if name not in names_of(["data"]):
+        raise FileNotFoundError(f"there is no folder or file {name}, and no data set of that name; known: "
+                                f"{', '.join(names_of(['data']))}")  # fmt: skip
+    told: dict[str, Any] = part_of(name, ["data"])
+    return build(ImageDataModule, told)
+
+
+def side_of(folder: Path) -> int:
+    """Shorter side of the first picture."""
+    from PIL import Image
+
+    first = next(image for name in sorted(class_folders(folder)) for image in sorted(images_in(folder / name)))
+    with Image.open(first, formats=["PNG", "JPEG"]) as picture:
+        return min(picture.size)
+
+
+def channels_of(network: nn.Module) -> Any:
+    """Channels that the first convolution takes, 1 or 3; 3 where there is none."""
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    return 1 if first is not None and first.in_channels == 1 else 3

@@ -1,0 +1,104 @@
+"""What an evaluation has found: its table in every form, its rows, its figures, its folder."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lit_pursamere.report import Accuracy, as_markdown, make_report
+from lit_pursamere.report.lines import WORST
+from lit_pursamere.report.report import Report
+from lit_pursamere.store.records import Row
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+__all__ = ["Result"]
+
+
+class Result:
+    """The verdicts of an evaluation.
+
+    Args:
+        folder: Of the run.
+        place: The temporary folder that is kept for as long as this is, if it is one.
+    """
+
+    def __init__(self, folder: Path, place: tempfile.TemporaryDirectory | None = None) -> None:
+        self.folder, self._place = folder, place
+
+    @cached_property
+    def report(self) -> Report:
+        """The report of the run."""
+        return make_report([self.folder])
+
+    @property
+    def rows(self) -> list[Row]:
+        """A row per system, attack and image, see `store.records`."""
+        return self.report.runs[0].rows
+
+    @property
+    def worst_case(self) -> Accuracy:
+        """Images that the defence gets right clean and under every attack: `.value` in [0, 1], `.correct` of `.n`."""
+        system = self.report.runs[0].system
+        lines = [line for line in self.report.lines if line.system == system]
+        return next((line for line in lines if line.attack == WORST), lines[-1]).headline
+
+    @property
+    def configuration(self) -> Path | None:
+        """The file by which `lit-pursamere test --config` repeats the run; None if a part of it was an object."""
+        file = self.folder / "config.yaml"
+        return file if file.is_file() else None
+
+    def table(self) -> str:
+        """The table with its notes, in Markdown."""
+        return as_markdown(self.report)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row per system, attack and semantics, as report.csv has them; accuracies in [0, 1].
+
+        Raises:
+            ModuleNotFoundError: If pandas is not installed.
+        """
+        import pandas
+
+        lines = self.report.lines
+        return pandas.DataFrame([self.report.record(line, name) for line in lines for name in line.accuracies])
+
+    def to_html(self) -> str:
+        """The table as HTML, whatever others called their classes and attacks as text."""
+        columns = {name: cells for name, cells in self.report.columns.items() if any(cells)}
+        head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+        rows = zip(*columns.values(), strict=True)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.report.notes)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+
+    _repr_html_ = to_html
+
+    def plot(self) -> Figure:
+        """Accuracy of every system under every attack, with intervals."""
+        from lit_pursamere.report.accuracy_figures import accuracy_figure
+
+        return accuracy_figure(self.report)
+
+    def save(self, folder: str | Path) -> Path:
+        """Keep the folder of the run: a copy under another name; returns its path.
+
+        Raises:
+            FileExistsError: If there is something of that name.
+        """
+        target = Path(folder)
+        if target.exists():
+            raise FileExistsError(f"{target} is there already; choose another folder")
+        shutil.copytree(self.folder, target)
+        return target
+
+    def __repr__(self) -> str:
+        run, worst = self.report.runs[0], self.worst_case
+        return f"<{run.system}: {100 * worst.value:.1f} % of {worst.n} images withstand {', '.join(run.attacks)}>"
