@@ -20,6 +20,7 @@ from lit_pursamere.weights.saving import sha256
 
 __all__ = [
     "CACHE",
+    "HERE",
     "cache_folder",
     "expected",
     "folder_of",

@@ -182,6 +182,8 @@ def test_the_list_says_what_is_here(capsys, tmp_path, monkeypatch):
     assert rows["cifar10/ncsnv2"][:4] == ["by", "hand", "?", "MIT"]
     assert rows["cifar10/edm"][:2] == ["downloadable", "?"]
     assert rows["cache:"] == [str(tmp_path)]
+    assert run("list", "--here") == 0
+    assert "downloadable" not in (out := capsys.readouterr().out) and "digits/ncsnv2" in out
 
 
 def test_get_says_what_it_got_and_whose_it_is(capsys):
