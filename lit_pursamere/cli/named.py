@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from lit_pursamere.cli.composition import read_yaml
-from lit_pursamere.weights.registry import Entry, entries, shipped_folder
+from lit_pursamere.weights.registry import Entry, entries, near, shipped_folder
 
 __all__ = ["configuration_of", "spelled_out"]
 
@@ -24,10 +24,12 @@ def spelled_out(setting: str, name: str) -> dict[str, Any] | str:
     """What a name stands for as `score_model` or `classifier`; the name itself if it is none of such weights.
 
     Raises:
-        ValueError: If it is that of weights of the other kind.
+        ValueError: If it is that of weights of the other kind, or nearly one.
     """
     entry = entries().get(name)
     if entry is None:
+        if hint := near(name):
+            raise ValueError(f"{setting}: no weights are called {name}{hint}")
         return name
     if entry.kind != KINDS[setting]:
         raise ValueError(f"{setting}: {name} is the name of a {entry.kind}")

@@ -287,6 +287,11 @@ def test_the_name_of_weights_of_the_other_kind(capsys):
     assert "score_model: cifar10/standard is the name of a classifier" in capsys.readouterr().err
 
 
+def test_a_mistyped_name_of_weights(capsys):
+    assert main(["test", "--config", TEST, "--model.score_model", "digits/ncsnv"]) == 1
+    assert "score_model: no weights are called digits/ncsnv; did you mean digits/ncsnv2?" in capsys.readouterr().err
+
+
 def test_settings_beside_a_name():
     given = settings("--model.score_model", "cifar10/ncsnv2", "--model.score_model.weights", "raw")
     assert given["score_model"]["init_args"] == {"ngf": 128, "checkpoint": "cifar10/ncsnv2", "weights": "raw"}
