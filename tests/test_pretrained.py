@@ -86,6 +86,20 @@ def test_what_cannot_be_loaded(load, name, error, told):
         load(name)
 
 
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({"rho": 1.0}, "'rho' is not accepted"),
+        ({"rho_pur": "x"}, "rho_pur"),
+        ({"rho_pur": -1}, "at least 0; got rho_pur=-1"),
+    ],
+)
+def test_settings_that_are_refused_are_one_line(settings, told):
+    with pytest.raises(ValueError, match=told) as caught:
+        load_purifier("pursamere_digits", **settings)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
 def test_the_python_of_the_page_about_weights_runs(repository_root):
     (code,) = re.findall(r"```python\n(.*?)```", (repository_root / "docs/weights.md").read_text(), re.DOTALL)
     names = {}
