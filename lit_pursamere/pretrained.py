@@ -9,6 +9,7 @@ purify = load_purifier("pursamere", "cifar10/ncsnv2-small")
 
 from __future__ import annotations
 
+from argparse import ArgumentError
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -17,6 +18,7 @@ from torch import nn
 from lit_pursamere.cli.composition import read_yaml
 from lit_pursamere.cli.lightning import know_names
 from lit_pursamere.cli.named import configuration_of
+from lit_pursamere.cli.readable import readable
 from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.purifiers import Purifier
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete
@@ -41,7 +43,7 @@ def load_score_model(name: str, download: bool = False, **settings: Any) -> Scor
     Raises:
         FileNotFoundError: If the weights are not on this machine; the message says how to get them.
         OSError: If they cannot be downloaded.
-        ValueError: If there are none of that name, or they are not the right ones.
+        ValueError: If there are none of that name, or they are not the right ones; or if the class refuses a setting.
     """
     return _load(name, "score model", ScoreModel, download, settings)
 
@@ -79,7 +81,7 @@ def load_purifier(
     Raises:
         FileNotFoundError: If weights are not on this machine; the message says how to get them.
         OSError: If they cannot be downloaded.
-        ValueError: If there is no purifier of that name, or it lacks a score model.
+        ValueError: If there is no purifier of that name, it lacks a score model, or its class refuses a setting.
     """
     if (file := part(name, ["purifier"])) is None:
         raise ValueError(f"no purifier is called {name!r}; known: {', '.join(names_of(['purifier']))}")
@@ -119,4 +121,7 @@ def build(kind: Any, content: dict[str, Any]) -> Any:
     know_names()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--part", type=kind)
-    return parser.instantiate(parser.parse_object({"part": content})).part
+    try:
+        return parser.instantiate(parser.parse_object({"part": content})).part
+    except ArgumentError as error:
+        raise ValueError(" ".join(readable(error).split()).removeprefix('Parser key "part": ')) from error

@@ -41,6 +41,13 @@ def test_a_plain_line_now_and_then(clock):
     ]
 
 
+def test_a_job_of_unknown_length(clock):
+    out = io.StringIO()
+    with Progress("net.pt", "megabyte", stream=out, every=0, clock=clock) as progress:
+        progress(5)
+    assert out.getvalue() == "net.pt: 5 megabytes\n"
+
+
 def test_a_job_within_shares_the_line_and_its_rhythm(clock):
     out = io.StringIO()
     progress = Progress("test", "verdict", 200, steady=False, stream=out, clock=clock)

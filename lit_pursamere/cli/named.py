@@ -7,7 +7,7 @@ from typing import Any
 
 from lit_pursamere.cli.composition import read_yaml
 from lit_pursamere.shipped import home
-from lit_pursamere.weights.registry import Entry, entries
+from lit_pursamere.weights.registry import Entry, entries, near
 
 __all__ = ["configuration_of", "spelled_out"]
 
@@ -25,10 +25,12 @@ def spelled_out(setting: str, name: str) -> dict[str, Any] | str:
     """What a name stands for as `score_model` or `classifier`; the name itself if it is none of such weights.
 
     Raises:
-        ValueError: If it is that of weights of the other kind.
+        ValueError: If it is that of weights of the other kind, or nearly one.
     """
     entry = entries().get(name)
     if entry is None:
+        if hint := near(name):
+            raise ValueError(f"{setting}: no weights are called {name}{hint}")
         return name
     if entry.kind != KINDS[setting]:
         raise ValueError(f"{setting}: {name} is the name of a {entry.kind}")

@@ -15,21 +15,25 @@ from typing import Literal
 from lit_pursamere.cli.parsing import aligned
 from lit_pursamere.names import shown
 from lit_pursamere.weights import inspect_weights
-from lit_pursamere.weights.cache import cache_folder, state
+from lit_pursamere.weights.cache import HERE, cache_folder, state
 from lit_pursamere.weights.conversion import described, write_safetensors
 from lit_pursamere.weights.getting import get as get_files
 from lit_pursamere.weights.registry import Entry, entries, find
 from lit_pursamere.weights.saving import safetensors_file
 
-__all__ = ["convert", "get", "inspect", "show_list", "weights"]
+__all__ = ["convert", "get", "inspect", "list", "weights"]
 
 
-def show_list() -> None:
-    """List the weights that have a name, and whether they are on this machine."""
+def list(here: bool = False) -> None:
+    """List the weights that have a name, and whether they are on this machine.
+
+    Args:
+        here: Only those that are.
+    """
     rows = []
     for kind in ("score model", "classifier"):
         rows.append((f"{kind.upper()}S", "STATE", "SIZE", "LICENCE", "WHAT"))
-        those = [one for one in entries().values() if one.kind == kind]
+        those = [one for one in entries().values() if one.kind == kind and (not here or state(one) in HERE)]
         rows += [(one.name, state(one), size_of(one), one.licence or "?", one.what) for one in those]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -115,4 +119,4 @@ def size_of(entry: Entry) -> str:
     return "?" if entry.size is None else f"{entry.size / 1e6:.1f} MB"
 
 
-weights = {"list": show_list, "get": get, "inspect": inspect, "convert": convert}
+weights = {"list": list, "get": get, "inspect": inspect, "convert": convert}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from lit_pursamere.data import ImageDataModule
 from lit_pursamere.data.source import Source
+from lit_pursamere.weights.cache import is_here
 
 __all__ = ["forget_missing_weights", "pair_with_itself"]
 
@@ -31,7 +31,7 @@ def forget_missing_weights(config: object) -> list[str]:
         config = vars(config)
     if isinstance(config, dict):
         for key, value in config.items():
-            if key == "checkpoint" and isinstance(value, str) and not Path(value).exists():
+            if key == "checkpoint" and isinstance(value, str) and not is_here(value):
                 missing.append(value)
                 config[key] = None
             else:

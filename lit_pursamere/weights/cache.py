@@ -21,9 +21,11 @@ from lit_pursamere.weights.saving import sha256
 
 __all__ = [
     "CACHE",
+    "HERE",
     "cache_folder",
     "expected",
     "folder_of",
+    "is_here",
     "located",
     "mend",
     "note",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 CACHE = "LIT_PURSAMERE_CACHE"  # in the environment: another folder for the cache
+HERE = ("shipped", "cached")  # states of what is on this machine
 
 
 def cache_folder() -> Path:
@@ -78,9 +81,15 @@ def located(path: str | Path) -> Path:
     return path if entry is None else present(entry)
 
 
+def is_here(path: str | Path) -> bool:
+    """Whether weights that are given by their path or by their name are on this machine."""
+    entry = None if Path(path).exists() else entries().get(Path(path).as_posix())
+    return Path(path).exists() if entry is None else state(entry) in HERE
+
+
 def present(entry: Entry) -> Path:
     """The file or folder of an entry, which is on this machine and right; raises as `located`."""
-    if (found := state(entry)) not in ("shipped", "cached"):
+    if (found := state(entry)) not in HERE:
         raise FileNotFoundError(f"the weights {entry.name} are not on this machine: {mend(entry)}")
     for file in entry.files if found == "cached" else ():
         place = folder_of(entry) / file.name

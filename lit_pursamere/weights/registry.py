@@ -1,6 +1,6 @@
 """The weights that have a name: what they are, whose, where they come from, and what is built around them.
 
-`registry/*.yaml`, an entry per name:
+`entries/*.yaml`, one per name:
 
     kind        score model, or classifier
     what        in a few words
@@ -12,7 +12,7 @@
     published   how good they are
     sources     on which page each of these was read
 
-`registry/purifiers.yaml`: the score model of each purifier of configs/purifier/.
+`entries/purifiers.yaml`: the score model of each purifier of configs/purifier/.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import yaml
 
 __all__ = ["Entry", "File", "entries", "find", "near", "score_model_of"]
 
-FOLDER = Path(__file__).with_name("registry")
+FOLDER = Path(__file__).with_name("entries")
 PURIFIERS = FOLDER / "purifiers.yaml"
 
 

@@ -263,3 +263,35 @@ def test_tilde_is_the_home_folder_for_the_words_of_every_verb(tmp_path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))
     assert main(["report", "--output=~/there", "~/run"]) == 1
     assert f"{tmp_path}/run" in capsys.readouterr().err
+
+
+# --- weights by name
+
+
+def test_the_name_of_weights_stands_for_what_is_built_around_them():
+    given = settings("--model.score_model", "cifar10/edm-small", "--model.classifier=cifar10/standard")
+    file = read_yaml(Path("configs/score_model/cifar10_denoiser.yaml"))
+    assert given["score_model"] == {**file, "init_args": {**file["init_args"], "checkpoint": "cifar10/edm-small"}}
+    assert given["classifier"] == read_yaml(Path("configs/classifier/standard.yaml"))
+
+
+def test_the_name_of_weights_in_a_file(tmp_path):
+    (tmp_path / "test.yaml").write_text("model: {init_args: {score_model: cifar10/edm, output: cifar10/edm}}")
+    given = settings("--config", str(tmp_path / "test.yaml"))
+    assert given["score_model"] == read_yaml(Path("configs/score_model/edm.yaml"))
+    assert given["output"] == "cifar10/edm"  # a folder
+
+
+def test_the_name_of_weights_of_the_other_kind(capsys):
+    assert main(["test", "--config", TEST, "--model.score_model", "cifar10/standard"]) == 1
+    assert "score_model: cifar10/standard is the name of a classifier" in capsys.readouterr().err
+
+
+def test_a_mistyped_name_of_weights(capsys):
+    assert main(["test", "--config", TEST, "--model.score_model", "digits/ncsnv"]) == 1
+    assert "score_model: no weights are called digits/ncsnv; did you mean digits/ncsnv2?" in capsys.readouterr().err
+
+
+def test_settings_beside_a_name():
+    given = settings("--model.score_model", "cifar10/ncsnv2", "--model.score_model.weights", "raw")
+    assert given["score_model"]["init_args"] == {"ngf": 128, "checkpoint": "cifar10/ncsnv2", "weights": "raw"}

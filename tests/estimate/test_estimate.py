@@ -203,13 +203,22 @@ def test_pairs_cost_two_images_before_the_purified_set_exists(resident, reposito
 def test_weights_that_are_not_there_yet_are_named(repository_root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     config, few = repository_root / "configs/digits/robustness.yaml", "--model.purifier.sigmas.stride=12"
+    missing = ["--model.classifier.checkpoint=fashion/net.safetensors"]  # the score model comes with the package
     assert (
-        main(["estimate", "test", f"--config={config}", few, "--data.eval_batch_size=5", "--estimate.seconds=0.1"]) == 0
+        main(
+            [
+                "estimate",
+                "test",
+                f"--config={config}",
+                few,
+                *missing,
+                "--data.eval_batch_size=5",
+                "--estimate.seconds=0.1",
+            ]
+        )
+        == 0
     )
-    assert (
-        "Not there yet, random weights stood in: checkpoints/digits/classifier.safetensors, "
-        "checkpoints/digits/score.safetensors"
-    ) in capsys.readouterr().out
+    assert "Not there yet, random weights stood in: fashion/net.safetensors" in capsys.readouterr().out
 
 
 def test_wrong_settings_are_one_line(repository_root, monkeypatch, capsys):

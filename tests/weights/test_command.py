@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -167,6 +169,50 @@ def test_mistakes_are_one_line(capsys, tmp_path, checkpoint):
     (tmp_path / "page.pth").write_text("<html>")
     assert "web page" in error_of(capsys, "convert", tmp_path / "page.pth", tmp_path / "w.safetensors")
     assert not (tmp_path / "w.safetensors").exists()
+
+
+# --- weights by name
+
+
+def test_the_list_says_what_is_here(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("LIT_PURSAMERE_CACHE", str(tmp_path))
+    assert run("list") == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line}
+    assert rows["digits/ncsnv2"][:4] == ["shipped", "1.9", "MB", "MIT"]
+    assert rows["cifar10/ncsnv2"][:4] == ["by", "hand", "?", "MIT"]
+    assert rows["cifar10/edm"][:2] == ["downloadable", "?"]
+    assert rows["cache:"] == [str(tmp_path)]
+    assert run("list", "--here") == 0
+    assert "downloadable" not in (out := capsys.readouterr().out) and "digits/ncsnv2" in out
+
+
+def test_get_says_what_it_got_and_whose_it_is(capsys):
+    assert run("get", "digits/ncsnv2") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^score model +digits/ncsnv2$", out, re.MULTILINE)
+    assert re.search(r"^architecture +NCSNv2 ngf 16, 1 channel$", out, re.MULTILINE)
+
+
+def test_get_of_a_file_that_was_fetched_by_hand(capsys, tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setenv("LIT_PURSAMERE_CACHE", str(tmp_path / "cache"))
+    assert "drive.google.com" in error_of(capsys, "get", "cifar10/ncsnv2")
+    assert run("get", "cifar10/ncsnv2", "--file", checkpoint) == 0
+    out = capsys.readouterr().out
+    assert f"{sha256(checkpoint)} is noted" in out
+    assert re.search(r"^ +by_hand +https://github.com/ermongroup/ncsnv2/", out, re.MULTILINE)
+    assert run("inspect", "cifar10/ncsnv2") == 0
+    assert "NCSNv2 checkpoint, EMA" in capsys.readouterr().out
+
+
+def test_mistyped_names(capsys):
+    assert "did you mean cifar10/edm-small?" in error_of(capsys, "get", "cifar10/edm_small")
+    assert "a name; did you mean cifar10/edm-small?" in error_of(capsys, "inspect", "cifar10/edm_small")
+
+
+def test_help_tells_of_the_cache(capsys):
+    with pytest.raises(SystemExit):
+        run("get", "--help")
+    assert "LIT_PURSAMERE_CACHE" in capsys.readouterr().out
 
 
 # --- the flag that runs the code in a file

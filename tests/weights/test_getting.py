@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -346,6 +350,29 @@ def test_another_process_is_waited_for(server, entry, folder):
     lock.release()
     other.join(10)
     assert said == ["another process is getting test/net; waiting for it", f"downloaded {folder / 'net.safetensors'}"]
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_what_had_come_and_no_lock(server, entry, get, folder):
+    server.silent = threading.Event()
+    code = (
+        "from lit_pursamere.weights.getting import get; from lit_pursamere.weights.registry import Entry, File; "
+        f"get(Entry('test/net', 'classifier', 'a test', {{}}, (File('net.safetensors', {server.url!r}),)), hidden=True)"
+    )
+    process, part, half = (
+        subprocess.Popen([sys.executable, "-c", code]),
+        folder / "net.safetensors.part",
+        len(CONTENT) // 2,
+    )
+    try:
+        while process.poll() is None and not (part.exists() and part.stat().st_size >= half):
+            time.sleep(0.05)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    server.silent.set()
+    get(entry())
+    assert server.asked[1] == (f"bytes={half}-", '"1"') and names(folder) == ["net.safetensors"]
 
 
 def by_hand(name="net.safetensors"):
