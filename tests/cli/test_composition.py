@@ -263,3 +263,29 @@ def test_tilde_is_the_home_folder_for_the_words_of_every_verb(tmp_path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))
     assert main(["report", "--output=~/there", "~/run"]) == 1
     assert f"{tmp_path}/run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("", "it is empty"), ("just words", "it says 'just words'"), ("[1, 2]", r"it says '\[1, 2\]'")],
+    ids=["nothing", "words", "list"],
+)
+def test_a_file_without_entries_is_no_configuration(text, line, tmp_path):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"x\.yaml is no configuration, entries such as .*; {line}"):
+        compose(["test", f"--config={tmp_path}/x.yaml"])
+
+
+def test_a_date_is_a_word(tmp_path):
+    (tmp_path / "x.yaml").write_text("model: {eps: 2026-01-01, steps: 2026-01-01 10:00:00, lr: 1e-3}\n")
+    _, config = compose(["test", f"--config={tmp_path}/x.yaml"])
+    assert json.loads(config.removeprefix("--config="))["model"] == {
+        "eps": "2026-01-01", "steps": "2026-01-01 10:00:00", "lr": 0.001,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("tag", ["!!binary aGVsbG8=", "!!set {a, b}", "!!timestamp 2026-01-01", "!!omap [a: 1]"])
+def test_what_json_cannot_say_is_refused_with_its_line(tag, tmp_path):
+    (tmp_path / "x.yaml").write_text(f"model:\n  eps: {tag}\n")
+    with pytest.raises(ValueError, match=r"x\.yaml is no YAML, see line 2: could not determine a constructor"):
+        compose(["test", f"--config={tmp_path}/x.yaml"])
