@@ -102,9 +102,13 @@ def stopped_at(trainer: Trainer, task: LightningModule, data: Any, config: dict,
     if not isinstance(task, Training) or is_trial(trainer):
         return named
     share(data.batch_size, data.batch_size, trainer.world_size)
-    named = None if named in ("last", "hpc") else named
     export = None if task.export is None or not Path(task.export).exists() else Path(task.export)
     last = last_checkpoint(trainer)
+    if named == "hpc" and last is None and export is None:
+        raise FileNotFoundError(
+            f"--ckpt_path hpc: no job left a {HPC} in {trainer.default_root_dir}; leave that option out to begin there"
+        )
+    named = None if named in ("last", "hpc") else named
     task.configuration = wanted = deciding(config)
     if not (export or last or named):
         return None
@@ -182,7 +186,9 @@ def read_checkpoint(path: Path) -> dict:
             content = read_pickle(file, objects=False)
         if not isinstance(content, dict) or "state_dict" not in content:
             raise ValueError("it has no `state_dict`")
-        Version(str(content.get("pytorch-lightning_version", "0")))  # Lightning reads that, and migrates by it
+        if "pytorch-lightning_version" not in content:  # Lightning reads that, and migrates by it
+            raise ValueError("it does not say of which version of Lightning it is")
+        Version(str(content["pytorch-lightning_version"]))
     except NeedsCode as error:
         raise ValueError(
             f"{path} is not read, since a checkpoint is data and {printable(str(error))}; nothing in it was run. Take "

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lit_pursamere.defense import Defense
 
-__all__ = ["command_line", "examined", "fit", "know_names", "predict", "test", "validate"]
+__all__ = ["check_processes", "command_line", "examined", "fit", "know_names", "predict", "test", "validate"]
 
 
 def command_line(
@@ -79,8 +79,20 @@ def command_line(
                 parser.set_defaults(verbose=False)
             return parser
 
+        def _set_seed(self) -> None:
+            try:
+                super()._set_seed()
+            except ValueError as error:
+                raise ValueError(f"seed_everything: {error}") from error
+
         def before_instantiate_classes(self) -> None:
             prepare(self.config)
+
+        def before_test(self) -> None:
+            check_processes(self, "test")
+
+        def before_predict(self) -> None:
+            check_processes(self, "predict")
 
         def _parse_ckpt_path(self) -> None:
             """Look whether the file is whole; Lightning would let its stored arguments override the command line."""
@@ -134,6 +146,26 @@ def command_line(
         parser_kwargs={"prog": "lit-pursamere", "exit_on_error": False, "allow_abbrev": False},
         run=run,
     )
+
+
+def check_processes(cli: LightningCLI, verb: str) -> None:
+    """Look, before one process starts the others, whether there are images for all of them.
+
+    Raises:
+        OSError: If the images cannot be read.
+        ValueError: If there are too few; the other processes end without a word.
+    """
+    trainer, data = cli.trainer, cli.datamodule
+    if trainer.world_size == 1:
+        return
+    data.trainer = trainer
+    try:
+        if trainer.local_rank == 0:
+            data.prepare_data()
+        data.setup(verb)
+        getattr(data, f"{verb}_dataloader")()
+    except (ValueError, OSError) as error:
+        raise error if trainer.is_global_zero else SystemExit(1) from None
 
 
 def know_names() -> None:

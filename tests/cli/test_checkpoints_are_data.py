@@ -87,7 +87,7 @@ def test_they_are_written_whole():
 
 def test_flipped_bytes(tmp_path):
     numbers = torch.full((50,), 1.5)
-    torch.save({"state_dict": {"a": numbers}}, tmp_path / "w")
+    torch.save({"state_dict": {"a": numbers}, "pytorch-lightning_version": "2.6.6"}, tmp_path / "w")
     whole = bytearray((tmp_path / "w").read_bytes())
     assert torch.equal(read_checkpoint(tmp_path / "w")["state_dict"]["a"], numbers)
     whole[whole.index(numbers.numpy().tobytes()) + 9] ^= 1
@@ -99,4 +99,10 @@ def test_flipped_bytes(tmp_path):
 def test_a_version_that_is_none_is_told(tmp_path):
     torch.save({"state_dict": {}, "pytorch-lightning_version": "x"}, tmp_path / "w")
     with pytest.raises(ValueError, match=r"w .* is not a whole Lightning checkpoint: Invalid version: 'x'"):
+        read_checkpoint(tmp_path / "w")
+
+
+def test_a_file_that_does_not_say_its_version_is_none(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "w")
+    with pytest.raises(ValueError, match=r"w .* is not a whole Lightning checkpoint: .* which version of Lightning"):
         read_checkpoint(tmp_path / "w")

@@ -320,3 +320,8 @@ def test_several_processes_continue_together(fit, tmp_path):
     said = start()
     assert "last.ckpt" in said.stdout + said.stderr
     assert same(whole, (tmp_path / "net.safetensors").read_bytes())
+
+
+def test_a_checkpoint_of_a_job_that_left_none_is_told(fit, tmp_path, capsys):
+    assert "--ckpt_path hpc: no job left a hpc_ckpt_*.ckpt in" in error_of(capsys, *fit, "--ckpt_path=hpc")
+    assert not (tmp_path / "net.safetensors").exists()
