@@ -124,7 +124,7 @@ ROWS = [
     ("FIT --model.momentum 1", "momentum"),
     ("FIT --model.weight_decay -1", "weight_decay|-1"),
     ("FIT --model.schedule linear", "linear"),
-    ("FIT --model.milestones '[2,1]'", "milestones|2, 1"),
+    ("FIT --model.milestones '[0,1]'", "milestones|0, 1"),
     ("FIT --model.milestones '[-1]'", "milestones|-1"),
     ("FIT --model.milestones '[a]'", "milestones"),
     ("FIT --model.gamma 2", "gamma"),
@@ -184,7 +184,7 @@ ROWS = [
     (f"{PURIFIED} --seed x", "seed"),
     (f"{PURIFIED} --noise 0", "noise|tables"),
     (f"{PURIFIED} --purifier COUP", "classifier"),
-    (f"{PURIFIED} --seed 99999999999999999999999", "seed|9999"),
+    (f"{PURIFIED} --seed -1", "seed"),
     # environment
     ("EXPERIMENT", "torchrun|srun|processes", None, "WORLD_SIZE=4"),
     ("EXPERIMENT", "WORLD_SIZE|four", None, "WORLD_SIZE=four"),
