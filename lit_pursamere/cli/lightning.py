@@ -42,6 +42,7 @@ def command_line(
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="predict returned None")
+    warnings.filterwarnings("error", message=".*there is no last checkpoint available")  # or weights would be random
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")  # a `fit` that continues
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     import pytorch_lightning as pl
@@ -87,6 +88,11 @@ def command_line(
 
         def before_instantiate_classes(self) -> None:
             prepare(self.config)
+
+        def before_fit(self) -> None:
+            check_processes(self, "val")
+
+        before_validate = before_fit
 
         def before_test(self) -> None:
             check_processes(self, "test")
@@ -151,15 +157,26 @@ def command_line(
 def check_processes(cli: LightningCLI, verb: str) -> None:
     """Look, before one process starts the others, whether there are images for all of them.
 
+    Args:
+        cli: What a command line built.
+        verb: What is to be done with them: `val`, `test`, `predict`.
+
     Raises:
         OSError: If the images cannot be read.
         ValueError: If there are too few; the other processes end without a word.
     """
-    trainer, data = cli.trainer, cli.datamodule
-    if trainer.world_size == 1:
+    trainer, data, world = cli.trainer, cli.datamodule, cli.trainer.world_size
+    if world == 1:
         return
     data.trainer = trainer
     try:
+        if verb == "val":
+            if 0 < data.val_size < world:
+                raise ValueError(
+                    f"val_size={data.val_size} makes too few images to validate on for {world} processes; use fewer "
+                    "devices, or a larger `data.val_size`"
+                )
+            return
         if trainer.local_rank == 0:
             data.prepare_data()
         data.setup(verb)

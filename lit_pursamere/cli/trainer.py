@@ -11,7 +11,10 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 __all__ = ["Trainer"]
 
 
-LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0, "gradient_clip_val": 0}
+LEAST = {
+    "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0, "gradient_clip_val": 0,
+    "min_epochs": 0, "min_steps": 0, "num_sanity_val_steps": -1,
+}  # fmt: skip
 
 
 class Trainer(pl.Trainer):
@@ -48,6 +51,8 @@ class Trainer(pl.Trainer):
         for name, least in LEAST.items():
             if (value := kwargs.get(name)) is not None and value < least:
                 raise ValueError(f"trainer.{name} must be at least {least}; got {value}")
+        if val_check_interval == 0:
+            raise ValueError("trainer.val_check_interval must be above 0; got 0")
         kwargs |= {
             "limit_train_batches": limit_train_batches,
             "limit_val_batches": limit_val_batches,

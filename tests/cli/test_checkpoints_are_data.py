@@ -106,3 +106,20 @@ def test_a_file_that_does_not_say_its_version_is_none(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "w")
     with pytest.raises(ValueError, match=r"w .* is not a whole Lightning checkpoint: .* which version of Lightning"):
         read_checkpoint(tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("loops", 5, "loops in it is a int"), ("callbacks", [], "callbacks in it is a list"),
+        ("optimizer_states", {}, "optimizer_states in it is a dict"),
+        ("lr_schedulers", [5], "lr_schedulers in it are no states"),
+        ("epoch", "x", "epoch in it is a str"),
+        ("configuration", 5, "configuration in it is a int"), ("card", "x", "card in it is a str"),
+        ("state_dict", None, "state_dict in it is a NoneType"), ("state_dict", {"a": 5}, "a in it is no tensor"),
+    ],
+)  # fmt: skip
+def test_what_is_of_another_kind_than_its_name_says(name, value, line, tmp_path):
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.6", name: value}, tmp_path / "w")
+    with pytest.raises(ValueError, match=rf"w \(.*\) is not a whole Lightning checkpoint: {line}"):
+        read_checkpoint(tmp_path / "w")

@@ -45,6 +45,9 @@ def test_an_abbreviated_option_is_none(capsys):
         ("accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be at least 1; got 0"),
         ("check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch must be at least 1; got 0"),
         ("gradient_clip_val=-1", "trainer.gradient_clip_val must be at least 0; got -1"),
+        ("min_epochs=-1", "trainer.min_epochs must be at least 0; got -1"),
+        ("num_sanity_val_steps=-5", "trainer.num_sanity_val_steps must be at least -1; got -5"),
+        ("val_check_interval=0", "trainer.val_check_interval must be above 0; got 0"),
         ("devices=two", "`devices` selected with `CPUAccelerator` should be an int > 0.; got trainer.devices 'two'"),
         (
             "profiler=nope",
@@ -79,3 +82,20 @@ def test_more_processes_than_batches_are_refused_before_any_is_started(verb, cap
     line = "4 images in batches of 2 make 2, too few for 3 processes; use fewer devices"
     assert f"error: {line}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_more_processes_than_validation_images_are_refused_before_any_is_started(verb, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(_SubprocessScriptLauncher, "launch", lambda *unused, **options: pytest.fail("was launched"))
+    args = ["--model=LitClassifier", "--model.classifier=lit_pursamere.networks.WideResNet", "--data=Digits"]
+    args += ["--data.val_size=2", "--data.batch_size=9", "--trainer.accelerator=cpu", "--trainer.devices=3"]
+    args += ["--trainer.strategy=ddp", f"--trainer.default_root_dir={tmp_path}"]
+    assert main([verb, *args]) == 1
+    assert "error: val_size=2 makes too few images to validate on for 3 processes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_a_last_checkpoint_that_is_not_there_is_not_done_without(verb, capsys, tmp_path):
+    args = ["--model=LitClassifier", "--model.classifier=lit_pursamere.networks.WideResNet", "--data=Digits"]
+    assert main([verb, *args, "--data.val_size=2", f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"]) == 1
+    assert "there is no last checkpoint available" in capsys.readouterr().err

@@ -4,14 +4,42 @@
 
 import pickle
 import struct
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.faults.spoil import both, copied, cut, flipped, folder, pickled, removed, saved, tensors, text, zipped
+from benchmarks.faults.spoil import (
+    Setup,
+    both,
+    copied,
+    cut,
+    flipped,
+    folder,
+    pickled,
+    removed,
+    saved,
+    tensors,
+    text,
+    zipped,
+)
 
 TEST = "TEST --model.classifier.checkpoint"
 NET = "checkpoints/digits/classifier.safetensors"
+
+
+NEW = "FIT --ckpt_path bad.ckpt --model.export new.safetensors --trainer.default_root_dir new"
+
+
+def changed(**entries: Any) -> Setup:
+    """The checkpoint with other entries; `...` leaves one out."""
+
+    def setup(place: Path) -> None:
+        content = torch.load(place / "last.ckpt", weights_only=True) | entries
+        torch.save({name: value for name, value in content.items() if value is not ...}, place / "bad.ckpt")
+
+    return setup
 
 
 def header(content: str, size: int | None = None) -> bytes:
@@ -87,6 +115,7 @@ ROWS = [
     ("FIT --ckpt_path bad.ckpt", "bad.ckpt", saved("bad.ckpt", lambda: 7)),
     ("FIT --ckpt_path bad.ckpt", "bad.ckpt", saved("bad.ckpt", lambda: {"state_dict": {}})),
     ("FIT --ckpt_path bad.ckpt", "bad.ckpt", saved("bad.ckpt", lambda: {"state_dict": 5, "pytorch-lightning_version": "x"})),
+    *((NEW, "bad.ckpt", changed(**entry)) for entry in ({"loops": ...}, {"loops": 5}, {"optimizer_states": ...}, {"optimizer_states": [5]}, {"callbacks": 5}, {"card": 5}, {"configuration": 5}, {"lr_schedulers": ...}, {"epoch": "x"}, {"state_dict": {"a": 5}})),
     ("FIT --ckpt_path net.safetensors", "net.safetensors"),
     ("FIT --ckpt_path bad.ckpt", "bad.ckpt", both(copied("last.ckpt", "bad.ckpt"), cut("bad.ckpt", 3000))),
     ("FIT --ckpt_path bad.ckpt", "bad.ckpt", both(copied("last.ckpt", "bad.ckpt"), flipped("bad.ckpt", 0))),
