@@ -25,7 +25,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from lit_pursamere.cli.errors import TRACEBACK, in_one_line, keep_traceback
-from lit_pursamere.cli.lightning import command_line, examined
+from lit_pursamere.cli.lightning import check_processes, command_line, examined
 from lit_pursamere.cli.plan import OWN, PURIFIER, Plan, read_plan, refuse_own
 from lit_pursamere.evaluation.cost import known_cost, measure_cost
 from lit_pursamere.report import Run, as_markdown, read_comparison
@@ -139,6 +139,7 @@ def prospect(folder: Path, name: str, cli: LightningCLI) -> Run:
         ValueError: If it holds results of another configuration.
     """
     require_precision(cli.trainer)
+    check_processes(cli, "test")
     cli.datamodule.prepare_data()
     cli.datamodule.setup("test")
     cli.model.trainer, cli.trainer.datamodule = cli.trainer, cli.datamodule  # type: ignore[attr-defined]

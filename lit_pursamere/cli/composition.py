@@ -28,12 +28,22 @@ SECTIONS = ("model", "data")  # what options may take apart; those of the traine
 WHOLE = ("attacks",)
 NAMED = ("score_model", "classifier")  # what may be told by the name of its weights
 MOST_ENTRIES = 1_000_000  # of a file; a few lines of aliases of aliases stand for billions
+BEYOND = [f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "binary", "set", "omap", "pairs")]  # JSON
 FILE = re.compile(r"[^\s{}\[\]]+\.ya?ml")
 HOME = re.compile(r"(--[\w.+-]+=)?~(?=/)")
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, keys are words, none of them twice, and no alias stands for very much."""
+    """YAML of what JSON can say: dates are words, 1e-3 is a number, keys are words, none of them twice.
+
+    No alias stands for very much.
+    """
+
+    yaml_constructors = {tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag not in BEYOND}
+    yaml_implicit_resolvers = {
+        letter: [(tag, pattern) for tag, pattern in known if tag not in BEYOND]
+        for letter, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
@@ -208,6 +218,9 @@ def gathered(
             if not value:
                 raise ValueError("--config lacks its value")
             given = _content(value) if value.lstrip().startswith("{") else read_yaml(Path(value))
+            if alone is None and not isinstance(given, dict):
+                told = "is empty" if given is None else f"says {str(given)[:60]!r}"
+                raise ValueError(f"{value} is no configuration, entries such as `model:` and `data:`; it {told}")
             config = overlay(config, given if alone is None else about(given, sections, alone, value))
             rest = [(other, kept) for other, kept in rest if not _states(given, other)]  # whatever comes later wins
         elif path and path[0] in sections:

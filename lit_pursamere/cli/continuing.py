@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from packaging.version import Version
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
 
 from lit_pursamere.data.training import share
 from lit_pursamere.store import ResultsFolder
@@ -36,6 +38,12 @@ __all__ = ["COMPLETE", "CheckpointsAreData", "kept_to_one", "placed", "read_chec
 
 COMPLETE = "complete"
 HPC = "hpc_ckpt_*.ckpt"
+KINDS: dict[str, tuple[type, ...]] = {  # of what a checkpoint holds
+    "state_dict": (dict,), "loops": (dict,), "callbacks": (dict,), "train_accuracy": (dict,), "epoch": (int,),
+    "global_step": (int,), "optimizer_states": (list,), "lr_schedulers": (list,), "card": (dict, NoneType),
+    "configuration": (dict, NoneType),
+}  # fmt: skip
+STATES = ("loops", "optimizer_states", "lr_schedulers")  # without which there is nothing to continue
 OTHERWISE = (
     "the same settings continue it. Remove it, or choose names of its own for another training: `model.export`, and "
     "the folder for the logs; `--ckpt_path CHECKPOINT` then starts from weights that are there"
@@ -102,9 +110,13 @@ def stopped_at(trainer: Trainer, task: LightningModule, data: Any, config: dict,
     if not isinstance(task, Training) or is_trial(trainer):
         return named
     share(data.batch_size, data.batch_size, trainer.world_size)
-    named = None if named in ("last", "hpc") else named
     export = None if task.export is None or not Path(task.export).exists() else Path(task.export)
     last = last_checkpoint(trainer)
+    if named == "hpc" and last is None and export is None:
+        raise FileNotFoundError(
+            f"--ckpt_path hpc: no job left a {HPC} in {trainer.default_root_dir}; leave that option out to begin there"
+        )
+    named = None if named in ("last", "hpc") else named
     task.configuration = wanted = deciding(config)
     if not (export or last or named):
         return None
@@ -112,14 +124,14 @@ def stopped_at(trainer: Trainer, task: LightningModule, data: Any, config: dict,
         data.prepare_data()
     data.setup("fit")
     wanted["images"] = data.trained_on()
-    there = None if named is None else read_checkpoint(Path(named)).get("configuration")
+    there = None if named is None else configuration_in(Path(named))
     if named is not None:
         wanted["start"] = start_of(Path(named), there, wanted)
     if export is not None:
         require_same(export, configuration_of(export), wanted)
         return COMPLETE
     if last is not None:
-        require_same(last, read_checkpoint(last).get("configuration"), wanted)
+        require_same(last, configuration_in(last), wanted)
     continues = named is not None and there is not None and not differences(there, wanted)
     return named if continues or last is None else str(last)
 
@@ -136,6 +148,17 @@ def last_checkpoint(trainer: Trainer) -> Path | None:
     found = [file for folder in checkpoint_folders(trainer) for file in folder.glob("last*.ckpt")]
     found += Path(trainer.default_root_dir).glob(HPC)
     return max(found, key=lambda file: file.stat().st_mtime, default=None)
+
+
+def configuration_in(file: Path) -> dict | None:
+    """The configuration that made a checkpoint; errors as `read_checkpoint` raises them, and if it has only weights."""
+    content = read_checkpoint(file)
+    if absent := [name for name in STATES if name not in content]:
+        raise ValueError(
+            f"{file} holds no {', '.join(absent)}: a training cannot continue from weights alone, which go to the "
+            "`checkpoint` argument of the network"
+        )
+    return content.get("configuration")
 
 
 def start_of(file: Path, there: dict | None, wanted: dict) -> str | None:
@@ -182,7 +205,16 @@ def read_checkpoint(path: Path) -> dict:
             content = read_pickle(file, objects=False)
         if not isinstance(content, dict) or "state_dict" not in content:
             raise ValueError("it has no `state_dict`")
-        Version(str(content.get("pytorch-lightning_version", "0")))  # Lightning reads that, and migrates by it
+        if "pytorch-lightning_version" not in content:  # Lightning reads that, and migrates by it
+            raise ValueError("it does not say of which version of Lightning it is")
+        Version(str(content["pytorch-lightning_version"]))
+        for name, value in content.items():
+            if not isinstance(value, KINDS.get(name, (object,))):
+                raise ValueError(f"{name} in it is a {type(value).__name__}")
+            if name in STATES and isinstance(value, list) and not all(isinstance(state, dict) for state in value):
+                raise ValueError(f"{name} in it are no states")
+        if odd := [name for name, value in content["state_dict"].items() if not isinstance(value, Tensor)]:
+            raise ValueError(f"{odd[0]} in it is no tensor")
     except NeedsCode as error:
         raise ValueError(
             f"{path} is not read, since a checkpoint is data and {printable(str(error))}; nothing in it was run. Take "

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from lit_pursamere.cli.composition import compose, read_yaml
+from lit_pursamere.cli.plan import section
 from lit_pursamere.cli.usage import LIGHTNING_VERBS, VERBS
 from lit_pursamere.stopping import running
 
@@ -32,6 +33,7 @@ def read_stages(path: Path) -> list[list[str]]:
     stages = content.get("stages") if isinstance(content, dict) else None
     if not isinstance(stages, list) or not stages or not all(isinstance(stage, str) for stage in stages):
         raise ValueError(f"{path} needs an entry `stages`, a list of commands such as `fit --config FILE`")
+    section(content, str(path), known=("stages",))
     commands = [shlex.split(stage) for stage in stages]
     known = [verb for verb in VERBS if verb != "experiment"]
     for words in commands:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lit_pursamere.defense import Defense
 
-__all__ = ["command_line", "examined", "fit", "know_names", "predict", "test", "validate"]
+__all__ = ["check_processes", "command_line", "examined", "fit", "know_names", "predict", "test", "validate"]
 
 
 def command_line(
@@ -42,6 +42,7 @@ def command_line(
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="predict returned None")
+    warnings.filterwarnings("error", message=".*there is no last checkpoint available")  # or weights would be random
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")  # a `fit` that continues
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     import pytorch_lightning as pl
@@ -79,8 +80,25 @@ def command_line(
                 parser.set_defaults(verbose=False)
             return parser
 
+        def _set_seed(self) -> None:
+            try:
+                super()._set_seed()
+            except ValueError as error:
+                raise ValueError(f"seed_everything: {error}") from error
+
         def before_instantiate_classes(self) -> None:
             prepare(self.config)
+
+        def before_fit(self) -> None:
+            check_processes(self, "val")
+
+        before_validate = before_fit
+
+        def before_test(self) -> None:
+            check_processes(self, "test")
+
+        def before_predict(self) -> None:
+            check_processes(self, "predict")
 
         def _parse_ckpt_path(self) -> None:
             """Look whether the file is whole; Lightning would let its stored arguments override the command line."""
@@ -134,6 +152,37 @@ def command_line(
         parser_kwargs={"prog": "lit-pursamere", "exit_on_error": False, "allow_abbrev": False},
         run=run,
     )
+
+
+def check_processes(cli: LightningCLI, verb: str) -> None:
+    """Look, before one process starts the others, whether there are images for all of them.
+
+    Args:
+        cli: What a command line built.
+        verb: What is to be done with them: `val`, `test`, `predict`.
+
+    Raises:
+        OSError: If the images cannot be read.
+        ValueError: If there are too few; the other processes end without a word.
+    """
+    trainer, data, world = cli.trainer, cli.datamodule, cli.trainer.world_size
+    if world == 1:
+        return
+    data.trainer = trainer
+    try:
+        if verb == "val":
+            if 0 < data.val_size < world:
+                raise ValueError(
+                    f"val_size={data.val_size} makes too few images to validate on for {world} processes; use fewer "
+                    "devices, or a larger `data.val_size`"
+                )
+            return
+        if trainer.local_rank == 0:
+            data.prepare_data()
+        data.setup(verb)
+        getattr(data, f"{verb}_dataloader")()
+    except (ValueError, OSError) as error:
+        raise error if trainer.is_global_zero else SystemExit(1) from None
 
 
 def know_names() -> None:

@@ -88,6 +88,9 @@ def read_plan(file: str | Path, output: str | Path | None = None) -> Plan:
     purifiers = section(content["purifiers"], f"purifiers in {file}")
     if not purifiers:
         raise ValueError(f"purifiers in {file} names no purifier")
+    if not isinstance(content["output"], str) or not content["output"]:
+        got = content["output"]
+        raise ValueError(f"output in {file} must be the name of a folder, in quotes if it is a number; got {got!r}")
     return Plan(
         output=Path(output or content["output"]),
         test={key: test[key] for key in TEST if key in test},

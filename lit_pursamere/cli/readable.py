@@ -22,7 +22,7 @@ def readable(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     if MISFIT in str(error):
         return (
-            f"the checkpoint does not fit this configuration: {lines[1]} ({len(lines) - 1} complaints in all). "
+            f"the checkpoint does not fit this configuration: {fewer(lines[1])} ({len(lines) - 1} complaints in all). "
             "Continue a run with the configuration that it was started with, the config.yaml in its logs"
         )
     unread = re.search(r"(?:path format: |class_path ')(\S+\.ya?ml)\b", str(error))
@@ -43,6 +43,13 @@ def readable(error: BaseException) -> str:
     given = re.search(r"Given value: (?!Namespace\()([^{\n].*)", str(error))  # the innermost comes first
     kept += [f"got {given[1]}"] if given else []
     return re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", " ".join(kept))
+
+
+def fewer(complaint: str) -> str:
+    """A complaint of torch about names in quotes, the first three of them."""
+    names = re.findall(r'"[^"]*"', complaint)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{complaint.partition(': ')[0]}: {', '.join(names[:3])}{more}." if more else complaint
 
 
 def key_of(error: BaseException) -> str:

@@ -32,6 +32,7 @@ TOP = ("seed_everything", "model", "data", "trainer", "ckpt_path", "verbose", "w
 ALWAYS = ("config", "help", "print_config")
 KINDS = {"model": "LitRobustness", "data": "ImageDataModule"}  # any class of ours: what is wanted is one
 GROUPS = {"audit": "Checklist", "estimate": "Estimate"}  # what their options are about unless a class is named
+CLASS = ("class_path", "init_args", "dict_kwargs")
 STRUCTURES = ("ThreatModel", "Ensemble")  # given by their arguments alone
 
 
@@ -103,6 +104,9 @@ def check(value: Any, where: str, kind: str) -> None:
         check_class(value, where)
     if not isinstance(value, Mapping):
         return
+    if wanted and meant("class_path", value, cutoff=0.85):
+        for key in value:
+            require(key, CLASS, f"{where}: the description of a class has no {key!r}")
     name, arguments = value.get("class_path"), value.get("init_args")
     if not isinstance(name, str):
         name, arguments = (wanted, value) if wanted in STRUCTURES else (None, None)

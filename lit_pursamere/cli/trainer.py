@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 __all__ = ["Trainer"]
 
 
-LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0, "gradient_clip_val": 0}
+LEAST = {
+    "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0, "gradient_clip_val": 0,
+    "min_epochs": 0, "min_steps": 0, "num_sanity_val_steps": -1,
+}  # fmt: skip
 
 
 class Trainer(pl.Trainer):
@@ -28,7 +33,8 @@ class Trainer(pl.Trainer):
         kwargs: As in `pytorch_lightning.Trainer`.
 
     Raises:
-        ValueError: If a number is below what it counts from, where Lightning would divide by it or take no notice.
+        ValueError: If Lightning refuses a setting; or a number is below what it counts from, where Lightning would
+            divide by it or take no notice. The message names the value.
     """
 
     def __init__(
@@ -45,12 +51,27 @@ class Trainer(pl.Trainer):
         for name, least in LEAST.items():
             if (value := kwargs.get(name)) is not None and value < least:
                 raise ValueError(f"trainer.{name} must be at least {least}; got {value}")
-        super().__init__(
-            limit_train_batches=limit_train_batches,
-            limit_val_batches=limit_val_batches,
-            limit_test_batches=limit_test_batches,
-            limit_predict_batches=limit_predict_batches,
-            overfit_batches=overfit_batches,
-            val_check_interval=val_check_interval,
-            **kwargs,
-        )
+        if val_check_interval == 0:
+            raise ValueError("trainer.val_check_interval must be above 0; got 0")
+        kwargs |= {
+            "limit_train_batches": limit_train_batches,
+            "limit_val_batches": limit_val_batches,
+            "limit_test_batches": limit_test_batches,
+            "limit_predict_batches": limit_predict_batches,
+            "overfit_batches": overfit_batches,
+            "val_check_interval": val_check_interval,
+        }
+        try:
+            super().__init__(**kwargs)
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise ValueError(f"{error}{unsaid(str(error), kwargs)}") from error
+
+
+def unsaid(refusal: str, settings: dict[str, Any]) -> str:
+    """The values of the settings that a refusal is about, where it does not say them: "; got trainer.devices 'two'"."""
+    values = {
+        name: repr(value)
+        for name, value in settings.items()
+        if value is not None and re.search(rf"\b{name}\b", refusal) and str(value) not in refusal
+    }
+    return "; got " + ", ".join(f"trainer.{name} {value}" for name, value in values.items()) if values else ""

@@ -181,6 +181,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             ("train_size", 1 if train_size is None else train_size, 1),
             ("test_size", 1 if test_size is None else test_size, 1),
             ("crop", crop, 0),
+            ("test_seed", 0 if test_seed is None else test_seed, 0),
+            ("seed", seed, 0),
         ):
             if value < least:
                 raise ValueError(f"{type(self).__name__} needs {key} >= {least}; got {value}")

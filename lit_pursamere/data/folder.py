@@ -30,6 +30,10 @@ from lit_pursamere.data.source import Source
 
 __all__ = ["ImageFolder"]
 
+# Pillow would fill whatever memory there is.
+LARGEST = 8192  # pixels of a side
+RESIZED = 2**28  # pixels of a resized image before it is cropped, which a long one has many of
+
 
 class FileDataset(Dataset):
     """Image files as (x (C, S, S) float32 in [0, 1], y).
@@ -42,7 +46,7 @@ class FileDataset(Dataset):
     """
 
     def __init__(self, paths: Sequence[Path], labels: Sequence[int], channels: int, size: int) -> None:
-        self.paths, self.labels, self.mode = list(paths), list(labels), {1: "L", 3: "RGB"}[channels]
+        self.paths, self.labels, self.mode, self.size = list(paths), list(labels), {1: "L", 3: "RGB"}[channels], size
         resize = v2.Resize(size, v2.InterpolationMode.BICUBIC)
         self.transform = v2.Compose([resize, v2.CenterCrop(size), v2.PILToTensor()])
 
@@ -56,6 +60,8 @@ class FileDataset(Dataset):
                 image = as_shown(file)
                 if not is_opaque(image):
                     raise Refused("is transparent in places; give it a background")
+                if self.size**2 * max(image.size) > RESIZED * min(image.size):
+                    raise Refused(f"is too long to be resized to {self.size}: {image.size}; crop it")
                 pixels = self.transform(in_srgb(image, self.mode))
         except Refused as error:
             raise OSError(f"the image {path} {error}") from None
@@ -96,9 +102,9 @@ class ImageFolder(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if image_size < 1 or channels not in (1, 3) or order not in ("class", "name"):
+        if not 1 <= image_size <= LARGEST or channels not in (1, 3) or order not in ("class", "name"):
             raise ValueError(
-                "ImageFolder needs image_size >= 1, channels 1 or 3, and order 'class' or 'name'; "
+                f"ImageFolder needs image_size from 1 to {LARGEST}, channels 1 or 3, and order 'class' or 'name'; "
                 f"got {image_size}, {channels} and {order!r}"
             )
         self.root, self.image_size, self.channels, self.order = Path(root).expanduser(), image_size, channels, order

@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 __all__ = [
-    "DECODE_ERRORS", "FORMATS", "Refused", "as_shown", "images_in", "in_srgb", "is_opaque", "is_visible", "profile_of",
+    "DECODE_ERRORS", "FORMATS", "Refused", "as_shown", "images_in", "in_srgb", "is_image", "is_opaque", "is_visible",
+    "profile_of",
 ]  # fmt: skip
 
 # Formats that are read, by the endings under which they are looked for. Pillow knows many more, and goes by a file's
@@ -106,10 +107,18 @@ def in_srgb(image: Image.Image, mode: str) -> Image.Image:
 
 
 def images_in(folder: Path) -> Iterator[Path]:
-    """Image files right in a folder, by their endings, in no order; none if there is no such folder."""
+    """Image files right in a folder, by their endings, in no order; none if there is no such folder.
+
+    A link to nothing is one too, so that whoever reads it says that an image is missing.
+    """
     if not folder.is_dir():
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            if Path(entry.name).suffix.lower() in FORMATS and is_visible(entry.name) and entry.is_file():
+            if Path(entry.name).suffix.lower() in FORMATS and is_visible(entry.name) and is_image(Path(entry.path)):
                 yield Path(entry.path)
+
+
+def is_image(path: Path) -> bool:
+    """Whether what an image's name stands for is a file, or a link to one that is missing."""
+    return path.is_file() or (path.is_symlink() and not path.exists())

@@ -9,6 +9,7 @@ Images are (N, H, W, C), (N, C, H, W) or (N, H, W) with square images and 1 or 3
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,12 @@ class NPZ(ImageDataModule):
                     f"{MOST_CLASSES} classes; number them from 0, or add their names"
                 )
             return tuple(str(k) for k in range(highest + 1))
-        classes = tuple(read_array(self.path, "classes").astype(str).reshape(-1).tolist())
+        names = read_array(self.path, "classes").reshape(-1)
+        if names.dtype.kind not in "USiu":
+            raise ValueError(f"{self.path}: classes must be names, or whole numbers; they are {names.dtype}")
+        classes = tuple(names.astype(str).tolist())
+        if twice := [name for name, count in Counter(classes).items() if count > 1]:
+            raise ValueError(f"{self.path}: several classes are called {twice[0]!r}; give each a name of its own")
         if highest >= len(classes):
             raise ValueError(f"{self.path}: a label is {highest}, but there are {len(classes)} classes")
         return classes

@@ -22,6 +22,7 @@ from lit_pursamere.data.image_files import (
     Refused,
     as_shown,
     in_srgb,
+    is_image,
     is_visible,
     profile_of,
 )
@@ -56,7 +57,7 @@ def find_pictures(folder: Path) -> list[Picture]:
     found = [
         Picture(path, path.relative_to(folder).with_suffix(".png").as_posix())
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in ENDINGS and all(map(is_visible, path.relative_to(folder).parts)) and path.is_file()
+        if path.suffix.lower() in ENDINGS and all(map(is_visible, path.relative_to(folder).parts)) and is_image(path)
     ]
     if not found:
         raise FileNotFoundError(f"no pictures in {folder} (known: {', '.join(ENDINGS)})")

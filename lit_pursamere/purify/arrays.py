@@ -48,6 +48,11 @@ def purify_arrays(
         raise ValueError(f"{source} has no images (N, H, W), (N, H, W, C) or (N, C, H, W); it holds {shapes}")
     for key, array in images.items():
         check(source, key, array, purifier)
+    if odd := [key for key in arrays.keys() - images.keys() if says_images(key) and arrays[key].ndim > 2]:
+        raise ValueError(
+            f"{source}: by its name {odd[0]} holds images, but {arrays[odd[0]].dtype} {arrays[odd[0]].shape} is not "
+            "(N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, uint8 or floats; rename what holds none"
+        )
     if not hidden and (others := sorted(arrays.keys() - images.keys())):
         print(f"{source}: copied as they are, for they are no images: {', '.join(map(shown, others))}", file=sys.stderr)
     with Outputs(folder, manifest) as outputs:
@@ -105,8 +110,13 @@ def images_among(arrays: dict[str, np.ndarray]) -> list[str]:
     return [
         name
         for name, array in arrays.items()
-        if is_images(array) and (array.ndim == 4 or len(arrays) == 1 or IMAGES.search(name.lower()))
+        if is_images(array) and (array.ndim == 4 or len(arrays) == 1 or says_images(name))
     ]
+
+
+def says_images(name: str) -> bool:
+    """Whether the name of an array says that it holds images."""
+    return IMAGES.search(name.lower()) is not None
 
 
 def is_images(array: np.ndarray) -> bool:

@@ -70,6 +70,8 @@ def purify_images(
     source, folder = Path(images).resolve(), Path(output)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    if seed < 0:
+        raise ValueError(f"seed must be a whole number from 0 up; got {seed}")
     if not source.exists():
         raise FileNotFoundError(f"there are no images at {images}; give a folder, a .npy or a .npz file")
     if source.is_dir() and (source == folder.resolve() or source in folder.resolve().parents):

@@ -177,7 +177,10 @@ def read_run(path: Path, label: str) -> Run:
         FileNotFoundError: If it holds no records.
         ValueError: If its manifest or its records are damaged, or do not belong together.
     """
-    rows, manifest = read_rows(path), read_manifest(path)
+    manifest = read_manifest(path)
+    if manifest is not None:
+        require_described(path, manifest)  # what it lacks, rather than that its rows are of another run
+    rows = read_rows(path)
     if manifest is None:
         raise ValueError(f"{path} has records, but no manifest.json that says of what; restore that file")
     return checked(Run(path, manifest, rows, label))
@@ -195,13 +198,18 @@ def run_of(folder: Path, label: str, manifest: dict) -> Run:
 def checked(run: Run) -> Run:
     """The run, if its manifest says what was evaluated, and its rows are of that."""
     folder, manifest = run.folder, run.manifest
-    require_stated(folder, manifest, "data", "images.count", "systems", "attacks")
-    require_stated(folder, manifest, *(f"weights.{name}" for name in manifest["systems"]))
+    require_described(folder, manifest)
     for row in run.rows:
         for kind, known in (("system", manifest["systems"]), ("attack", (CLEAN, *manifest["attacks"]))):
             if row[kind] not in known:
                 raise ValueError(f"{folder} has a row of the {kind} {row[kind]!r}, which its manifest does not state")
     return run
+
+
+def require_described(folder: Path, manifest: dict) -> None:
+    """Raise ValueError unless a manifest says what was evaluated."""
+    require_stated(folder, manifest, "data", "images.count", "systems", "attacks")
+    require_stated(folder, manifest, *(f"weights.{name}" for name in manifest["systems"]))
 
 
 def differences(runs: Sequence[Run], free: Sequence[str] = FREE) -> list[str]:

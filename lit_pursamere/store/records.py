@@ -89,16 +89,23 @@ def read_rows(folder: str | Path) -> list[Row]:
 
     Raises:
         FileNotFoundError: If the folder holds no records.
-        ValueError: If a line other than a file's last one is damaged; the message names file and line.
+        ValueError: If a line other than a file's last one is damaged; the message names file and line. If all rows are
+            of another run than the manifest states.
     """
     rows = _rows(Path(folder))
+    if not rows and _rows(Path(folder), foreign=True):
+        raise ValueError(
+            f"the records in {folder} are of another run than its manifest.json states; restore that file, or remove "
+            "the folder"
+        )
     if not rows:
         raise FileNotFoundError(f"no records in {folder}; run `lit-pursamere test` with LitRobustness first")
     return [rows[key] for key in sorted(rows)]
 
 
-def _rows(folder: Path) -> dict[Key, Row]:
-    manifest = read_manifest(folder)
+def _rows(folder: Path, foreign: bool = False) -> dict[Key, Row]:
+    """Rows by key: those of the run that the manifest states, or (`foreign`) of any."""
+    manifest = None if foreign else read_manifest(folder)
     run = None if manifest is None else run_of(manifest)
     rows: dict[Key, Row] = {}
     for file in sorted(folder.glob(FILES)):

@@ -83,6 +83,8 @@ class LitClassifier(Training):
                 "LitClassifier needs warmup >= 0, attacked_images >= 1 and lr_reference_batch >= 1; "
                 f"got {warmup}, {attacked_images}, {lr_reference_batch}"
             )
+        if any(milestone < 1 for milestone in milestones):
+            raise ValueError(f"milestones must be numbers of epochs from 1 up; got {milestones}")
         if schedule not in ("milestones", "cosine"):
             raise ValueError(f"schedule must be 'milestones' or 'cosine'; got {schedule!r}")
         if ema_decay is not None and not 0 <= ema_decay < 1:

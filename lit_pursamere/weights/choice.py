@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_pursamere.weights.files import some
 
-__all__ = ["choose", "clean_names", "is_average", "split"]
+__all__ = ["choose", "clean_names", "is_average", "is_twin", "split"]
 
 Tensors = Mapping[str, Tensor]
 
@@ -26,6 +26,12 @@ AVERAGE = re.compile(r"(^|[._])(ema|avg|average|averaged|swa|shadow)([._]|$)")
 def is_average(name: str, others: Container[str] = ()) -> bool:
     """Whether the name of a set says that it is an average, if only because another one says that it is not."""
     return AVERAGE.search(name) is not None or f"unaveraged_{name}" in others
+
+
+def is_twin(a: Tensors, b: Tensors) -> bool:
+    """Whether two sets are of one network: the same names and shapes."""
+    x, y = clean_names(a), clean_names(b)
+    return x.keys() == y.keys() and all(x[name].shape == y[name].shape for name in x)
 
 
 def choose(sets: Mapping[str, Tensors], weights: str) -> tuple[str, str]:
@@ -98,4 +104,4 @@ def _prefix(names: list[str], tensors: Tensors) -> str | None:
 
 def _same(a: Tensors, b: Tensors) -> bool:
     x, y = clean_names(a), clean_names(b)
-    return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
+    return is_twin(a, b) and all(torch.equal(x[name], y[name]) for name in x)

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from lit_pursamere.networks.ddpm_unet import OLD_ATTENTION_NAMES
-from lit_pursamere.weights.choice import choose, is_average, split
+from lit_pursamere.weights.choice import choose, is_average, is_twin, split
 from lit_pursamere.weights.files import printable
 from lit_pursamere.weights.pickles import ModuleState
 from lit_pursamere.weights.settings import is_normaliser, normalisation
@@ -119,6 +119,7 @@ def _container(content: Mapping, weights: str) -> Selection:
     if not known and (not sets or _by_name(content)):
         layout = f"module object ({content.kind})" if isinstance(content, ModuleState) else "plain state dict"
         return Selection(layout, "only one", _by_name(content), _object_facts(content))
+    known |= {key: inner for key, inner in sets.items() if any(is_twin(inner, one) for one in known.values())}
     # Where the name is none of an entry, it may be that of a part of the entry.
     asked = weights if weights in {"ema", "raw", *sets} else "ema"
     key, which = choose(known or sets, asked)

@@ -81,7 +81,7 @@ def inspect_weights(path: str | Path, weights: str = "ema", execute: bool = Fals
         parameters=sum(parts),
         weights=found.which,
         sha256=sha256(content.path),
-        dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in found.tensors.values()})),
+        dtypes=tuple(sorted(set(map(_type, found.tensors.values())))),
         metadata=found.metadata,
         tensors=found.tensors,
     )
@@ -211,8 +211,19 @@ def _fitting(module: nn.Module, tensors: Mapping[str, Tensor], weights: str) -> 
             f"does not fit this {what}: {len(wrong)} shapes differ ({some(wrong)}); {_looks_like(tensors)}; "
             "check the width and the number of channels and classes"
         )
+    other = [f"{n}: file {_type(found[n])}, here {_type(wanted[n])}" for n in required
+             if found[n].is_floating_point() != wanted[n].is_floating_point()]  # fmt: skip
+    if other:
+        raise ValueError(
+            f"does not fit this {what}: {len(other)} tensors are of another kind of numbers ({some(other)}), which "
+            "would be rounded; save them as they were trained"
+        )
     # Of the names that may be missing, those that are there and fit are taken too (BatchNorm's counters).
     return wanted | {name: t for name, t in found.items() if name in wanted and t.shape == wanted[name].shape}
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def trained(network: nn.Module, checkpoint: str | None, weights: str = "ema") -> nn.Module:

@@ -87,7 +87,7 @@ def test_they_are_written_whole():
 
 def test_flipped_bytes(tmp_path):
     numbers = torch.full((50,), 1.5)
-    torch.save({"state_dict": {"a": numbers}}, tmp_path / "w")
+    torch.save({"state_dict": {"a": numbers}, "pytorch-lightning_version": "2.6.6"}, tmp_path / "w")
     whole = bytearray((tmp_path / "w").read_bytes())
     assert torch.equal(read_checkpoint(tmp_path / "w")["state_dict"]["a"], numbers)
     whole[whole.index(numbers.numpy().tobytes()) + 9] ^= 1
@@ -99,4 +99,27 @@ def test_flipped_bytes(tmp_path):
 def test_a_version_that_is_none_is_told(tmp_path):
     torch.save({"state_dict": {}, "pytorch-lightning_version": "x"}, tmp_path / "w")
     with pytest.raises(ValueError, match=r"w .* is not a whole Lightning checkpoint: Invalid version: 'x'"):
+        read_checkpoint(tmp_path / "w")
+
+
+def test_a_file_that_does_not_say_its_version_is_none(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "w")
+    with pytest.raises(ValueError, match=r"w .* is not a whole Lightning checkpoint: .* which version of Lightning"):
+        read_checkpoint(tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("loops", 5, "loops in it is a int"), ("callbacks", [], "callbacks in it is a list"),
+        ("optimizer_states", {}, "optimizer_states in it is a dict"),
+        ("lr_schedulers", [5], "lr_schedulers in it are no states"),
+        ("epoch", "x", "epoch in it is a str"),
+        ("configuration", 5, "configuration in it is a int"), ("card", "x", "card in it is a str"),
+        ("state_dict", None, "state_dict in it is a NoneType"), ("state_dict", {"a": 5}, "a in it is no tensor"),
+    ],
+)  # fmt: skip
+def test_what_is_of_another_kind_than_its_name_says(name, value, line, tmp_path):
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.6", name: value}, tmp_path / "w")
+    with pytest.raises(ValueError, match=rf"w \(.*\) is not a whole Lightning checkpoint: {line}"):
         read_checkpoint(tmp_path / "w")

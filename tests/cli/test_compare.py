@@ -225,6 +225,8 @@ def test_another_configuration_is_refused_before_anything_runs(compare, content,
     ("place", "value", "message"),
     [
         ("purifer", {}, "unknown key 'purifer'; known: output, test, purifiers"),
+        ("output", ["out"], r"output in comparison.yaml must be the name of a folder.*got \['out'\]"),
+        ("output", 7, "output in comparison.yaml must be the name of a folder, in quotes if it is a number; got 7"),
         ("test", None, "test in comparison.yaml must be a mapping"),
         ("test.modle", {}, "unknown key 'modle'; known: seed_everything, model, data, trainer"),
         ("test", "parts/nope.yaml", "there is no file .*parts/nope.yaml, which .*comparison.yaml names"),

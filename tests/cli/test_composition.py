@@ -295,3 +295,29 @@ def test_a_mistyped_name_of_weights(capsys):
 def test_settings_beside_a_name():
     given = settings("--model.score_model", "cifar10/ncsnv2", "--model.score_model.weights", "raw")
     assert given["score_model"]["init_args"] == {"ngf": 128, "checkpoint": "cifar10/ncsnv2", "weights": "raw"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("", "it is empty"), ("just words", "it says 'just words'"), ("[1, 2]", r"it says '\[1, 2\]'")],
+    ids=["nothing", "words", "list"],
+)
+def test_a_file_without_entries_is_no_configuration(text, line, tmp_path):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"x\.yaml is no configuration, entries such as .*; {line}"):
+        compose(["test", f"--config={tmp_path}/x.yaml"])
+
+
+def test_a_date_is_a_word(tmp_path):
+    (tmp_path / "x.yaml").write_text("model: {eps: 2026-01-01, steps: 2026-01-01 10:00:00, lr: 1e-3}\n")
+    _, config = compose(["test", f"--config={tmp_path}/x.yaml"])
+    assert json.loads(config.removeprefix("--config="))["model"] == {
+        "eps": "2026-01-01", "steps": "2026-01-01 10:00:00", "lr": 0.001,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("tag", ["!!binary aGVsbG8=", "!!set {a, b}", "!!timestamp 2026-01-01", "!!omap [a: 1]"])
+def test_what_json_cannot_say_is_refused_with_its_line(tag, tmp_path):
+    (tmp_path / "x.yaml").write_text(f"model:\n  eps: {tag}\n")
+    with pytest.raises(ValueError, match=r"x\.yaml is no YAML, see line 2: could not determine a constructor"):
+        compose(["test", f"--config={tmp_path}/x.yaml"])

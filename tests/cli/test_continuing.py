@@ -320,3 +320,17 @@ def test_several_processes_continue_together(fit, tmp_path):
     said = start()
     assert "last.ckpt" in said.stdout + said.stderr
     assert same(whole, (tmp_path / "net.safetensors").read_bytes())
+
+
+def test_a_checkpoint_of_a_job_that_left_none_is_told(fit, tmp_path, capsys):
+    assert "--ckpt_path hpc: no job left a hpc_ckpt_*.ckpt in" in error_of(capsys, *fit, "--ckpt_path=hpc")
+    assert not (tmp_path / "net.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["loops", "optimizer_states", "lr_schedulers"])
+def test_a_training_does_not_continue_from_weights_alone(name, done, tmp_path, capsys):
+    content = torch.load(last(tmp_path), weights_only=True)
+    del content[name]
+    torch.save(content, tmp_path / "weights.ckpt")
+    error = error_of(capsys, *done, f"--ckpt_path={tmp_path}/weights.ckpt", f"--model.export={tmp_path}/n.safetensors")
+    assert f"weights.ckpt holds no {name}: a training cannot continue from weights alone" in error

@@ -164,3 +164,12 @@ def test_processes_that_slurm_started_otherwise_are_one_line(told, monkeypatch):
     for name in ("NTASKS", "JOB_ID", "JOB_NAME", "PROCID", "LOCALID", "NODEID", "NODELIST"):
         monkeypatch.setenv(f"SLURM_{name}", {"NTASKS": "4", "JOB_NAME": "job", "NODELIST": "localhost"}.get(name, "0"))
     assert "--ntasks-per-node=4" in told("test", "--config=test.yaml")[0]
+
+
+def test_a_checkpoint_of_another_network_names_a_few_of_its_tensors(told, monkeypatch):
+    def meets_another(*unused):
+        torch.nn.Sequential(*[torch.nn.Linear(1, 1) for _ in range(100)]).load_state_dict({})
+
+    monkeypatch.setattr(command, "run", meets_another)
+    line, _ = told("fit")
+    assert 'Missing key(s) in state_dict: "0.weight", "0.bias", "1.weight" and 197 more' in line and len(line) < 400

@@ -53,9 +53,10 @@ def test_the_short_quickstart_is_the_quickstart():
         ("- fit", "a list of commands"),
         ("stages: [train --config x]", "must begin with one of .*got 'train --config x'"),
         ("stages: [", "is no YAML"),
+        ("stages: [fit]\nstage: [fit]", "unknown key 'stage'; known: stages"),
         (None, "there is no file .*experiment.yaml"),
     ],
-    ids=["word", "empty", "list", "verb", "yaml", "missing"],
+    ids=["word", "empty", "list", "verb", "yaml", "two", "missing"],
 )
 def test_mistakes_in_a_file_are_one_line(content, message, tmp_path, capsys):
     if content is not None:

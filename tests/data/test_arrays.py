@@ -178,6 +178,8 @@ def test_pickled_objects_are_refused_and_not_run(key, tmp_path):
         (rows(labels=np.arange(TEST + TRAIN) * 10**8), "a label is 1100000000, and without an array `classes`"),
         (pairs(test_images=images(1, 0)[:0], test_labels=np.zeros(0, int)), "test_labels must be integers"),
         (pairs(classes=np.array(["x", "y"])), "a label is 2, but there are 2 classes"),
+        (pairs(classes=np.array(["x", "y", "x"])), "several classes are called 'x'; give each a name of its own"),
+        (pairs(classes=np.arange(3) / 3), "classes must be names, or whole numbers; they are float64"),
         (rows(split=np.array(["test"] * TEST + ["val"] * TRAIN)), "split must hold 'train' or 'test'.*'val'"),
         (rows(split=np.array(["test"] * TEST)), "split must hold 'train' or 'test' for each of 12 images"),
     ],

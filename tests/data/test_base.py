@@ -280,7 +280,16 @@ def test_a_purified_set_turns_training_batches_into_pairs(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"batch_size": 0}, {"eval_batch_size": 0}, {"num_workers": -1}, {"val_size": -1}, {"test_size": 0}, {"crop": -1}],
+    [
+        {"batch_size": 0},
+        {"eval_batch_size": 0},
+        {"num_workers": -1},
+        {"val_size": -1},
+        {"test_size": 0},
+        {"crop": -1},
+        {"seed": -1},
+        {"test_seed": -1},
+    ],
 )
 def test_arguments_out_of_range_are_refused_with_their_value(arguments):
     (key, value), *_ = arguments.items()

@@ -172,7 +172,7 @@ def test_no_folders_is_one_error_with_place_and_mend(tmp_path):
     assert str(tmp_path / "nowhere") in str(caught.value)
 
 
-@pytest.mark.parametrize("arguments", [{"image_size": 0}, {"channels": 4}, {"order": "random"}])
+@pytest.mark.parametrize("arguments", [{"image_size": 0}, {"image_size": 10**6}, {"channels": 4}, {"order": "random"}])
 def test_bad_arguments_are_refused(root, arguments):
     with pytest.raises(ValueError, match=str(next(iter(arguments.values())))):
         ImageFolder(str(root), **arguments)

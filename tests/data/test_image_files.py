@@ -206,3 +206,24 @@ def test_bytes_that_are_changed_are_read_or_refused():
                 assert decode(bytes(damaged)).dtype == torch.uint8
             except ValueError as error:
                 assert "\n" not in str(error)
+
+
+def test_a_link_to_nothing_is_an_image_that_is_missing(tmp_path):
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    (tmp_path / "test" / "a" / "0.png").symlink_to(tmp_path / "gone.png")
+    data = ImageFolder(str(tmp_path), image_size=8)
+    data.setup("test")
+    with pytest.raises(OSError, match=r"cannot read the image .*0\.png: .*No such file"):
+        data.sources["test"][0]
+    assert [picture.name for picture in find_pictures(tmp_path)] == ["test/a/0.png"]
+
+
+def test_long_images_do_not_fill_the_memory(tmp_path):
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    for name, width in (("0.png", 4000), ("1.png", 5_000_000)):
+        Image.new("L", (width, 1)).save(tmp_path / "test" / "a" / name)
+    data = ImageFolder(str(tmp_path), image_size=32)
+    data.setup("test")
+    assert data.sources["test"][0][0].shape == (3, 32, 32)
+    with pytest.raises(OSError, match=r"1\.png is too long to be resized to 32: \(5000000, 1\); crop it"):
+        data.sources["test"][1]

@@ -347,3 +347,19 @@ def test_arrays_may_be_called_anything_else_and_are_written_as_numpy_does(tmp_pa
     content = io.BytesIO()
     np.savez(content, x=images, y=np.arange(3))
     assert as_file({"x": images, "y": np.arange(3)}, ".npz") == content.getvalue()
+
+
+@pytest.mark.parametrize(
+    "odd", [np.zeros((2, 8, 8, 5), np.uint8), np.zeros((2, 8, 8), np.int64), np.zeros((8, 8, 3), np.uint8)],
+    ids=["channels", "type", "one picture"],
+)  # fmt: skip
+def test_what_is_called_images_and_holds_none_is_not_copied_in_silence(odd, tmp_path):
+    np.savez(tmp_path / "x.npz", train_images=np.zeros((2, 4, 6, 3), np.uint8), test_images=odd)
+    with pytest.raises(ValueError, match=r"by its name test_images holds images, but .* \(N, C, H, W\)") as caught:
+        purify_images(tmp_path / "x.npz", tmp_path / "out", Darken())
+    assert f"{odd.dtype} {odd.shape}" in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_seed_below_zero_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="seed must be a whole number from 0 up; got -1"):
+        purify_images(tmp_path, tmp_path / "out", Darken(), seed=-1)

@@ -119,3 +119,12 @@ def test_records_without_a_row_are_no_table(rows, write_run):
     (folder / "records-0.jsonl").mkdir()
     with pytest.raises(IsADirectoryError, match="records-0"):
         read_runs([folder])
+
+
+def test_what_a_manifest_lacks_is_told_rather_than_that_its_rows_are_of_another_run(rows, write_run):
+    records = [row | {"run": "0123456789ab"} for row in rows("A", "clean", "+")]
+    folder = write_run("run", records, {})
+    manifest = read_manifest(folder)
+    write_manifest(folder, {key: value for key, value in manifest.items() if key != "systems"})
+    with pytest.raises(ValueError, match="does not state systems"):
+        read_runs([folder])

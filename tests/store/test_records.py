@@ -278,3 +278,11 @@ def test_a_missing_entry_is_a_change(tmp_path):
     Records(tmp_path, MANIFEST).append([row(0)])
     with pytest.raises(ValueError, match="systems"):
         Records(tmp_path, {name: value for name, value in MANIFEST.items() if name != "systems"})
+
+
+def test_rows_of_another_run_alone_are_told(tmp_path):
+    Records(tmp_path, MANIFEST).append([row(0)])
+    write_manifest(tmp_path, MANIFEST | {"data": "digits, 9 images"})
+    with pytest.warns(UserWarning, match="rows of another run"), pytest.raises(ValueError) as caught:
+        read_rows(tmp_path)
+    assert "are of another run than its manifest.json states; restore that file" in str(caught.value)

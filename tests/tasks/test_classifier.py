@@ -398,6 +398,8 @@ def test_an_export_does_not_replace_what_another_run_wrote_meanwhile(tmp_path):
         ({"warmup": -1}, "warmup >= 0"),
         ({"lr_reference_batch": 0}, "lr_reference_batch >= 1"),
         ({"schedule": "linear"}, "'milestones' or 'cosine'; got 'linear'"),
+        ({"milestones": [0, 1]}, r"milestones must be numbers of epochs from 1 up; got \[0, 1\]"),
+        ({"milestones": [-1]}, r"milestones must be numbers of epochs from 1 up; got \[-1\]"),
         ({"ema_decay": 1.0}, "ema_decay in"),
         ({"attack": PGD(ThreatModel("linf", 0.1), "bpda")}, "'gray'; got 'bpda'"),
         ({"attack": PGD(view="gray")}, "give it as `model.attack.threat`"),

@@ -129,3 +129,13 @@ def test_on_the_command_line(tmp_path, raw, ema, capsys):
     assert torch.equal(loaded(tmp_path / "t.safetensors"), ema["fc.bias"])
     assert main(["weights", "inspect", str(tmp_path / "w"), "--weights", "tutor"]) == 1
     assert "holds no weights called 'tutor'" in capsys.readouterr().err
+
+
+def test_a_twin_beside_a_customary_entry_is_a_question(tmp_path, raw, ema):
+    other = WideResNet(10, 2).state_dict()
+    torch.save({"net": raw, "teacher": under("module.", ema), "critic": other}, tmp_path / "w")
+    with pytest.raises(ValueError, match="holds several networks: net, teacher; say which by weights: net"):
+        loaded(tmp_path / "w")
+    assert torch.equal(loaded(tmp_path / "w", "teacher"), ema["fc.bias"])
+    torch.save({"net": raw, "critic": other}, tmp_path / "w")
+    assert torch.equal(loaded(tmp_path / "w"), raw["fc.bias"])

@@ -224,3 +224,11 @@ def test_the_description_of_a_file_does_not_print_its_numbers(tmp_path, ncsnv2):
     assert found == inspect_weights(tmp_path / "w")
     with pytest.raises(AttributeError):
         found.layout = "another"
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool])
+def test_whole_numbers_are_no_weights(tmp_path, kind):
+    network = torch.nn.Linear(2, 2)
+    torch.save({name: tensor.to(kind) for name, tensor in network.state_dict().items()}, tmp_path / "w")
+    with pytest.raises(ValueError, match=rf"2 tensors are of another kind .*: file {str(kind)[6:]}, here float32"):
+        load_weights(network, tmp_path / "w")

@@ -13,11 +13,12 @@ from lit_pursamere.cli.composition import read_yaml
 from lit_pursamere.cli.lightning import know_names
 from lit_pursamere.cli.named import KINDS, configuration_of
 from lit_pursamere.diffusion import ScoreModel
+from lit_pursamere.shipped import home
 from lit_pursamere.weights import sha256
 from lit_pursamere.weights.cache import cache_folder, located, path_of, state
-from lit_pursamere.weights.registry import entries, find, score_model_of, shipped_folder
+from lit_pursamere.weights.registry import entries, find, score_model_of
 
-CONFIGS = shipped_folder("configs")
+CONFIGS = home("configs")
 OTHERS = [entry for entry in entries().values() if not entry.shipped]
 SHIPPED = [entry for entry in entries().values() if entry.shipped]
 ROOTS = {"score model": ScoreModel, "classifier": nn.Module}
@@ -48,7 +49,7 @@ def test_shipped_files_are_those_that_were_measured(entry):
 
 
 def test_every_shipped_file_has_a_name():
-    folder = shipped_folder("checkpoints")
+    folder = home("checkpoints")
     assert sorted(path_of(entry) for entry in SHIPPED) == sorted(folder.glob("*/*.safetensors"))
 
 

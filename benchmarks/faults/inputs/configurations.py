@@ -51,7 +51,7 @@ ROWS = [
     ("TEST", "eps", replaced("test.yaml", "eps: 0.15", "eps: 2026-01-01")),
     ("TEST", "eps", replaced("test.yaml", "eps: 0.15", "eps: 8 / 255 / 2")),
     ("TEST", "steps", replaced("test.yaml", "steps: 2", "steps: '2 x'")),
-    ("TEST", "test_size", replaced("test.yaml", "test_size: 4", "test_size: 4,")),
+    ("TEST", "test_size", replaced("test.yaml", "test_size: 4", "test_size: 4;")),
     ("TEST", "test_size", replaced("test.yaml", "test_size: 4", "test_size: 0x")),
     ("TEST", "output", replaced("test.yaml", "output: out", "output: [a]")),
     ("TEST", "output", replaced("test.yaml", "output: out", "output: {a: 1}")),
@@ -59,7 +59,7 @@ ROWS = [
     ("TEST", "class_path", replaced("test.yaml", "class_path: lit_pursamere.tasks.LitRobustness", "class_path: 5")),
     ("TEST", "class_path|model", replaced("test.yaml", "class_path: lit_pursamere.tasks.LitRobustness", "class_path:")),
     ("TEST", "init_args|test.yaml", replaced("test.yaml", "init_args: {batch_size: 8,", "init_args: [")),
-    ("TEST", "trainer", replaced("test.yaml", "trainer: {accelerator", "trainer: [{accelerator")),
+    ("TEST", "test.yaml.*line", replaced("test.yaml", "trainer: {accelerator", "trainer: [{accelerator")),
     # files that name files
     ("TEST", "itself", replaced("test.yaml", "configs/classifier/digits.yaml", "test.yaml")),
     ("TEST", "gone.yaml", replaced("test.yaml", "configs/classifier/digits.yaml", "gone.yaml")),

@@ -4,7 +4,20 @@
 
 import numpy as np
 
-from benchmarks.faults.spoil import both, copied, cut, flipped, folder, json_of, key, removed, row, text, without
+from benchmarks.faults.spoil import (
+    both,
+    copied,
+    cut,
+    flipped,
+    folder,
+    json_of,
+    key,
+    removed,
+    row,
+    text,
+    unsigned,
+    without,
+)
 
 RUN, SET = "run/manifest.json", "set/manifest.json"
 DEEP = "[" * 100_000
@@ -78,8 +91,9 @@ ROWS = [
     ("REVERIFY", r"os\.system|config.yaml", text("run/config.yaml", "model: {class_path: os.system, init_args: {command: touch PWNED}}\n")),
     ("REVERIFY", "config.yaml", folder("run/config.yaml")),
     # two runs that do not belong together
-    ("report run other", "count|images", both(copied("run", "other"), key("other/manifest.json", images={"count": 3, "shape": [1, 8, 8]}))),
-    ("report run other", "other|another|same", both(copied("run", "other"), key("other/manifest.json", evaluations=3))),
+    ("report run other", "other.*manifest", both(copied("run", "other"), key("other/manifest.json", images={"count": 3, "shape": [1, 8, 8]}))),
+    ("report run other", "images", both(copied("run", "other"), unsigned("other"), json_of("other/manifest.json", lambda m: m["images"].update(count=3)))),
+    ("report run other", "evaluations", both(copied("run", "other"), unsigned("other"), key("other/manifest.json", evaluations=3))),
     # going on in a spoilt folder
     ("KEEP --model.output run", "records.*line 1", text("run/records-0.jsonl", "no json\n")),
     ("KEEP --model.output run", RUN, text(RUN, "{")),

@@ -4,14 +4,42 @@
 
 import pickle
 import struct
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.faults.spoil import both, copied, cut, flipped, folder, pickled, removed, saved, tensors, text, zipped
+from benchmarks.faults.spoil import (
+    Setup,
+    both,
+    copied,
+    cut,
+    flipped,
+    folder,
+    pickled,
+    removed,
+    saved,
+    tensors,
+    text,
+    zipped,
+)
 
 TEST = "TEST --model.classifier.checkpoint"
 NET = "checkpoints/digits/classifier.safetensors"
+
+
+NEW = "FIT --ckpt_path bad.ckpt --model.export new.safetensors --trainer.default_root_dir new"
+
+
+def changed(**entries: Any) -> Setup:
+    """The checkpoint with other entries; `...` leaves one out."""
+
+    def setup(place: Path) -> None:
+        content = torch.load(place / "last.ckpt", weights_only=True) | entries
+        torch.save({name: value for name, value in content.items() if value is not ...}, place / "bad.ckpt")
+
+    return setup
 
 
 def header(content: str, size: int | None = None) -> bytes:
@@ -75,11 +103,11 @@ ROWS = [
     ("weights inspect bad.pkl", "bad.pkl", pickled("bad.pkl", b"\x80\x04r" + struct.pack("<I", 2**31) + b".")),
     ("weights inspect bad.pkl", "bad.pkl", pickled("bad.pkl", b"L" + b"9" * 300_000 + b"L\n.")),
     ("FIT --ckpt_path bad.ckpt", "bad.ckpt", saved("bad.ckpt", Runs)),
-    ("FIT --ckpt_path bad.ckpt --weights_only false", "bad.ckpt", saved("bad.ckpt", Runs)),
+    ("FIT --ckpt_path bad.ckpt --weights_only false", "weights_only", saved("bad.ckpt", Runs)),
     ("FIT --ckpt_path bad.ckpt", "bad.ckpt", saved("bad.ckpt", Runs), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"),
-    ("VALIDATE --ckpt_path bad.ckpt --weights_only false", "bad.ckpt", saved("bad.ckpt", Runs)),
-    ("TEST --ckpt_path bad.ckpt --weights_only false", "bad.ckpt", saved("bad.ckpt", Runs)),
-    ("PREDICT --ckpt_path bad.ckpt --weights_only false", "bad.ckpt", saved("bad.ckpt", Runs)),
+    ("VALIDATE --ckpt_path bad.ckpt --weights_only false", "weights_only", saved("bad.ckpt", Runs)),
+    ("TEST --ckpt_path bad.ckpt --weights_only false", "weights_only", saved("bad.ckpt", Runs)),
+    ("PREDICT --ckpt_path bad.ckpt --weights_only false", "weights_only", saved("bad.ckpt", Runs)),
     ("FIT", "last.ckpt", both(copied("last.ckpt", "logs/checkpoints/x.ckpt"), saved("logs/checkpoints/last.ckpt", Runs))),
     (f"{TEST} bad.pth", "bad.pth", saved("bad.pth", Runs)),
     # checkpoints of Lightning
@@ -87,6 +115,7 @@ ROWS = [
     ("FIT --ckpt_path bad.ckpt", "bad.ckpt", saved("bad.ckpt", lambda: 7)),
     ("FIT --ckpt_path bad.ckpt", "bad.ckpt", saved("bad.ckpt", lambda: {"state_dict": {}})),
     ("FIT --ckpt_path bad.ckpt", "bad.ckpt", saved("bad.ckpt", lambda: {"state_dict": 5, "pytorch-lightning_version": "x"})),
+    *((NEW, "bad.ckpt", changed(**entry)) for entry in ({"loops": ...}, {"loops": 5}, {"optimizer_states": ...}, {"optimizer_states": [5]}, {"callbacks": 5}, {"card": 5}, {"configuration": 5}, {"lr_schedulers": ...}, {"epoch": "x"}, {"state_dict": {"a": 5}})),
     ("FIT --ckpt_path net.safetensors", "net.safetensors"),
     ("FIT --ckpt_path bad.ckpt", "bad.ckpt", both(copied("last.ckpt", "bad.ckpt"), cut("bad.ckpt", 3000))),
     ("FIT --ckpt_path bad.ckpt", "bad.ckpt", both(copied("last.ckpt", "bad.ckpt"), flipped("bad.ckpt", 0))),
@@ -109,13 +138,13 @@ ROWS = [
     ("TEST --model.score_model.checkpoint checkpoints/digits/classifier.safetensors", "classifier.safetensors"),
     ("TEST --model.score_model.checkpoint checkpoints/mnist/denoiser.safetensors", "denoiser.safetensors"),
     # conversion
-    ("weights convert bad.pth out.safetensors", "bad.pth", saved("bad.pth", lambda: {"a": torch.ones(2).to(torch.complex64)})),
+    ("weights convert bad.pth out.safetensors", "bad.pth", saved("bad.pth", lambda: {"a": torch.ones(2).to_sparse()})),
     ("weights convert bad.pth out.safetensors", "bad.pth|__metadata__", saved("bad.pth", lambda: {"__metadata__": torch.ones(2), "a": torch.ones(2)})),
     ("weights convert bad.pth out.safetensors --dtype float16", "float16|1e", saved("bad.pth", lambda: {"a": torch.full((2,), 1e30)})),
-    ("weights convert bad.pth out.safetensors", "bad.pth", saved("bad.pth", lambda: {"a": torch.ones(4).to(torch.float8_e4m3fn)})),
+    ("weights convert bad.pth out.safetensors", "bad.pth", saved("bad.pth", lambda: {"a": torch.ones(4).to(torch.float8_e8m0fnu)})),
     ("weights convert bad.pth out.safetensors", "bad.pth", pickled("bad.pth", pickle.dumps(Runs()))),
     ("weights convert bad.pth out.safetensors", "bad.pth", saved("bad.pth", lambda: {"a": np.array([{}], dtype=object)})),
-    ("weights convert bad.pth out.safetensors", "bad.pth|raw|ema|two", saved("bad.pth", lambda: {"net": {"a": torch.ones(2)}, "teacher": {"a": torch.zeros(2)}})),
+    ("weights convert bad.pth out.safetensors", "net, teacher", saved("bad.pth", lambda: {"net": {"a": torch.ones(2)}, "teacher": {"a": torch.zeros(2)}})),
     # diffusers
     ("weights inspect bad", "bad", folder("bad")),
     ("weights inspect bad", "config.json|weights", both(folder("bad"), text("bad/config.json", "{}"))),
