@@ -24,6 +24,7 @@ VERBS = {
     "purified": Entry("purified", "look into what `predict` has made"),
     "test": Entry("lightning", "attack a defence and print the table       (LitRobustness)"),
     "evaluate": Entry("evaluate", "`test` an own classifier on own images, without a configuration"),
+    "init": Entry("init", "write a small project of your own"),
     "compare": Entry("compare", "`test` many purifiers, and print one table"),
     "report": Entry("report", "print the table of a test run again"),
     "reverify": Entry("reverify", "judge the stored images of a test run again"),

@@ -1,0 +1,57 @@
+"""`lit-pursamere init`: a small project of one's own, sized by one's images.
+
+lit-pursamere init mine --images photos
+cd mine && lit-pursamere experiment experiment.yaml
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lit_pursamere.cli.composition import part_of
+from lit_pursamere.data import ImageDataModule
+from lit_pursamere.front.project import write_project
+from lit_pursamere.pretrained import build
+from lit_pursamere.shipped import names_of
+from lit_pursamere.threat import ThreatModel
+
+__all__ = ["init"]
+
+
+def init(
+    name: str, images: str = "digits", threat: str = "linf 8/255", image_size: int = 32, channels: int = 3
+) -> None:
+    """Write a small project: score model, purifier, classifier, test, and an experiment that runs them.
+
+    Args:
+        name: Folder to make.
+        images: A folder with train/<class>/ and test/<class>/, an .npz file, or a data set: cifar10, cifar100, mnist,
+            fashion_mnist, digits.
+        threat: What attackers may change.
+        image_size: Side in pixels to which pictures of a folder are brought.
+        channels: 1 or 3, of pictures of a folder.
+
+    Raises:
+        FileExistsError: If there is something of that name.
+        FileNotFoundError: If there are no such images.
+    """
+    path = Path(images)
+    told: dict[str, Any]
+    if path.is_dir():
+        shape = {"image_size": image_size, "channels": channels}
+        told = {"class_path": "lit_pursamere.data.ImageFolder", "init_args": {"root": os.path.abspath(path), **shape}}
+    elif path.suffix == ".npz":
+        told = {"class_path": "lit_pursamere.data.NPZ", "init_args": {"path": os.path.abspath(path)}}
+    elif images in names_of(["data"]):
+        told = part_of(images, ["data"])
+        own = {key: value for key, value in told.get("init_args", {}).items() if key in ("root", "download")}
+        own |= {key: os.path.abspath(value) for key, value in own.items() if key == "root"}
+        told = {"class_path": told["class_path"], "init_args": own}
+    else:
+        raise FileNotFoundError(
+            f"there is no folder or file {images}, and no data set of that name; known: {', '.join(names_of(['data']))}"
+        )
+    files = write_project(Path(name), told, build(ImageDataModule, told), ThreatModel.of(threat))
+    print(f"{len(files)} files in {name}; next: cd {name} && lit-pursamere experiment experiment.yaml")
