@@ -192,6 +192,15 @@ def test_a_small_budget_survives_rounding_in_float32(small):
     assert threat.distance(outcome.last.double(), x.double()).max() <= threat.eps * (1 + 1e-4) + rounding
 
 
+# Every attack in one norm, and every norm for a third of the attacks; the others take their time.
+PAIRS = [
+    pytest.param(name, norm, marks=() if i % 3 == j else pytest.mark.slow)
+    for i, name in enumerate(ATTACKS)
+    for j, norm in enumerate(NORMS)
+]
+
+
+@pytest.mark.parametrize(("attack_of", "threat"), PAIRS, indirect=True)
 def test_other_images_do_not_matter(attack_of, threat, view, x, y):
     attack = attack_of(threat)
     if isinstance(attack, SurvivorAttack) and not attack.one_by_one:

@@ -146,7 +146,7 @@ def test_experiments_run_one_tiny_step(config, tmp_path, arrays, monkeypatch, ca
         assert PurifiedSet.open(tmp_path / "out").count() == 4
 
 
-SAMPLE = slow_unless(PROTOCOLS, "leekim", "liu-dw-fwd", "liu-semi-128", "adbm-l1", "diffhammer")
+SAMPLE = slow_unless(PROTOCOLS, "leekim", "liu-dw-fwd", "liu-semi-128", "diffhammer")
 
 
 @pytest.mark.parametrize("config", SAMPLE, ids=lambda path: path.stem)

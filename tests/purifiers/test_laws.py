@@ -61,7 +61,7 @@ WORLDS = {
     ("DP_EDM", "mixture, ODE"): lambda model: DP_EDM(model, steps=8, s_churn=0).under("fixed"),
     **{
         ("GDMP", f"mixture, {guide}"): lambda model, guide=guide: GDMP(model, guide, rounds=2, t_star=4).under("fixed")
-        for guide in ("none", "mse", "ssim")
+        for guide in ("ssim", "none", "mse")
     },
     ("Langevin", "mixture"): lambda model: Langevin(model, [0.2, 0.1], 1e-3).under("fixed"),
     ("MALADE", "mixture"): lambda model: MALADE(model, steps=5).under("fixed"),
@@ -177,7 +177,6 @@ def test_it_is_deterministic_with_seeded_noise_and_without_gradients(case):
     expected = purifier(x, SeededNoise(3))
     with torch.no_grad():
         silent = purifier(x, SeededNoise(3))
-    assert torch.equal(purifier(x, SeededNoise(3)), expected)
     assert torch.equal(silent, expected) and not silent.requires_grad
 
 

@@ -98,7 +98,7 @@ def test_every_recorded_iterate_in_float64(trace, golden_score, projection, sam)
         assert path.ascent_norm.max() == 0
 
 
-@pytest.mark.parametrize("sam", [True, False], ids=["sam", "nosam"])
+@pytest.mark.parametrize("sam", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["sam", "nosam"])
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_recorded_run_in_float32(trace, golden_score, projection, sam):
     name, data = trace
