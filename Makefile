@@ -28,7 +28,7 @@ quickstart: $(VENV)/.installed
 	@echo "TensorBoard: $(VENV)/bin/tensorboard --logdir $(RUNS)"
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(if $(SLOW),-m "slow or not slow")
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal $(if $(SLOW),-m "slow or not slow")
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lit_pursamere.cli.main import main
+from lit_pursamere.cli.spelling import check_words
 from lit_pursamere.cli.usage import VERBS
 
 DOCUMENTS = (  # docs/extend.md is followed by test_extend
@@ -32,22 +33,34 @@ def commands(text):
     return [line for line in [*lines, *quoted] if line.startswith("lit-pur")]
 
 
-@pytest.mark.parametrize(
-    "file", [file if file == "README.md" else pytest.param(file, marks=pytest.mark.slow) for file in DOCUMENTS]
-)
-def test_commands_parse(file, repository_root, monkeypatch, capsys):
+def files_there(command):
+    """Whether the files that a command names, of those that are shipped, are there."""
+    names = [name for word in shlex.split(command, comments=True) for name in word.split("=")]
+    return all(Path(name).exists() for name in names if SHIPPED.match(name))
+
+
+@pytest.mark.parametrize("file", DOCUMENTS)
+def test_words_of_commands_are_known(file, repository_root, monkeypatch):
     monkeypatch.chdir(repository_root)
     verbs = set()
     for command in commands((repository_root / file).read_text(encoding="utf-8")):
         verb, *args = shlex.split(command, comments=True)[1:]
         verbs.add(verb)
-        missing = [name for arg in args for name in arg.split("=") if SHIPPED.match(name) and not Path(name).exists()]
-        assert not missing, command
+        assert files_there(command), command
+        check_words(verb, args)
+    assert verbs == {*VERBS} - {"validate"} if file == "README.md" else verbs <= {*VERBS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", DOCUMENTS)
+def test_commands_parse(file, repository_root, monkeypatch, capsys):
+    monkeypatch.chdir(repository_root)
+    for command in commands((repository_root / file).read_text(encoding="utf-8")):
+        verb, *args = shlex.split(command, comments=True)[1:]
         if verb in ("fit", "test", "predict", "audit", "estimate") and "--help" not in args:
             with pytest.raises(SystemExit) as exit_:
                 main([verb, *args, *([] if "--print_config" in args else ["--print_config"])])
             assert exit_.value.code == 0, (command, capsys.readouterr().err)
-    assert verbs == {*VERBS} - {"validate"} if file == "README.md" else verbs <= {*VERBS}
 
 
 def test_make_targets_exist(readme, repository_root):
@@ -92,8 +105,9 @@ def test_files_and_folders_exist(readme, repository_root):
 def test_python_runs(readme, repository_root, monkeypatch):
     monkeypatch.chdir(repository_root)
     usage, new_purifier = blocks(readme, "python")
+    assert usage.count("stride=3") == 1
     names: dict = {"__name__": "readme"}
-    exec(usage, names)
+    exec(usage.replace("stride=3", "stride=16"), names)  # four noise levels instead of twenty-two
     assert names["purified"].shape == (4, 1, 8, 8)
     exec(new_purifier, names)
     x = names["torch"].rand(2, 1, 8, 8)

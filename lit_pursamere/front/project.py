@@ -70,12 +70,12 @@ FILES = {
           sigmas: {sigma_max: SIGMA_MAX, sigma_min: 0.01, count: COUNT, first: 0.5, last: 0.05, stride: STRIDE}
     """,
     "purify.yaml": """
-        # Purifies the training images: lit-pursamere predict --config purify.yaml
+        # Purifies the training images, those that are held out among them: lit-pursamere predict --config purify.yaml
         seed_everything: 0
         model:
           class_path: lit_pursamere.tasks.LitPurification
           init_args: {score_model: score_model.yaml, purifier: purifier.yaml, output: runs/purified}
-        data: {class_path: DATA, init_args: {ARGUMENTS, evaluate: train, val_size: VAL, eval_batch_size: 128}}
+        data: {class_path: DATA, init_args: {ARGUMENTS, evaluate: train, eval_batch_size: 128}}
         trainer: {logger: false, default_root_dir: runs/purified}
     """,
     "classifier.yaml": """

@@ -92,12 +92,12 @@ def grey(number: int = 8, size: int = 6) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "case", "images"),
     [("apgd-ce", case, 48) for case in RECORDED]
-    + [("apgd-t", "linf11", 48), ("fab-t", "l2", 24), ("apgd-dlr", "linf11", 48)]
+    + [("apgd-t", "linf11", 48), ("fab-t", "l2", 8), ("apgd-dlr", "linf11", 48)]
     + [
         pytest.param(*case, marks=pytest.mark.slow)
         for case in [
             *(("apgd-t", norm, 48) for norm in ("l2", "l1")),
-            *(("fab-t", norm, 24) for norm in ("linf11", "l1")),
+            *(("fab-t", norm, 24) for norm in ("linf11", "l2", "l1")),
             *(("square", "linf11", 48), ("standard", "linf11", 48), ("standard", "l1", 12)),
         ]
     ],

@@ -178,7 +178,8 @@ def test_the_networks_of_every_purifier_stand_below_the_table(compare, content):
         "init_args": {"ngf": 16, "channels": 1, "image_size": 8, "checkpoint": str(CHECKPOINTS / "score.safetensors")},
     }
     with_own = {**WALK, "init_args": {**WALK["init_args"], "score_model": own}}
-    content["purifiers"] |= {"own": with_own, "bare": "comparable_parts.Bare", "none": "Identity"}
+    still = content["purifiers"]["still"]
+    content["purifiers"] = {"still": still, "own": with_own, "bare": "comparable_parts.Bare", "none": "Identity"}
     task["attacks"] = {}
     status, out, err = compare("--data.test_size", "3")
     assert status == 0, err
@@ -253,6 +254,7 @@ def test_another_configuration_is_refused_before_anything_runs(compare, content,
     ids=lambda value: value if isinstance(value, str) and "." not in value else "",
 )  # fmt: skip
 def test_mistakes_come_before_anything_runs(place, value, message, compare, content, runs):
+    del content["purifiers"]["MALADE"], content["purifiers"]["none"]
     *parents, key = ["purifiers", "../up"] if "up" in place else place.split(".")
     inner = content
     for parent in parents:

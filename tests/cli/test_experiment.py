@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from lit_pursamere.cli import experiment
 from lit_pursamere.cli.experiment import read_stages
 from lit_pursamere.cli.main import main
+from lit_pursamere.cli.spelling import check_words
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [file for file in sorted((ROOT / "configs").rglob("*.yaml")) if "stages" in yaml.safe_load(file.read_text())]
@@ -29,6 +30,16 @@ def written(folder, *stages):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_words_of_the_stages_in_configs_are_known(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for verb, *words in read_stages(file):
+        check_words(verb, words)
+
+
+SAMPLE = [file if file.stem == "experiment_short" else pytest.param(file, marks=pytest.mark.slow) for file in FILES]
+
+
+@pytest.mark.parametrize("file", SAMPLE, ids=lambda file: str(file.relative_to(ROOT)))
 def test_stages_of_the_files_in_configs_parse(file, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     for words in read_stages(file):

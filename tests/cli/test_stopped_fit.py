@@ -55,7 +55,7 @@ def last(folder):
 
 
 @pytest.mark.usefixtures("heeding")
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.slow)])
 def test_a_signal_ends_a_training_without_an_export_and_it_continues(name, status, fit, tmp_path, monkeypatch, capsys):
     assert main(fit("whole")) == 0
     capsys.readouterr()

@@ -20,7 +20,7 @@ from lit_pursamere.purifiers import ADP, Identity, PurSAMERE
 from lit_pursamere.store import Records, read_rows
 from lit_pursamere.threat import ThreatModel
 
-THREAT, COUNT, SLOTS = ThreatModel("linf", 0.2), 10, 3
+THREAT, COUNT, SLOTS = ThreatModel("linf", 0.2), 7, 3
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def trained(trace) -> NCSNv2Score:
     return model
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 6, 10])
+@pytest.mark.parametrize("steps", [1, 4, 10])
 @pytest.mark.parametrize("run", ["unit", "label1"])
 def test_recorded_iterates_in_float64(trace, trained, recorded_noise, run, steps):
     model = trained.double()

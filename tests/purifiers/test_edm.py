@@ -46,8 +46,8 @@ def test_the_sampler_is_the_papers_on_the_recorded_network(golden: Path, golden_
     model, x = model.double(), ((data["x"][:1] + 1) / 2).clamp(0, 1).double()
     with torch.no_grad():
         purified, expected = (
-            DP_EDM(model, s_churn=s_churn, seed=4).under("fixed")(x),
-            transcription(model, x, SeededNoise(4), s_churn),
+            DP_EDM(model, steps=15, s_churn=s_churn, seed=4).under("fixed")(x),
+            transcription(model, x, SeededNoise(4), s_churn, levels=15),
         )
     assert (purified - x).abs().max() > 0.05
     assert torch.allclose(purified, expected, rtol=0, atol=1e-10)

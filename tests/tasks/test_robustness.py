@@ -49,9 +49,10 @@ ATTACKS = {
 }
 
 
-def evaluate(tmp_path, attacks=ATTACKS, n=12, limit=None, batch=5, **options):
+def evaluate(tmp_path, attacks=ATTACKS, n=12, limit=None, batch=5, pictures=0, **options):
+    """Metrics and rows of a run below a folder; drawing pictures takes longer than all the rest."""
     purifier, classifier = world()
-    task = LitRobustness(purifier, classifier, attacks, output=str(tmp_path / "out"), **options)
+    task = LitRobustness(purifier, classifier, attacks, output=str(tmp_path / "out"), pictures=pictures, **options)
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, inference_mode=False,
         default_root_dir=tmp_path, limit_test_batches=limit,
@@ -122,7 +123,7 @@ def test_another_configuration_is_refused(tmp_path):
 
 
 def test_writes_report_and_pictures(tmp_path):
-    evaluate(tmp_path)
+    evaluate(tmp_path, pictures=6)
     out = tmp_path / "out"
     table = [line.split("|") for line in (out / "report.md").read_text().splitlines() if line.startswith("| ")]
     assert [line[2].strip() for line in table[1:3]] == ["clean", "gray"], "attacks follow the configuration"
@@ -343,20 +344,20 @@ def test_pictures_are_those_of_a_run_that_was_not_interrupted(tmp_path):
     """Of the six images in the grid five are done when the run dies; and a picture that is missing is drawn again."""
     attacks = {"first": PGD(THREAT, "gray", 1), "long": Dying(THREAT, "bpda", 4)}
     Dying.left = 10_000
-    evaluate(tmp_path / "whole", attacks)
+    evaluate(tmp_path / "whole", attacks, pictures=6)
     Dying.left = 5
     with pytest.raises(BaseException):  # noqa: B017 (Lightning turns it into an exit)
-        evaluate(tmp_path, attacks)
+        evaluate(tmp_path, attacks, pictures=6)
     out = tmp_path / "out"
     assert not (out / "pictures.png").exists() and 0 < sum(row["attack"] == "long" for row in read_rows(out)) < 12
     Dying.left = 10_000
-    evaluate(tmp_path, attacks)
+    evaluate(tmp_path, attacks, pictures=6)
     assert [(out / name).read_bytes() for name in PICTURES] == [
         (tmp_path / "whole/out" / name).read_bytes() for name in PICTURES
     ]
     before = (out / "levels.png").read_bytes()
     (out / "levels.png").unlink()
-    evaluate(tmp_path, attacks)
+    evaluate(tmp_path, attacks, pictures=6)
     assert (out / "levels.png").read_bytes() == before
 
 
@@ -390,10 +391,10 @@ def test_ten_thousand_classes(tmp_path):
 
 
 def test_pictures_that_cannot_be_read_do_not_stand_in_the_way(tmp_path):
-    evaluate(tmp_path, limit=1)
+    evaluate(tmp_path, limit=1, pictures=2)
     (tmp_path / "out/pictures.npz").write_bytes(b"PK")
     (tmp_path / "out/pictures.png").unlink()
-    assert len(evaluate(tmp_path)[1]) == 2 * 3 * 12
+    assert len(evaluate(tmp_path, pictures=2)[1]) == 2 * 3 * 12
 
 
 def test_finished_images_survive_in_the_middle_of_an_attack(tmp_path):
@@ -420,7 +421,8 @@ def test_the_last_pool_runs_in_the_same_precision_as_the_others(tmp_path):
 
     def run(precision, folder):
         Spy.seen.clear()
-        task = LitRobustness(Identity(), Spy(), {"gray": ATTACKS["gray"]}, output=str(tmp_path / folder), pool=5)
+        settings = {"output": str(tmp_path / folder), "pool": 5, "pictures": 0}
+        task = LitRobustness(Identity(), Spy(), {"gray": ATTACKS["gray"]}, **settings)
         trainer = pl.Trainer(
             accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
             inference_mode=False, default_root_dir=tmp_path, precision=precision,
