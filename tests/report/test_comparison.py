@@ -10,7 +10,7 @@ import pytest
 
 from lit_pursamere.report import as_csv, as_latex, as_markdown, read_comparison
 from lit_pursamere.report.accuracy_figures import comparison_figure
-from lit_pursamere.report.plots import save_comparison
+from lit_pursamere.report.saving import save_comparison
 from lit_pursamere.store.costs import Asked, Cost, write_cost
 
 NAMES = ("PurSAMERE", "DiffPure ODE", "plain", "late")
