@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lit_pursamere.markdown import markdown_table
 from lit_pursamere.names import shown
-from lit_pursamere.report.listing import HEAD, differing_settings, find_runs, listed
+from lit_pursamere.report.listing import HEAD, differing_settings, find_runs
 from lit_pursamere.report.runs import labels_of
 
 __all__ = ["runs"]
@@ -27,11 +27,11 @@ def runs(folders: list[Path]) -> None:
     Raises:
         FileNotFoundError: If a folder is not there.
     """
-    found = {one.folder.resolve(): one for folder in folders for one in find_runs(folder)}
+    found = {Path(one.row[0]).resolve(): one for folder in folders for one in find_runs(folder)}
     if not found:
         print(f"no runs below {', '.join(map(str, folders))}", file=sys.stderr)
         return
-    print(markdown_table(HEAD, map(listed, found.values())), end="")
+    print(markdown_table(HEAD, [one.row for one in found.values()]), end="")
     for one in found.values():
         if one.problem:
             print(shown(one.problem), file=sys.stderr)

@@ -6,17 +6,17 @@ Nothing that is found is built or imported: manifests, records and starts are da
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from lit_pursamere.report.attached import starts
-from lit_pursamere.report.lines import Line, lines_of
+from lit_pursamere.report.lines import lines_of
 from lit_pursamere.report.runs import Run, run_of
 from lit_pursamere.store.manifest import NAME, differing, read_manifest
 
-__all__ = ["HEAD", "Found", "differing_settings", "find_runs", "listed"]
+__all__ = ["HEAD", "Found", "differing_settings", "find_runs"]
 
 HEAD = ("run", "data", "purifier", "attacks", "n", "worst case", "complete", "date")
 WIDEST = 24  # letters of a value in a table of settings
@@ -27,15 +27,13 @@ class Found:
     """A folder with the manifest of a test.
 
     Args:
-        folder: Where it is.
+        row: A text for each of HEAD.
         run: The run; None: it cannot be read.
-        lines: Its lines.
         problem: Why not.
     """
 
-    folder: Path
+    row: tuple[str, ...]
     run: Run | None = None
-    lines: Sequence[Line] = ()
     problem: str = ""
 
 
@@ -58,22 +56,18 @@ def _found(folder: Path) -> Iterator[Found]:
         manifest = read_manifest(folder)
         if manifest is not None and {"systems", "attacks"} <= manifest.keys():  # of a test, not of images or an audit
             run = run_of(folder, str(folder), manifest)
-            yield Found(folder, run, lines_of(run))
+            yield Found(_row(run), run)
     except (OSError, ValueError) as error:
-        yield Found(folder, problem=str(error))
+        yield Found((str(folder), *[""] * (len(HEAD) - 3), "unreadable", ""), problem=str(error))
 
 
-def listed(found: Found) -> tuple[str, ...]:
-    """A row of the list, one text for each of HEAD."""
-    run = found.run
-    if run is None:
-        return (str(found.folder), *[""] * (len(HEAD) - 3), "unreadable", "")
-    own = [line for line in found.lines if line.system == run.system]
+def _row(run: Run) -> tuple[str, ...]:
+    own = [line for line in lines_of(run) if line.system == run.system]
     worst = own[-1].headline.text() if own else ""
     if own and not run.attacks:
         worst = f"{worst} (clean)"
     attacks = ", ".join(run.attacks)
-    return (str(found.folder), run.data, run.system, attacks, str(run.images), worst, _completeness(run), _date(run))
+    return (run.label, run.data, run.system, attacks, str(run.images), worst, _completeness(run), _date(run))
 
 
 def _completeness(run: Run) -> str:

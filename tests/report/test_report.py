@@ -52,7 +52,7 @@ def paper_run(rows, pgd, write_run):
 
 def cells(markdown: str) -> list[list[str]]:
     """Rows of a Markdown table, without the rule below its head and without notes."""
-    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    lines = [line for line in markdown.split("\n\n")[0].splitlines() if line.startswith("|")]
     assert set(lines[1]) == {"|", "-"} and len({len(line) for line in lines}) == 1
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in (lines[0], *lines[2:])]
 
@@ -79,6 +79,8 @@ def test_markdown_is_this(folder):
         "\n"
         "Accuracy in % with 95 % Wilson intervals; digits, test images. any: wrong at any iterate counts as broken "
         "(gray attacks: at the last). Worst case: right on the clean image and under every attack.\n"
+        "\n"
+        "Caution: few images (n = 4): intervals are up to 70 points wide; with 93 images none is wider than 20.\n"
     )
 
 
@@ -234,10 +236,10 @@ def test_latex_compiles_in_form(folder, paper_run):
 def test_an_incomplete_run_says_what_is_missing(folder, evaluation, attacks, write_run):
     partial = [row for row in evaluation if (row["attack"], row["index"]) not in (("strong", 3), ("strong", 2))]
     markdown = as_markdown(make_report([write_run("partial", partial, attacks)]))
-    assert markdown.endswith(
+    assert (
         "\nIncomplete: 4 of 32 verdicts are missing (undefended under strong: 2, PurSAMERE under strong: 2); the same "
         "`test` command completes them.\n"
-    )
+    ) in markdown
     assert column(markdown, "n") == ["4", "4", "4", "2", "2"] * 2, "the worst case counts what every attack reached"
     assert "Incomplete" not in as_markdown(make_report([folder]))
 
@@ -247,7 +249,7 @@ def test_several_runs_stand_in_one_table(folder, rows, pgd, write_run):
     markdown = as_markdown(make_report([folder, other]))
     assert column(markdown, "run") == ["run"] * 10 + ["adp"] * 3
     assert column(markdown, "system")[-3:] == ["ADP"] * 3
-    assert "differ" not in markdown
+    assert "These runs differ" not in markdown
 
 
 def test_mixed_runs_are_labelled_and_the_note_says_how_they_differ(folder, rows, pgd, write_run):
