@@ -15,6 +15,7 @@ from lit_pursamere.report.attached import starts
 from lit_pursamere.report.lines import lines_of
 from lit_pursamere.report.runs import Run, run_of
 from lit_pursamere.store.manifest import NAME, differing, read_manifest
+from lit_pursamere.store.records import FILES
 
 __all__ = ["HEAD", "Found", "differing_settings", "find_runs"]
 
@@ -58,7 +59,8 @@ def _found(folder: Path) -> Iterator[Found]:
             run = run_of(folder, str(folder), manifest)
             yield Found(_row(run), run)
     except (OSError, ValueError) as error:
-        yield Found((str(folder), *[""] * (len(HEAD) - 3), "unreadable", ""), problem=str(error))
+        if any(folder.glob(FILES)):  # other programs call their files manifest.json, too
+            yield Found((str(folder), *[""] * (len(HEAD) - 3), "unreadable", ""), problem=str(error))
 
 
 def _row(run: Run) -> tuple[str, ...]:
@@ -82,7 +84,7 @@ def _date(run: Run) -> str:
     told = [start["time"] for start in starts(run) if "time" in start]
     if told:
         return told[-1][:16].replace("T", " ")
-    times = [file.stat().st_mtime for file in run.folder.glob("records-*.jsonl")]
+    times = [file.stat().st_mtime for file in run.folder.glob(FILES)]
     return datetime.fromtimestamp(max(times), UTC).strftime("%Y-%m-%d %H:%M") if times else ""
 
 

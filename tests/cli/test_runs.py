@@ -69,10 +69,13 @@ def test_a_damaged_run_is_a_row_and_a_line_and_hides_no_other(make, tmp_path, ca
     for name, content in (("torn", "{"), ("poor", '{"manifest_format": 3, "systems": {}, "attacks": {}}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text(content)
+        (tmp_path / name / "records-0.jsonl").touch()
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/manifest.json").write_text('{"name": "of a web page"}')
     make("strange", success="sometimes")
     found, told = listing(capsys, tmp_path)
     assert {name for name, row in found.items() if row[5] == "unreadable"} == {"torn", "poor", "strange"}
-    assert found["good"][5] == "yes"
+    assert found["good"][5] == "yes" and "site" not in found
     assert all(words in told.err for words in ("torn/manifest.json is damaged", "does not state", "sometimes"))
 
 

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import shutil
+import sys
 
 import pytest
 
 from lit_pursamere.cli.main import main
-from lit_pursamere.report import FORMATS, Accuracy, Report, as_csv, as_latex, as_markdown, make_report, write_report
+from lit_pursamere.report import (
+    FORMATS,
+    Accuracy,
+    Report,
+    as_csv,
+    as_json,
+    as_latex,
+    as_markdown,
+    make_report,
+    write_report,
+)
 
 EPS = 8 / 255
 LEVELS = {"class": "NoiseLevels", "sigma_max": 50.0, "sigma_min": 0.01, "count": 232, "stride": 1}
@@ -218,6 +230,41 @@ def test_names_that_would_act_are_text_in_every_format_and_on_the_terminal(rows,
     assert (run / "worst-case.png").is_file()
 
 
+def test_json_is_complete(folder, paper_run):
+    report = make_report([folder])
+    read = json.loads(as_json(report))
+    assert [(row["system"], row["attack"], row["semantics"]) for row in read["rows"]] == [
+        (line.system, line.attack, semantics) for line in report.lines for semantics in line.accuracies
+    ]
+    assert {tuple(row) for row in read["rows"]} == {tuple(report.fields)}
+    (row,) = (r for r in read["rows"] if (r["system"], r["attack"], r["headline"]) == ("PurSAMERE", "strong", True))
+    assert (row["correct"], row["n"], row["accuracy"], row["seconds"], row["published"]) == (2, 4, 0.5, 2.5, None)
+    assert (read["notes"], read["cautions"]) == (report.notes, report.cautions) and report.cautions
+    (run,) = read["runs"]
+    assert (run["run"], run["images"], run["success"], run["missing"]) == ("run", report.runs[0].manifest["images"],
+                                                                          "any", 0)  # fmt: skip
+    assert {row["published"] for row in json.loads(as_json(make_report([paper_run()])))["rows"]} >= {85.68, 69.08}
+
+
+def test_parquet_has_the_rows_with_their_types(folder):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    report = make_report([folder])
+    assert main(["report", str(folder), "--format", "parquet"]) == 0
+    table = parquet.read_table(folder / "report.parquet")
+    assert table.to_pylist() == json.loads(as_json(report))["rows"]
+    kinds = {"string": str, "bool": bool, "int64": int, "double": float}
+    assert {name: kinds[str(table.schema.field(name).type)] for name in table.column_names} == report.fields
+    assert json.loads(table.schema.metadata[b"lit_pursamere"])["cautions"] == report.cautions
+
+
+def test_without_its_library_parquet_is_one_line_and_the_run_is_as_it_was(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    before = sorted(folder.iterdir())
+    assert main(["report", str(folder), "--format", "parquet"]) == 1
+    assert "pip install 'lit_pursamere[parquet]'" in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+
+
 def test_latex_compiles_in_form(folder, paper_run):
     for path in (folder, paper_run()):
         latex = as_latex(make_report([path]))
@@ -289,7 +336,8 @@ def test_report_without_records_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("format", "name"), [("markdown", "report.md"), ("csv", "report.csv"), ("latex", "report.tex")]
+    ("format", "name"),
+    [("markdown", "report.md"), ("csv", "report.csv"), ("latex", "report.tex"), ("json", "report.json")],
 )
 def test_the_verb_prints_what_it_writes(capsys, folder, format, name):
     assert main(["report", str(folder), "--format", format, "--interval", "clopper-pearson", "--figures"]) == 0
