@@ -59,12 +59,12 @@ def _width(correct: float, n: int, interval: str) -> float:
 
 
 def _few_images(lines: Sequence[Line], interval: str) -> Iterator[str]:
-    widths = {line.headline.n: _width(line.headline.correct, line.headline.n, interval) for line in lines}
-    widest = max((_width(line.headline.correct, line.headline.n, interval) for line in lines), default=0.0)
-    if widest > WIDEST:
+    wide = [line.headline for line in lines if _width(line.headline.correct, line.headline.n, interval) > WIDEST]
+    if wide:
+        n, points = min(cell.n for cell in wide), round(100 * WIDEST)
         yield (
-            f"few images (n = {min(widths)}): intervals are up to {100 * widest:.0f} points wide; with "
-            f"{images_needed(interval)} images none is wider than {100 * WIDEST:.0f}"
+            f"few images (n = {n}): intervals are wider than {points} points; with {images_needed(interval)} images "
+            "none is"
         )
 
 

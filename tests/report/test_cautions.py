@@ -91,7 +91,7 @@ def test_few_images(cautions):
     assert telling(cautions(clean="+" * 30), "few images (n = 30)") == []  # all right: a narrow interval
     report = cautions(clean="+-" * 30)
     (text,) = telling(report, "few images")
-    assert "n = 60" in text and "with 93 images none is wider than 20" in text
+    assert "n = 60" in text and "wider than 20 points; with 93 images none is" in text
 
 
 @pytest.mark.parametrize("interval", INTERVALS)

@@ -92,7 +92,7 @@ def test_markdown_is_this(folder):
         "Accuracy in % with 95 % Wilson intervals; digits, test images. any: wrong at any iterate counts as broken "
         "(gray attacks: at the last). Worst case: right on the clean image and under every attack.\n"
         "\n"
-        "Caution: few images (n = 4): intervals are up to 70 points wide; with 93 images none is wider than 20.\n"
+        "Caution: few images (n = 4): intervals are wider than 20 points; with 93 images none is.\n"
     )
 
 
