@@ -67,11 +67,11 @@ def audit_of(run: Run, folder: Path | None = None) -> str:
 
     Args:
         run: The run.
-        folder: Folder of the audit; None: `audit` in the run's, if it is there.
+        folder: Folder of the audit; None: `audit` in the run's, if it is there and of this defence.
 
     Raises:
         FileNotFoundError: If a folder is named and holds no audit.
-        ValueError: If it is the audit of a defence with other weights.
+        ValueError: If a folder is named whose audit is of a defence with other weights.
     """
     place = folder or run.folder / "audit"
     content = own_file(place, "audit.md")
@@ -79,9 +79,16 @@ def audit_of(run: Run, folder: Path | None = None) -> str:
         if folder is not None:
             raise FileNotFoundError(f"no audit in {folder}; name the folder that `lit-pursamere audit` wrote")
         return ""
-    weights = (read_manifest(place) or {}).get("weights")
-    if weights not in run.manifest["weights"].values():
-        raise ValueError(f"the audit in {place} is of other weights than any system of {run.folder}; audit that run")
+    try:
+        weights = (read_manifest(place) or {}).get("weights")
+        if weights not in run.manifest["weights"].values():
+            raise ValueError(
+                f"the audit in {place} is of other weights than any system of {run.folder}; audit that run"
+            )
+    except ValueError:
+        if folder is not None:
+            raise
+        return ""
     return content.decode(errors="replace")
 
 

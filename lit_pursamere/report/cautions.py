@@ -10,6 +10,7 @@ other settings   noise levels, steps and the like are not those of the paper who
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from lit_pursamere.report.lines import Line
 from lit_pursamere.report.published import all_published, differences, plain, plain_system, published
@@ -77,7 +78,7 @@ def _judged_once(run: Run, system: str) -> Iterator[str]:
             f"its noise is {noise} and every image got one verdict: where it draws noise at all, other draws give "
             "other verdicts (--model.evaluations 10)"
         )
-    single = [name for name, info in run.attacks.items() if info.view != "gray" and _named(info, "eot") == {1}]
+    single = [name for name, info in run.attacks.items() if info.view != "gray" and _named(info, "eot") == {"1"}]
     if single:
         yield f"its noise is {noise} and {_listed(single)} followed single draws of it, not their mean (eot 1)"
 
@@ -87,9 +88,10 @@ def _stochastic(run: Run, system: str) -> str:
     noise = run.purifier(system).get("noise", "fixed")
     if noise in ("fixed", 1) or not isinstance(noise, str | int):
         return ""
-    cost = read_cost(run.folder) if system == run.system else None
-    if cost is not None and cost.deterministic:
-        return ""
+    with suppress(ValueError):  # a damaged file must not keep anybody from the table
+        cost = read_cost(run.folder) if system == run.system else None
+        if cost is not None and cost.deterministic is True:
+            return ""
     return noise if isinstance(noise, str) else f"one of {noise} tables"
 
 
@@ -126,9 +128,9 @@ def _sees_through(info: AttackInfo) -> bool:
     return bool(views & {*THROUGH}) or (bool(searching) and views != {"gray"})
 
 
-def _named(info: AttackInfo, name: str) -> set[object]:
+def _named(info: AttackInfo, name: str) -> set[str]:
     """The values of a setting of an attack, and of the attacks in it."""
-    return {value for key, value in flat(info.settings).items() if key.rpartition(".")[2] == name}
+    return {str(value) for key, value in flat(info.settings).items() if key.rpartition(".")[2] == name}
 
 
 def _unlike(run: Run, system: str) -> Iterator[str]:

@@ -152,12 +152,12 @@ def _audit(report: Report, folder: Path | None) -> Iterator[str]:
 
 
 def _cost(report: Report) -> Iterator[str]:
-    costs = {run.label: cost for run in report.runs if (cost := read_cost(run.folder))}
-    if costs:
-        rows = [cost_cells(cost) for cost in costs.values()]
-        body = [(label, *row.values()) for label, row in zip(costs, rows, strict=True)]
-        yield table(("run", *rows[0]), body, "Cost of one purification")
-        yield bullets(cost_notes(costs), "notes")
+    with beside("cost of a purification in the page"):
+        costs = {run.label: cost for run in report.runs if (cost := read_cost(run.folder))}
+        rows = [(label, *cost_cells(cost).values()) for label, cost in costs.items()]
+        if rows:
+            yield table(("run", *cost_cells(None)), rows, "Cost of one purification")
+            yield bullets(cost_notes(costs), "notes")
     for run in report.runs:
         seconds = sum(float(row["seconds"]) for row in run.rows if row.get("seconds") is not None)
         verdicts = sum(row["attack"] != CLEAN for row in run.rows)

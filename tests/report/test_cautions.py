@@ -74,6 +74,12 @@ def test_a_purifier_that_was_seen_to_draw_nothing_is_deterministic(cautions):
     assert telling(cautions(FRESH, cost=False), "got one verdict")
 
 
+def test_a_damaged_file_of_costs_keeps_nobody_from_the_table(cautions):
+    report = cautions(FRESH, cost=True)
+    (report.runs[0].folder / "cost.json").write_text("{")
+    assert telling(make_report([report.runs[0].folder]), "got one verdict")
+
+
 def test_an_attack_that_helps(cautions, pgd):
     attacks = {"PGD": pgd(view="exact") | {"verdicts": RIGHT}}
     (text,) = cautions(FRESH | {"noise": "fixed"}, MOST, **attacks).cautions

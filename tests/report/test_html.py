@@ -203,6 +203,15 @@ def test_the_audit_of_another_defence_is_refused(run, tmp_path, capsys):
     assert "an audit is shown by --format html" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("manifest", ["{", '{"manifest_format": 3, "weights": "cd"}'])
+def test_what_is_damaged_or_foreign_in_the_folder_is_left_out(run, manifest, capsys):
+    (run / "audit/manifest.json").write_text(manifest)
+    (run / "cost.json").write_text(json.dumps(json.loads((run / "cost.json").read_text()) | {"seconds": "many"}))
+    page = Page(as_html(make_report([run])))
+    assert "Audit" not in page.texts["h2"] and "worst case" in page.texts["th"]
+    assert "there is no cost of a purification in the page" in capsys.readouterr().err
+
+
 def test_markdown_of_audits_is_read():
     assert audit_tables(AUDIT) == [
         "Audit of BPDA20 on 3 images",
