@@ -9,7 +9,7 @@ other settings   noise levels, steps and the like are not those of the paper who
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from lit_pursamere.report.lines import Line
@@ -27,22 +27,27 @@ THROUGH = ("exact", "adjoint")  # views whose gradient goes through every step o
 SEARCHES = ("Square", "SPSA", "Boundary")
 NO_SETTING = ("dataset", "budget")  # differences that are no settings of a purifier or an attack
 
-Caution = tuple[str, str]  # of which system, and what
+Caution = tuple[str, str]  # about whom, and what
 
 
-def cautions(run: Run, lines: Sequence[Line], interval: str = "wilson") -> list[Caution]:
-    """What a reader of a run's lines must know, as (system, text); the system is empty where it is about all.
+def cautions(
+    run: Run, lines: Sequence[Line], interval: str = "wilson", named: Callable[[str], str] = str
+) -> list[Caution]:
+    """What a reader of a run's lines must know, as (name, text).
 
     Args:
         run: The run.
         lines: Its lines, see `lines_of`.
         interval: One of INTERVALS, by which few images are told.
+        named: What a system is called in the table; and of the empty name, what the run is called.
     """
-    found = [("", text) for text in _few_images(lines, interval)]
+    found = [(named(""), text) for text in _few_images(lines, interval)]
     for system in run.systems:
-        own = [line for line in lines if line.system == system]
-        texts = [*_judged_once(run, system), *_helping(run, system, own), *_blind(run, system), *_unlike(run, system)]
-        found += [(system, text) for text in texts]
+        own, name = [line for line in lines if line.system == system], named(system)
+        texts = [*_judged_once(run, system), *_helping(run, system, own), *_blind(run, system)]
+        if plain(name).startswith(plain_system(system)):  # what is called MagNet is not set as MALADE's papers are
+            texts += _unlike(run, system)
+        found += [(name, text) for text in texts]
     return found
 
 

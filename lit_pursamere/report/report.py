@@ -130,8 +130,8 @@ class Report:
         found: dict[str, list[str]] = {}
         for run in self.runs:
             lines = [line for line in self.lines if line.run is run]
-            for system, text in cautions(run, lines, self.interval):
-                found.setdefault(text, []).append(self._subject(run, system))
+            for name, text in cautions(run, lines, self.interval, partial(self._subject, run)):
+                found.setdefault(text, []).append(name)
         return gathered(found)
 
     @property

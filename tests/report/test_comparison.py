@@ -150,6 +150,8 @@ def test_cautions_are_about_purifiers_by_their_names(output):
     assert any("few images" in text for text in found)
     assert any(text.startswith("Caution: DiffPure ODE: not set as in") and "sampler=sde" in text for text in found)
     assert not any("got one verdict" in text for text in found), "four verdicts each"
+    (output / "DiffPure ODE").rename(output / "Something")
+    assert not any("not set as in" in text for text in read_comparison(output, ("plain", "Something")).cautions)
 
 
 def test_csv_has_every_number(output):
