@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from html import escape
 from typing import Literal
 
 __all__ = ["Place", "shown"]
 
-Place = Literal["terminal", "markdown", "csv", "latex", "figure"]
+Place = Literal["terminal", "markdown", "html", "csv", "latex", "figure"]
 
 # Unicode's categories: controls, directions and joiners, halves, private ones, none, separators.
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
@@ -32,6 +33,7 @@ def shown(text: object, place: Place = "terminal") -> str:
         place: Where.
             terminal  control characters and invisible ones as escapes, `\x1b`; so they are in the other places, too
             markdown  HTML, links and bars escaped
+            html      special characters escaped, for text and for attributes in quotes
             csv       what a spreadsheet would compute begins with an apostrophe; numbers are numbers
             latex     special characters escaped
             figure    for matplotlib: dollars are no mathematics, what begins with an underscore is not left out of
@@ -43,6 +45,8 @@ def shown(text: object, place: Place = "terminal") -> str:
     )
     if place == "markdown":
         return ACTIVE.sub(r"\\\g<0>", plain)
+    if place == "html":
+        return escape(plain)
     if place == "csv":
         return f"'{plain}" if FORMULA.match(plain) and not _is_number(plain) else plain
     if place == "latex":

@@ -6,7 +6,7 @@ import pytest
 
 from lit_pursamere.names import shown
 
-PLACES = ["terminal", "markdown", "csv", "latex", "figure"]
+PLACES = ["terminal", "markdown", "html", "csv", "latex", "figure"]
 EVIL = "\x1b]0;title\x07\x1b[31m\u202e\u2028\n<img src=x onerror=alert(1)>[a](http://b)"
 
 
@@ -16,7 +16,7 @@ def test_nothing_is_hidden(place):
     assert text.isprintable() and "title" in text and "x1b" in text and "202e" in text
 
 
-@pytest.mark.parametrize("place", PLACES[:-2])
+@pytest.mark.parametrize("place", ["terminal", "markdown", "csv"])
 @pytest.mark.parametrize("text", ["PurSAMERE(rho_pur=3)", "APGD-ce (8/255)", "2 < 3", "naïve → 猫", "-0.5", "1e-3", ""])
 def test_ordinary_text_is_as_it_is(text, place):
     assert shown(text, place) == text
@@ -29,6 +29,7 @@ def test_ordinary_text_is_as_it_is(text, place):
         (r"\<b>", "markdown", r"\\\<b>"),
         ("![a](b)", "markdown", r"![a]\(b)"),
         ("[a]: b", "markdown", r"[a]\: b"),
+        ("<b a='1' c=\"2\">&", "html", "&lt;b a=&#x27;1&#x27; c=&quot;2&quot;&gt;&amp;"),
         ("=1+1", "csv", "'=1+1"),
         (" @x", "csv", "' @x"),
         ("+x", "csv", "'+x"),

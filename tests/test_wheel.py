@@ -55,7 +55,7 @@ def names_in(archive: Path) -> set[str]:
 def test_an_archive_holds_every_source_configuration_and_small_checkpoint(built, repository_root, pattern, inside):
     (archive,) = built.glob(pattern)
     expected = {path.relative_to(repository_root).as_posix() for path in (repository_root / "lit_pursamere").rglob("*")
-                if path.suffix in (".py", ".csv", ".typed")}  # fmt: skip
+                if path.suffix in (".py", ".csv", ".css", ".typed")}  # fmt: skip
     for path in (
         *(repository_root / "configs").rglob("*.yaml"),
         *(repository_root / "checkpoints").rglob("*.safetens*"),

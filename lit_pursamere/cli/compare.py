@@ -28,11 +28,10 @@ from lit_pursamere.cli.errors import TRACEBACK, in_one_line, keep_traceback
 from lit_pursamere.cli.lightning import check_processes, command_line, examined
 from lit_pursamere.cli.plan import OWN, PURIFIER, Plan, read_plan, refuse_own
 from lit_pursamere.evaluation.cost import known_cost, measure_cost
-from lit_pursamere.report import Run, as_markdown, read_comparison
+from lit_pursamere.report import FORMATS, Run, as_markdown, read_comparison
 from lit_pursamere.report.comparison import check_comparison
-from lit_pursamere.report.formats import FORMATS
-from lit_pursamere.report.plots import save_comparison
 from lit_pursamere.report.runs import run_of
+from lit_pursamere.report.saving import save_comparison
 from lit_pursamere.store import Records, ResultsFolder
 from lit_pursamere.store.costs import write_cost
 from lit_pursamere.tasks.folder_task import require_precision
@@ -46,7 +45,12 @@ __all__ = ["compare"]
 
 
 def compare(
-    file: Path, *options: str, only: list[str] | None = None, table: bool = False, output: Path | None = None
+    file: Path,
+    *options: str,
+    only: list[str] | None = None,
+    table: bool = False,
+    output: Path | None = None,
+    elsewhere: bool = False,
 ) -> None:
     """Evaluate many purifiers under the same attacks, and print one table.
 
@@ -59,6 +63,7 @@ def compare(
         only: Evaluate these purifiers only.
         table: Evaluate nothing, print the table of what is there.
         output: Folder in place of the file's.
+        elsewhere: Show published numbers of other data sets and budgets as well.
 
     Raises:
         FileNotFoundError: If a file does not exist.
@@ -71,7 +76,7 @@ def compare(
     if not table:
         with ResultsFolder(plan.output, rank=getattr(rank_zero_only, "rank", 0)):
             failed = evaluate(plan, names, options)
-    show(plan)
+    show(plan, elsewhere)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise ValueError(
@@ -197,9 +202,9 @@ def say(text: str) -> None:
 
 
 @rank_zero_only
-def show(plan: Plan) -> None:
+def show(plan: Plan, elsewhere: bool) -> None:
     """Print the table and write it."""
-    comparison = read_comparison(plan.output, plan.purifiers)
+    comparison = read_comparison(plan.output, plan.purifiers, elsewhere)
     if not comparison.runs:
         raise ValueError(f"there are no runs in {plan.output} yet; run the comparison without --table first")
     save_comparison(comparison, plan.output)

@@ -27,6 +27,7 @@ VERBS = {
     "init": Entry("init", "write a small project of your own"),
     "compare": Entry("compare", "`test` many purifiers, and print one table"),
     "report": Entry("report", "print the table of a test run again"),
+    "runs": Entry("runs", "list the runs below a folder, and say in what runs differ"),
     "reverify": Entry("reverify", "judge the stored images of a test run again"),
     "figure": Entry("figure", "draw a figure of the theory"),
     "experiment": Entry("experiment", "run the stages of an experiment in order"),

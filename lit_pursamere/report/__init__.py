@@ -5,15 +5,18 @@ rows of a run (`runs`) -> a line per system and attack (`lines`: `verdicts`, `st
 """
 
 from lit_pursamere.report.comparison import Comparison, read_comparison
-from lit_pursamere.report.formats import FORMATS, as_csv, as_latex, as_markdown, save_report, write_report
+from lit_pursamere.report.formats import as_csv, as_json, as_latex, as_markdown
+from lit_pursamere.report.html import as_html
 from lit_pursamere.report.report import Report, make_report
 from lit_pursamere.report.runs import Run, read_runs
+from lit_pursamere.report.saving import FORMATS, ON_REQUEST, save_report, write_report
 from lit_pursamere.report.statistics import INTERVALS, Accuracy
 from lit_pursamere.report.verdicts import SEMANTICS, accuracies, worst_cases
 
 __all__ = [
     "FORMATS",
     "INTERVALS",
+    "ON_REQUEST",
     "SEMANTICS",
     "Accuracy",
     "Comparison",
@@ -21,6 +24,8 @@ __all__ = [
     "Run",
     "accuracies",
     "as_csv",
+    "as_html",
+    "as_json",
     "as_latex",
     "as_markdown",
     "make_report",

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from lit_pursamere.report.comparison_notes import attack_notes, missing_notes, network_notes
-from lit_pursamere.report.costs import COST_HEAD, cost_cells, cost_notes, cost_record
+from lit_pursamere.report.costs import COST_FIELDS, cost_cells, cost_notes, cost_record
 from lit_pursamere.report.lines import WORST, Line
-from lit_pursamere.report.nearest import NEAREST_HEAD, Nearest, nearest, nearest_cell, nearest_note, nearest_record
+from lit_pursamere.report.nearest import NEAREST_FIELDS, Nearest, nearest, nearest_cell, nearest_note, nearest_record
 from lit_pursamere.report.notes import WORST_NOTE, explanation, meaning, with_exceptions
+from lit_pursamere.report.paired import Pair
 from lit_pursamere.report.report import Report
 from lit_pursamere.report.runs import FREE, Run, differences, run_of, told
 from lit_pursamere.report.verdicts import CLEAN
@@ -37,6 +38,7 @@ class Comparison(Report):
         interval: One of INTERVALS.
         costs: What a purification costs, by purifier, where it was measured.
         absent: Purifiers of which there is no run yet.
+        elsewhere: Whether published numbers of other data sets and budgets may stand beside, too.
 
     Raises:
         ValueError: If the runs do not compare.
@@ -44,10 +46,11 @@ class Comparison(Report):
 
     costs: dict[str, Cost] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+    elsewhere: bool = False
 
     name: ClassVar[str] = "comparison"
     ruled: ClassVar[tuple[str, ...]] = ()
-    csv_head: ClassVar[tuple[str, ...]] = (*Report.csv_head, "missing", *COST_HEAD, *NEAREST_HEAD)
+    fields: ClassVar[dict[str, type]] = {**Report.fields, "missing": int, **COST_FIELDS, **NEAREST_FIELDS}
 
     def __post_init__(self) -> None:
         check_comparison(self.runs)
@@ -68,8 +71,13 @@ class Comparison(Report):
     @cached_property
     def papers(self) -> dict[str, list[Nearest]]:
         """By purifier the nearest published numbers, where there are any."""
-        found = {run.label: nearest(run, run.system) for run in self.runs}
+        found = {run.label: nearest(run, run.system, self.elsewhere) for run in self.runs}
         return {label: papers for label, papers in found.items() if papers}
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """None: rows stand in one table already, and pairs of them would be many."""
+        return []
 
     @property
     def columns(self) -> dict[str, list[str]]:
@@ -113,6 +121,9 @@ class Comparison(Report):
         papers = nearest_record(self.papers.get(label, ()), line.attack)
         return {**super().record(line, semantics), "missing": sum(line.run.missing.values()), **cost, **papers}
 
+    def _subject(self, run: Run, system: str) -> str:
+        return run.label if system else ""
+
     def _row(self, run: Run) -> dict[str, str]:
         label, missing = run.label, sum(run.missing.values())
         row = {"purifier": label + (f" ({missing} verdicts missing)" if missing else "")}
@@ -131,12 +142,13 @@ class Comparison(Report):
         return text if line.headline.n == line.run.images else f"{text}, n = {line.headline.n}"
 
 
-def read_comparison(output: str | Path, names: Iterable[str]) -> Comparison:
+def read_comparison(output: str | Path, names: Iterable[str], elsewhere: bool = False) -> Comparison:
     """Read the runs of purifiers; undefended classifiers come first.
 
     Args:
         output: Folder of the comparison.
         names: Names of the purifiers, which are those of their folders.
+        elsewhere: As of `Comparison`.
 
     Raises:
         ValueError: If a file is damaged, or runs do not compare.
@@ -152,7 +164,7 @@ def read_comparison(output: str | Path, names: Iterable[str]) -> Comparison:
         if cost := read_cost(folder):
             costs[name] = cost
     runs.sort(key=lambda run: run.system != "Identity")
-    return Comparison(tuple(runs), costs=costs, absent=tuple(absent))
+    return Comparison(tuple(runs), costs=costs, absent=tuple(absent), elsewhere=elsewhere)
 
 
 def check_comparison(runs: Sequence[Run]) -> None:

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from lit_pursamere.report.notes import with_exceptions
 from lit_pursamere.store.costs import Cost
 
-__all__ = ["COST_HEAD", "cost_cells", "cost_notes", "cost_record"]
+__all__ = ["COST_FIELDS", "cost_cells", "cost_notes", "cost_record"]
 
-COST_HEAD = ("calls", "gradients", "other_calls", "other_gradients", "seconds_per_purification", "deterministic")
+COST_FIELDS: dict[str, type] = {
+    "calls": float, "gradients": float, "other_calls": float, "other_gradients": float,
+    "seconds_per_purification": float, "deterministic": bool,
+}  # fmt: skip
 
 
 def cost_cells(cost: Cost | None) -> dict[str, str]:
@@ -24,10 +27,10 @@ def cost_cells(cost: Cost | None) -> dict[str, str]:
     }
 
 
-def cost_record(cost: Cost) -> dict[str, str]:
-    """The columns COST_HEAD of the CSV."""
-    numbers = (*cost.asked(True), *cost.asked(False), cost.seconds)
-    return dict(zip(COST_HEAD, (*(f"{number:.6g}" for number in numbers), _yes(cost.deterministic)), strict=True))
+def cost_record(cost: Cost) -> dict[str, object]:
+    """The entries COST_FIELDS of a record."""
+    values = (*cost.asked(True), *cost.asked(False), cost.seconds, cost.deterministic)
+    return dict(zip(COST_FIELDS, values, strict=True))
 
 
 def cost_notes(costs: Mapping[str, Cost]) -> list[str]:

@@ -21,7 +21,7 @@ from lit_pursamere.store.atomic import write_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["NothingToDraw", "beside", "figure_file", "save_figure"]
+__all__ = ["NothingToDraw", "beside", "figure_content", "figure_file", "save_figure"]
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -61,19 +61,28 @@ def figure_file(file: Path) -> Path:
     return file
 
 
-def save_figure(figure: Figure, file: Path, tight: bool = True) -> None:
-    """Write a figure in the format of the file's ending, whole or not at all; what no font has is a box.
+def figure_content(figure: Figure, format: str, tight: bool = True) -> bytes:
+    """A figure as the content of a file, the same bytes at every call; what no font has is a box.
 
     Args:
         figure: A figure of `style.new_figure`.
-        file: Where to; its folder exists.
+        format: `png`, `pdf` or `svg`.
         tight: Whether to cut empty margins.
+    """
+    from matplotlib import rc_context
+
+    content = io.BytesIO()
+    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "lit_pursamere"}):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from|constrained_layout not applied")
+        undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)
+        figure.savefig(content, format=format, bbox_inches="tight" if tight else None, metadata=undated)
+    return content.getvalue()
+
+
+def save_figure(figure: Figure, file: Path, tight: bool = True) -> None:
+    """Write a figure in the format of the file's ending, whole or not at all; see `figure_content`.
 
     Raises:
         OSError: If it cannot be written.
     """
-    content = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from|constrained_layout not applied")
-        figure.savefig(content, format=file.suffix.removeprefix(".") or "png", bbox_inches="tight" if tight else None)
-    write_whole(file, content.getvalue())
+    write_whole(file, figure_content(figure, file.suffix.removeprefix(".") or "png", tight))

@@ -1,101 +1,123 @@
-"""Reports written down: Markdown to read, CSV with every semantics, LaTeX for a paper."""
+"""Reports as text: Markdown to read, CSV and JSON with every semantics, LaTeX for a paper."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
-from pathlib import Path
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
+from lit_pursamere import __version__
 from lit_pursamere.markdown import markdown_table
 from lit_pursamere.names import shown
-from lit_pursamere.report.report import Report, make_report
-from lit_pursamere.store.atomic import write_whole
+from lit_pursamere.report.report import Report
+from lit_pursamere.report.runs import Run
 
-__all__ = ["FORMATS", "as_csv", "as_latex", "as_markdown", "save_report", "write_report"]
+__all__ = ["as_csv", "as_json", "as_latex", "as_markdown", "cells", "records", "remarks"]
+
+STATED = ("data", "images", "systems", "weights", "attacks", "evaluations", "success", "seed")  # of a manifest, in JSON
 
 
 def as_markdown(report: Report) -> str:
-    """Write an aligned Markdown table with its notes."""
-    head, body = _cells(report)
-    table = markdown_table(head, body) + "\n" if body else ""
+    """Write an aligned Markdown table with its notes, and a second one of pairs if there are any."""
+    tables = [cells(columns) for columns in (report.columns, report.pair_columns)]
+    texts = [markdown_table(head, body) for head, body in tables if body]
     # A blank line between notes keeps them apart once they are rendered.
-    return table + "\n\n".join(shown(note, "markdown") for note in [*report.notes, *_footnotes(report)]) + "\n"
+    notes = "\n\n".join(shown(note, "markdown") for note in remarks(report))
+    return "\n".join([*texts, f"{notes}\n"])
 
 
 def as_latex(report: Report) -> str:
-    """Write a LaTeX table (packages booktabs and graphicx); the first note is its caption, the others stand below."""
-    head, body = _cells(report)
-    caption, *below = [*report.notes, *_footnotes(report)]
-    group = sum(name in report.ruled for name in head)
+    """Write LaTeX tables (packages booktabs and graphicx); the first note is the caption, the others stand below."""
+    caption, *below = [_latex_text(note) for note in remarks(report)]
+    pairs = _latex_tabular(report.pair_columns, report.ruled) if report.pairs else []
+    parts = [
+        r"% needs \usepackage{booktabs,graphicx}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{caption}}}",
+        *_latex_tabular(report.columns, report.ruled),
+        *([r"\par\medskip", *pairs] if pairs else []),
+        *(rf"\par{{\footnotesize {note}}}" for note in below),
+        r"\end{table}",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _latex_tabular(columns: Mapping[str, list[str]], ruled: Sequence[str]) -> list[str]:
+    """The lines of a table that is as wide as the text at most; a rule stands where a ruled column changes."""
+    head, body = cells(columns)
+    group = sum(name in ruled for name in head)
     lines = [_latex_row(head)]
     for before, row in zip([None, *body], body, strict=False):
         if before is None or before[:group] != row[:group]:
             lines.append(r"\midrule")
         lines.append(_latex_row(row))
-    parts = [
-        r"% needs \usepackage{booktabs,graphicx}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_latex_text(caption)}}}",
+    return [
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{'l' * len(head)}}}",
         r"\toprule",
         *lines,
         r"\bottomrule",
         r"\end{tabular}}",
-        *(rf"\par{{\footnotesize {_latex_text(note)}}}" for note in below),
-        r"\end{table}",
     ]
-    return "\n".join(parts) + "\n"
 
 
 def as_csv(report: Report) -> str:
     """Write a line for every run, system, attack and semantics; accuracies in [0, 1], published ones in %."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, report.csv_head, lineterminator="\n")
+    writer = csv.DictWriter(out, [*report.fields], lineterminator="\n")
     writer.writeheader()
-    for line in report.lines:
-        for semantics in line.accuracies:
-            writer.writerow({name: shown(value, "csv") for name, value in report.record(line, semantics).items()})
+    for record in records(report):
+        writer.writerow({name: shown(_written(value), "csv") for name, value in record.items()})
     return out.getvalue()
 
 
-FORMATS: dict[str, tuple[str, Callable[[Report], str]]] = {
-    "markdown": ("md", as_markdown),
-    "csv": ("csv", as_csv),
-    "latex": ("tex", as_latex),
-}
+def as_json(report: Report) -> str:
+    """Write all of a report: `rows` as in the CSV, `paired`, notes, cautions, and what the `runs` are."""
+    content = {
+        "lit_pursamere": __version__,
+        "runs": [_stated(run) for run in report.runs],
+        "rows": records(report),
+        "paired": [
+            {**asdict(pair), "n": pair.n, "difference": pair.difference, "interval": pair.interval, "p": pair.p}
+            for pair in report.pairs
+        ],
+        "notes": report.notes,
+        "cautions": report.cautions,
+        "footnotes": report.footnotes,
+    }
+    return json.dumps(content, indent=1) + "\n"
 
 
-def save_report(report: Report, folder: str | Path) -> None:
-    """Write report.md, report.csv and report.tex, or comparison.*, into a folder, which is made if need be."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for suffix, write in FORMATS.values():
-        write_whole(folder / f"{report.name}.{suffix}", write(report).encode())  # in place of a link, not through it
+def records(report: Report) -> list[dict[str, object]]:
+    """An entry for every line and semantics, with a value (None: there is none) for each of `report.fields`."""
+    empty: dict[str, object] = dict.fromkeys(report.fields)
+    return [empty | report.record(line, semantics) for line in report.lines for semantics in line.accuracies]
 
 
-def write_report(folder: str | Path) -> str:
-    """Write the report of one evaluation beside its records; returns the Markdown.
-
-    Raises:
-        FileNotFoundError: If the folder holds no records.
-        ValueError: If records or manifest are damaged.
-    """
-    report = make_report([folder])
-    save_report(report, folder)
-    return as_markdown(report)
+def remarks(report: Report) -> list[str]:
+    """All that stands below a table: notes, cautions, footnotes."""
+    footnotes = [f"[{number}] {text}" for number, text in enumerate(report.footnotes, start=1)]
+    return [*report.notes, *report.cautions, *footnotes]
 
 
-def _cells(report: Report) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Head and body of the table; columns that would be empty are left out."""
-    filled = {name: texts for name, texts in report.columns.items() if any(texts)}
+def _stated(run: Run) -> dict[str, object]:
+    return {"run": run.label, **{name: run.manifest.get(name) for name in STATED}, "missing": sum(run.missing.values())}
+
+
+def _written(value: object) -> str:
+    """A value as a cell of a CSV."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.10g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def cells(columns: Mapping[str, list[str]]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Head and body of a table; columns that would be empty are left out."""
+    filled = {name: texts for name, texts in columns.items() if any(texts)}
     return list(filled), list(zip(*filled.values(), strict=True))
-
-
-def _footnotes(report: Report) -> list[str]:
-    return [f"[{number}] {text}" for number, text in enumerate(report.footnotes, start=1)]
 
 
 def _latex_text(text: str) -> str:

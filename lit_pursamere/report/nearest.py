@@ -22,7 +22,7 @@ from lit_pursamere.report.published import (
 from lit_pursamere.report.runs import AttackInfo, Run
 
 __all__ = [
-    "NEAREST_HEAD",
+    "NEAREST_FIELDS",
     "Nearest",
     "family",
     "nearest",
@@ -32,7 +32,9 @@ __all__ = [
     "published_family",
 ]
 
-NEAREST_HEAD = ("nearest_attack", "nearest_clean", "nearest_robust", "nearest_in", "nearest_differs")
+NEAREST_FIELDS: dict[str, type] = {
+    "nearest_attack": str, "nearest_clean": float, "nearest_robust": float, "nearest_in": str, "nearest_differs": str,
+}  # fmt: skip
 VIEWS = {"gray": "gPGD", "bpda": "BPDA", "exact": "PGD"}  # PGD by the view that it differentiates
 PUBLISHED = {"gPGD": "gpgd.*", "BPDA": "bpda.*", "PGD": "pgd.*", "APGD": "apgd.*", "AutoAttack": "autoattack|aarand"}
 ALIKE = {"CarliniWagnerL2": "CW"}
@@ -60,7 +62,7 @@ def published_family(attack: str) -> str:
     return attack
 
 
-def nearest(run: Run, system: str) -> list[Nearest]:
+def nearest(run: Run, system: str, elsewhere: bool = False) -> list[Nearest]:
     """For every family of attacks of a run the published number that comes nearest.
 
     A number belongs to a run if its system has the class of ours and the run's label begins with its name, so that what
@@ -70,6 +72,8 @@ def nearest(run: Run, system: str) -> list[Nearest]:
     Args:
         run: The run; its label is the name that its purifier was given.
         system: Name of the system, the purifier's class.
+        elsewhere: Whether numbers of other data sets and budgets count as well. Beside other images, or another budget,
+            a number says little, and looks as if it said much.
     """
     ours = plain_system(system)
     called = ours == "undefended" or plain(run.label).startswith(ours)
@@ -82,6 +86,7 @@ def nearest(run: Run, system: str) -> list[Nearest]:
             for cell in cells
             if published_family(cell.attack) == kind and cell.norm in (None, attack.norm)
         ]
+        alike = [near for near in alike if elsewhere or not near.differences.keys() & {"dataset", "budget"}]
         if alike and kind not in found:
             found[kind] = min(alike, key=lambda near: distance(near, attack))
     return list(found.values())
@@ -107,13 +112,12 @@ def nearest_cell(papers: Sequence[Nearest]) -> str:
     return f"{'?' if cell.clean is None else f'{cell.clean:g}'} / {cell.robust:g}"
 
 
-def nearest_record(papers: Sequence[Nearest], attack: str) -> dict[str, str]:
-    """The columns NEAREST_HEAD of the CSV beside an attack; empty if no published number stands there."""
+def nearest_record(papers: Sequence[Nearest], attack: str) -> dict[str, object]:
+    """The entries NEAREST_FIELDS of a record of an attack; empty if no published number stands there."""
     for name, cell, differing in papers:
         if name == attack:
-            clean = "" if cell.clean is None else f"{cell.clean:g}"
-            values = cell.attack, clean, f"{cell.robust:g}", cell.label, "; ".join(differing.values())
-            return dict(zip(NEAREST_HEAD, values, strict=True))
+            values = cell.attack, cell.clean, cell.robust, cell.label, "; ".join(differing.values())
+            return dict(zip(NEAREST_FIELDS, values, strict=True))
     return {}
 
 

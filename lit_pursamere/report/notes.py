@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 
 from lit_pursamere.report.lines import WORST, Line
+from lit_pursamere.report.paired import Pair, same_images
 from lit_pursamere.report.runs import Run
 from lit_pursamere.report.verdicts import CLEAN, OR_REJECTED, components
 
@@ -13,9 +14,11 @@ __all__ = [
     "WORST_NOTE",
     "detection_notes",
     "explanation",
+    "gathered",
     "incomplete",
     "meaning",
     "other_weights",
+    "pair_notes",
     "semantics",
     "with_exceptions",
 ]
@@ -82,6 +85,30 @@ def other_weights(runs: Sequence[Run]) -> list[str]:
             first, other = seen.setdefault((name, run.description(name)), (run, digest))
             if other != digest:
                 found.append(f"`{name}` has other weights in {run.label} than in {first.label}.")
+    return found
+
+
+def gathered(subjects: Mapping[str, Sequence[str]]) -> list[str]:
+    """Sentences that are about several, once: "Caution: ADP, DiffPure: ..."; an empty subject is left out."""
+    found = []
+    for text, names in subjects.items():
+        about = ", ".join(name for name in dict.fromkeys(names) if name)
+        found.append(f"Caution: {about}{': ' if about else ''}{text}.")
+    return found
+
+
+def pair_notes(runs: Sequence[Run], pairs: Sequence[Pair]) -> list[str]:
+    """What a paired comparison with the first run says, and with which runs there is none."""
+    found = []
+    if pairs:
+        others = ", ".join(dict.fromkeys(pair.second for pair in pairs))
+        found.append(
+            f"Paired: {others} less {runs[0].label} on the same images, in points with 95 % intervals (Newcombe, 1998, "
+            "method 10); only: images that one alone gets right; p: McNemar's exact test, two-sided, for each line "
+            "alone. Worst case: over the attacks that both have; several verdicts count by majority."
+        )
+    if foreign := [run.label for run in runs[1:] if not same_images(runs[0], run)]:
+        found.append(f"Not paired: {', '.join(foreign)}, of other images than {runs[0].label}.")
     return found
 
 

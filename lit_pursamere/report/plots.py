@@ -1,4 +1,4 @@
-"""Figures into files: all that the records of a report allow, and that of a comparison beside its tables.
+"""Figures of a report: all that its records allow.
 
 The functions that draw return a matplotlib Figure that belongs to nobody, see `style`.
 """
@@ -10,17 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_pursamere.report.accuracy_figures import accuracy_figure, comparison_figure
-from lit_pursamere.report.comparison import Comparison
+from lit_pursamere.report.accuracy_figures import accuracy_figure
 from lit_pursamere.report.curve_figures import roc_figure, survival_figure, sweep_figure
 from lit_pursamere.report.drawing import beside, save_figure
-from lit_pursamere.report.formats import save_report
 from lit_pursamere.report.report import Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["save_comparison", "save_plots"]
+__all__ = ["FIGURES", "save_plots"]
 
 FIGURES: dict[str, Callable[[Report], Figure]] = {
     "worst-case": accuracy_figure,
@@ -50,11 +48,3 @@ def save_plots(report: Report, folder: str | Path) -> list[Path]:
             save_figure(draw(report), file)
             files.append(file)
     return files
-
-
-def save_comparison(comparison: Comparison, folder: str | Path) -> None:
-    """Write comparison.md, comparison.csv, comparison.tex and, if there are records, comparison.png into a folder."""
-    save_report(comparison, folder)
-    file = Path(folder) / "comparison.png"
-    with beside(str(file)):
-        save_figure(comparison_figure(comparison), file)

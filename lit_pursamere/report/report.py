@@ -8,8 +8,18 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
+from lit_pursamere.report.cautions import cautions
 from lit_pursamere.report.lines import Line, lines_of
-from lit_pursamere.report.notes import detection_notes, explanation, incomplete, other_weights, semantics
+from lit_pursamere.report.notes import (
+    detection_notes,
+    explanation,
+    gathered,
+    incomplete,
+    other_weights,
+    pair_notes,
+    semantics,
+)
+from lit_pursamere.report.paired import Pair, pairs_of
 from lit_pursamere.report.runs import Run, check_comparable, differences, read_runs
 from lit_pursamere.report.statistics import INTERVALS
 from lit_pursamere.report.verdicts import components, other_reading
@@ -34,10 +44,11 @@ class Report:
 
     name: ClassVar[str] = "report"  # of the files that it is written to
     ruled: ClassVar[tuple[str, ...]] = ("run", "system")  # leading columns; where one changes, a rule helps the eye
-    csv_head: ClassVar[tuple[str, ...]] = (
-        "run", "dataset", "system", "attack", "semantics", "headline", "correct", "n", "accuracy", "low", "high",
-        "interval", "seconds", "published", "published_in", "doubtful", "rejected", "auc",
-    )  # fmt: skip
+    fields: ClassVar[dict[str, type]] = {
+        "run": str, "dataset": str, "system": str, "attack": str, "semantics": str, "headline": bool, "correct": float,
+        "n": int, "accuracy": float, "low": float, "high": float, "interval": str, "seconds": float,
+        "published": float, "published_in": str, "doubtful": str, "rejected": float, "auc": float,
+    }  # fmt: skip
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -72,12 +83,35 @@ class Report:
             headline: lambda line: line.headline.text(self.interval),
             **{column: partial(self._beside, column) for column in besides},
             "rejected": lambda line: line.detection.rejected.text(self.interval) if line.detection else "",
-            "AUC": lambda line: _auc(line, 3),
+            "AUC": lambda line: "" if not line.detection or line.detection.auc is None else f"{line.detection.auc:.3f}",
             "n": lambda line: str(line.headline.n),
             "s/image": lambda line: "" if line.seconds is None else f"{line.seconds:.2g}",
             "published": self._published,
         }
         return {name: [text(line) for line in self.lines] for name, text in columns.items()}
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The first run against each of the others, image by image, where they have the same images."""
+        return pairs_of(self.runs)
+
+    @property
+    def pair_columns(self) -> dict[str, list[str]]:
+        """The table of `pairs` as text; accuracies in %, differences in points, with 95 % intervals."""
+        several = len(self.runs) > 2
+        columns: dict[str, Callable[[Pair], str]] = {
+            "run": lambda pair: pair.second if several else "",
+            "system": lambda pair: " against ".join(dict.fromkeys(reversed(pair.systems))),
+            "attack": lambda pair: pair.attack,
+            "difference": _difference,
+            f"only {self.runs[0].label if self.runs else ''}": lambda pair: str(pair.only_first),
+            "only the other" if several else f"only {self.runs[-1].label if self.runs else ''}": (
+                lambda pair: str(pair.only_second)
+            ),
+            "n": lambda pair: str(pair.n),
+            "p": lambda pair: f"{pair.p:.2g}",
+        }
+        return {name: [text(pair) for pair in self.pairs] for name, text in columns.items()}
 
     @property
     def notes(self) -> list[str]:
@@ -87,8 +121,18 @@ class Report:
             found.append("Published numbers come from the papers' own weights, images and judging.")
         if differing := differences(self.runs):
             found.append(f"These runs differ in more than systems and attacks: {'; '.join(differing)}.")
-        found += other_weights(self.runs)
+        found += [*pair_notes(self.runs, self.pairs), *other_weights(self.runs)]
         return found + [note for run in self.runs for note in incomplete(run, self.several)]
+
+    @cached_property
+    def cautions(self) -> list[str]:
+        """Where a reader would be misled, see `report.cautions`; those of several systems in common stand once."""
+        found: dict[str, list[str]] = {}
+        for run in self.runs:
+            lines = [line for line in self.lines if line.run is run]
+            for name, text in cautions(run, lines, self.interval, partial(self._subject, run)):
+                found.setdefault(text, []).append(name)
+        return gathered(found)
 
     @property
     def footnotes(self) -> list[str]:
@@ -96,18 +140,20 @@ class Report:
         return [f"Doubtful: {doubt}." for doubt in self._doubts]
 
     def record(self, line: Line, semantics: str) -> dict[str, object]:
-        """A line by one of its semantics as the CSV has it; accuracies in [0, 1], published ones in %."""
+        """A line by one of its semantics as values by `fields`; accuracies in [0, 1], published ones in %."""
         cell, known = line.accuracies[semantics], line.paper_value is not None
         low, high = INTERVALS[self.interval](cell.correct, cell.n)
         values = (
-            line.run.label, line.run.dataset, line.system, line.attack, semantics,
-            "yes" if semantics == line.semantics else "no",
-            f"{cell.correct:.10g}", cell.n, f"{cell.value:.6f}", f"{low:.6f}", f"{high:.6f}", self.interval,
-            "" if line.seconds is None else f"{line.seconds:.6g}",
-            f"{line.paper_value:g}" if known else "", line.paper_label if known else "", line.doubt,
-            f"{line.detection.rejected.value:.6f}" if line.detection else "", _auc(line, 6),
+            line.run.label, line.run.dataset, line.system, line.attack, semantics, semantics == line.semantics,
+            float(cell.correct), cell.n, cell.value, low, high, self.interval, line.seconds, line.paper_value,
+            line.paper_label if known else "", line.doubt, line.detection.rejected.value if line.detection else None,
+            line.detection.auc if line.detection else None,
         )  # fmt: skip
-        return dict(zip(Report.csv_head, values, strict=True))
+        return dict(zip(Report.fields, values, strict=True))
+
+    def _subject(self, run: Run, system: str) -> str:
+        """Whom a caution is about."""
+        return f"{system} ({run.label})" if system and self.several else system or (run.label if self.several else "")
 
     @cached_property
     def _doubts(self) -> list[str]:
@@ -152,5 +198,7 @@ def _columns_beside(success: str) -> tuple[str, ...]:
     return last, other_reading(success), other_reading(last)
 
 
-def _auc(line: Line, digits: int) -> str:
-    return f"{line.detection.auc:.{digits}f}" if line.detection and line.detection.auc is not None else ""
+def _difference(pair: Pair) -> str:
+    """A difference in points with its interval, "-7.0 [-13.1, -1.0]"."""
+    low, high = pair.interval
+    return f"{100 * pair.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"

@@ -12,7 +12,18 @@ from lit_pursamere.report.verdicts import CLEAN, SEMANTICS
 from lit_pursamere.store.manifest import differing, read_manifest, require_stated
 from lit_pursamere.store.records import Row, read_rows
 
-__all__ = ["FREE", "AttackInfo", "Run", "check_comparable", "differences", "flat", "read_runs", "run_of", "told"]
+__all__ = [
+    "FREE",
+    "AttackInfo",
+    "Run",
+    "check_comparable",
+    "differences",
+    "flat",
+    "labels_of",
+    "read_runs",
+    "run_of",
+    "told",
+]
 
 FREE = ("systems", "defenses", "weights", "attacks", "output")  # what runs of one table may differ in
 
@@ -163,11 +174,15 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     for path, place in zip(paths, whole, strict=True):
         if whole.count(place) > 1:
             raise ValueError(f"{path} is given twice; name every run once")
-    depth = 1
+    return [read_run(path, label) for path, label in zip(paths, labels_of(whole), strict=True)]
+
+
+def labels_of(folders: Sequence[Path]) -> list[str]:
+    """As much of the end of the path of each folder as tells it from the others, which are other ones."""
+    whole, depth = [folder.resolve() for folder in folders], 1
     while len({place.parts[-depth:] for place in whole}) < len(whole):
         depth += 1
-    labels = ["/".join(place.parts[-depth:]) for place in whole]
-    return [read_run(path, label) for path, label in zip(paths, labels, strict=True)]
+    return ["/".join(place.parts[-depth:]) for place in whole]
 
 
 def read_run(path: Path, label: str) -> Run:

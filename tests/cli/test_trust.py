@@ -206,7 +206,9 @@ def test_a_module_is_let_in_from_the_command_line(verb, folder, capsys):
 @pytest.mark.parametrize("way", [in_any, named, elsewhere])
 def test_reports_build_nothing(way, folder, capsys):
     spoil(folder, way, run=True)
-    assert main(["report", str(folder / "runs/run")]) == 0
+    for format in ("markdown", "html"):
+        assert main(["report", str(folder / "runs/run"), "--format", format]) == 0
+    assert main(["runs", str(folder)]) == 0
     assert main(["compare", str(folder / "compare.yaml"), "--table"]) == 0
     assert "PGD" in capsys.readouterr().out
 
@@ -386,11 +388,11 @@ def test_what_is_written_into_the_folder_follows_no_links(folder, tmp_path):
     """A link in place of a report would have looking write over a file of one's own."""
     run, own = folder / "runs/run", tmp_path / "own.txt"
     own.write_text("mine")
-    names = ["report.md", "report.csv", "report.tex", "worst-case.png", "reverify.md"]
+    names = ["report.md", "report.csv", "report.tex", "report.html", "worst-case.png", "reverify.md"]
     for place in [*(run / name for name in names), folder / "set/purified.png", folder / "runs/comparison.md"]:
         place.unlink(missing_ok=True)
         place.symlink_to(own)
-    assert main(["report", str(run), "--figures"]) == main(["reverify", str(run)]) == 0
+    assert main(["report", str(run), "--figures", "--format", "html"]) == main(["reverify", str(run)]) == 0
     assert main(["purified", "inspect", str(folder / "set")]) == 0
     assert main(["compare", str(folder / "compare.yaml"), "--table"]) == 0
     assert own.read_text() == "mine" and "PGD" in (run / "report.md").read_text()

@@ -10,7 +10,7 @@ import pytest
 
 from lit_pursamere.report import as_csv, as_latex, as_markdown, read_comparison
 from lit_pursamere.report.accuracy_figures import comparison_figure
-from lit_pursamere.report.plots import save_comparison
+from lit_pursamere.report.saving import save_comparison
 from lit_pursamere.store.costs import Asked, Cost, write_cost
 
 NAMES = ("PurSAMERE", "DiffPure ODE", "plain", "late")
@@ -51,9 +51,9 @@ def output(rows, pgd, write_run, tmp_path):
     return tmp_path
 
 
-def table(output, names=NAMES):
+def table(output, names=NAMES, elsewhere=False):
     """Head and rows of the Markdown table, and what stands below it."""
-    lines = as_markdown(read_comparison(output, names)).splitlines()
+    lines = as_markdown(read_comparison(output, names, elsewhere)).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return cells[0], [dict(zip(cells[0], row, strict=True)) for row in cells[2:]], "\n".join(lines[len(cells) :])
 
@@ -61,7 +61,7 @@ def table(output, names=NAMES):
 def test_rows_and_columns(output):
     head, found, _ = table(output)
     assert head == ["purifier", "clean", "gPGD20", "BPDA20", "exact20", "worst case", "network calls", "s/image",
-                    "deterministic", "published"]  # fmt: skip
+                    "deterministic"]  # fmt: skip
     assert [row["purifier"] for row in found] == ["plain", "PurSAMERE", "DiffPure ODE (5 verdicts missing)"]
     assert found[1]["clean"] == "100.0 [51.0, 100.0]" and found[1]["gPGD20"] == "75.0"
     assert found[1]["worst case"] == "25.0 [4.6, 69.9]"
@@ -93,7 +93,7 @@ def test_a_run_without_a_configuration_says_nothing_of_its_networks(output):
 
 
 def test_published_numbers_stand_beside_with_their_circumstances(output):
-    _, found, notes = table(output)
+    _, found, notes = table(output, elsewhere=True)
     assert [row["published"] for row in found] == ["95.12 / 0 [1]", "85.68 / 69.08 [2]", "89.26 / 55.96 [3]"]
     footnote = next(line for line in notes.splitlines() if line.startswith("[3]"))
     assert footnote.startswith("[3] DiffPure ODE: ") and footnote.endswith(
@@ -133,11 +133,32 @@ def test_runs_that_do_not_compare_are_refused(change, message, output):
         read_comparison(output, ("plain", "PurSAMERE"))
 
 
+def test_numbers_of_other_images_and_budgets_do_not_stand_beside(output):
+    for change in ({}, {"data": "cifar10, test images"}):
+        for file in output.glob("*/manifest.json"):
+            file.write_text(json.dumps(json.loads(file.read_text()) | change))
+        assert "published" not in table(output)[0] and not read_comparison(output, NAMES).footnotes
+    for file in output.glob("*/manifest.json"):
+        file.write_text(file.read_text().replace("0.15", str(8 / 255)))
+    _, found, notes = table(output)
+    assert [row["published"] for row in found] == ["95.12 / 0 [1]", "85.68 / 69.08 [2]", "89.26 / 55.96 [3]"]
+    assert "beside exact20 here" in notes and "cifar10 there" not in notes
+
+
+def test_cautions_are_about_purifiers_by_their_names(output):
+    found = read_comparison(output, NAMES).cautions
+    assert any("few images" in text for text in found)
+    assert any(text.startswith("Caution: DiffPure ODE: not set as in") and "sampler=sde" in text for text in found)
+    assert not any("got one verdict" in text for text in found), "four verdicts each"
+    (output / "DiffPure ODE").rename(output / "Something")
+    assert not any("not set as in" in text for text in read_comparison(output, ("plain", "Something")).cautions)
+
+
 def test_csv_has_every_number(output):
-    found = list(csv.DictReader(io.StringIO(as_csv(read_comparison(output, NAMES)))))
+    found = list(csv.DictReader(io.StringIO(as_csv(read_comparison(output, NAMES, elsewhere=True)))))
     key = ("DiffPure ODE", "BPDA20", "any")
     (one,) = (row for row in found if (row["run"], row["attack"], row["semantics"]) == key)
-    assert (one["headline"], one["accuracy"], one["n"], one["missing"]) == ("yes", "1.000000", "2", "5")
+    assert (one["headline"], one["accuracy"], one["n"], one["missing"]) == ("yes", "1", "2", "5")
     assert (one["calls"], one["gradients"], one["other_calls"], one["other_gradients"]) == ("19.5", "0", "5", "5")
     assert (one["seconds_per_purification"], one["deterministic"]) == ("0.25", "no")
     assert (one["nearest_attack"], one["nearest_robust"]) == ("BPDA50-EoT15", "81.4")
@@ -146,7 +167,7 @@ def test_csv_has_every_number(output):
 
 
 def test_latex_is_a_table_of_as_many_columns(output):
-    text = as_latex(read_comparison(output, NAMES))
+    text = as_latex(read_comparison(output, NAMES, elsewhere=True))
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert text.count(r"\midrule") == 1 and len(rows) == 4 and {row.count("&") for row in rows} == {9}
     assert "DiffPure ODE (5 verdicts missing)" in text and r"\par{\footnotesize [3] DiffPure" in text
@@ -157,7 +178,7 @@ def test_in_latex_the_first_note_is_the_caption_and_the_others_stand_below(outpu
     (caption,) = (line for line in as_latex(comparison).splitlines() if line.startswith(r"\caption"))
     below = [line for line in as_latex(comparison).splitlines() if line.startswith(r"\par{\footnotesize ")]
     assert "Wilson" in caption and "Attacks:" not in caption
-    assert len(below) == len(comparison.notes) - 1 + len(comparison.footnotes)
+    assert len(below) == len(comparison.notes) - 1 + len(comparison.cautions) + len(comparison.footnotes)
     assert r"\par{\footnotesize The same compare command completes them.}" in below
 
 

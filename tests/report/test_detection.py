@@ -87,8 +87,8 @@ def test_the_report_shows_rejections_and_area(detected, pgd, write_run, tmp_path
     lines = {
         line["attack"]: line for line in csv.DictReader(io.StringIO(as_csv(report))) if line["semantics"] == "last"
     }
-    assert lines["clean"]["rejected"] == "0.250000" and lines["clean"]["auc"] == ""
-    assert lines["BPDA20"]["auc"] == "0.812500" and lines["worst case"]["rejected"] == ""
+    assert lines["clean"]["rejected"] == "0.25" and lines["clean"]["auc"] == ""
+    assert lines["BPDA20"]["auc"] == "0.8125" and lines["worst case"]["rejected"] == ""
     (axes,) = roc_figure(report).axes
     assert axes.lines[-1].get_xydata()[-1].tolist() == [100, 100]
     assert tmp_path / "plots" / "roc.png" in save_plots(report, tmp_path / "plots")

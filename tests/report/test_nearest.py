@@ -22,7 +22,7 @@ def run(label, purifier, dataset="digits", **attacks):
 
 def found(label, purifier, **attacks):
     attacks = attacks or {"bpda": ("PGD", "bpda"), "exact": ("PGD", "exact")}
-    cells = nearest(run(label, purifier, **attacks), purifier["class"])
+    cells = nearest(run(label, purifier, **attacks), purifier["class"], elsewhere=True)
     return {name: (cell.attack, cell.clean, cell.robust) for name, cell, _ in cells}
 
 
@@ -66,9 +66,19 @@ def test_one_number_per_family_and_none_for_other_attacks():
 def test_the_same_data_set_comes_first():
     attacks = {"a": ("APGD", "exact")}
     (_, there), (_, here) = (
-        nearest(run("COUP", of("COUP"), dataset, **attacks), "COUP")[0][:2] for dataset in ("digits", "cifar100")
+        nearest(run("COUP", of("COUP"), dataset, **attacks), "COUP", elsewhere=True)[0][:2]
+        for dataset in ("digits", "cifar100")
     )
     assert here.dataset == "cifar100" and there.attack == here.attack == "APGD-CE"
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100"])
+def test_numbers_of_other_images_or_budgets_are_left_out_unless_asked_for(dataset):
+    evaluation = run("COUP", of("COUP"), dataset, a=("APGD", "exact"))
+    assert nearest(evaluation, "COUP") == [] != nearest(evaluation, "COUP", elsewhere=True)
+    for attack in evaluation.manifest["attacks"].values():
+        attack["threat"] = {"norm": "linf", "eps": 8 / 255}
+    assert [near.cell.dataset for near in nearest(evaluation, "COUP")] == ([dataset] if dataset != "digits" else [])
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_every_setting_that_a_source_states_counts():
 
 def test_differences_are_told():
     evaluation = run("DP_DDIM", {"a": replace(LIU, threat=ThreatModel("linf", 0.15), eot=4)}, "digits", steps=200)
-    (near,) = nearest(evaluation, "DP_DDIM")
+    (near,) = nearest(evaluation, "DP_DDIM", elsewhere=True)
     assert (near.attack, near.cell.clean, near.cell.robust) == ("a", 87.89, 41.7)
     assert list(near.differences.values()) == [
         "cifar10 there, digits here", "linf 8/255 there, linf 0.15 here", "attack.eot=10 there, 4 here",
