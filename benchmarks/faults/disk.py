@@ -79,7 +79,11 @@ def after(bench: Bench, whole: Whole, ended: Ended, named: str, at: str) -> dict
 
 
 def is_told(difference: str, text: str) -> bool:
-    """Whether what is missing is a picture, of which the command has said that there is none."""
+    """Whether a picture is missing of which the command has said so, or a temporary file is left.
+
+    From a disk that is read-only it cannot be removed; the next command does.
+    """
     name, missing, _ = difference.partition(" is missing")
     picture = re.escape(name.rpartition("/")[2])
-    return bool(missing) and name.endswith(".png") and re.search(rf"there is no (\S+/)?{picture} \(", text) is not None
+    told = re.search(rf"there is no (\S+/)?{picture} \(", text) is not None
+    return (bool(missing) and name.endswith(".png") and told) or difference.endswith(".part is left over")

@@ -137,10 +137,13 @@ def imported(name: str) -> Any:
         module, _, path = name.rpartition(".")
     if not module or not path:
         raise ValueError(f"{name!r} names no class; give it as module:Class, such as mynet:SmallResNet")
+    advice = "is its folder the current one, or on PYTHONPATH?"
     try:
         found = import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name}: {error}; is its folder the current one, or on PYTHONPATH?") from error
+    except ImportError as error:
+        raise ValueError(f"{name}: {error}; {advice}") from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"{name}: there is no {part} in {module}")
+        found = getattr(found, part)
     return found

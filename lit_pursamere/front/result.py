@@ -71,15 +71,19 @@ class Result:
         return pandas.DataFrame([self.report.record(line, name) for line in lines for name in line.accuracies])
 
     def to_html(self) -> str:
-        """The table as HTML, whatever others called their classes and attacks as text."""
+        """The whole report as one page that needs nothing from elsewhere, see `report.html`."""
+        from lit_pursamere.report.html import as_html
+
+        return as_html(self.report)
+
+    def _repr_html_(self) -> str:
+        """The table, for notebooks; whatever others called their classes and attacks as text."""
         columns = {name: cells for name, cells in self.report.columns.items() if any(cells)}
         head = "".join(f"<th>{escape(name)}</th>" for name in columns)
         rows = zip(*columns.values(), strict=True)
         body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
         notes = "".join(f"<p>{escape(note)}</p>" for note in self.report.notes)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
-
-    _repr_html_ = to_html
 
     def plot(self) -> Figure:
         """Accuracy of every system under every attack, with intervals."""

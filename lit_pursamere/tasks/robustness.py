@@ -272,7 +272,8 @@ class LitRobustness(FolderTask):
         if trajectory is not None:
             figures["levels"] = trajectory_figure(trajectory)
         for name, figure in figures.items():
-            save_figure(figure, self.output / f"{name}.png")
+            with beside(f"{name}.png"):
+                save_figure(figure, self.output / f"{name}.png")
             if isinstance(self.logger, TensorBoardLogger):
                 self.logger.experiment.add_figure(f"test/{name}", figure, close=False)
 

@@ -173,20 +173,19 @@ def _filling(module: nn.Module, tensors: Mapping[str, Tensor], weights: str) -> 
     """The module, or the network that it only wraps, whichever those tensors fit, and its state dict from them.
 
     Raises:
-        ValueError: If they fit neither; what does not fit the module is told.
+        ValueError: If they fit neither; what does not fit the one whose names they have is told.
     """
     try:
         return module, _fitting(module, tensors, weights)
-    except ValueError:
+    except ValueError as error:
         inner = [child for child in module.children() if child.state_dict()]
-        alone = len(inner) == 1 and len(inner[0].state_dict()) == len(module.state_dict())
-        if not alone:
+        if len(inner) != 1 or len(inner[0].state_dict()) < len(module.state_dict()):
             raise
         try:
             return _filling(inner[0], tensors, weights)
-        except ValueError:
-            pass
-        raise
+        except ValueError as within:
+            names_fit = "shapes differ" in str(within)
+            raise (within if names_fit else error) from None
 
 
 def _fitting(module: nn.Module, tensors: Mapping[str, Tensor], weights: str) -> dict[str, Tensor]:

@@ -154,15 +154,19 @@ def test_a_result_in_every_form(mine, images, tmp_path):
     result = evaluate(mine, images, purifier=None, output="run", **{**QUICK, "pictures": 1})
     assert "| Identity | BPDA " in result.table()
     assert result.worst_case.n == 4 and 0 <= result.worst_case.value <= 1
-    assert "<td>BPDA</td>" in result._repr_html_() and "<script" not in result.to_html()
+    assert "<td>BPDA</td>" in result._repr_html_()
+    assert result.to_html().startswith("<!doctype html>") and "<script" not in result.to_html()
     assert result.plot().axes
     assert repr(result) == f"<Identity: {100 * result.worst_case.value:.1f} % of 4 images withstand BPDA>"
     kept = result.save(tmp_path / "copy")
     assert (kept / "report.csv").read_bytes() == (tmp_path / "run/report.csv").read_bytes()
     with pytest.raises(FileExistsError, match="is there already"):
         result.save(kept)
+
+
+def test_a_result_as_a_frame(mine, images):
     pandas = pytest.importorskip("pandas")
-    frame = result.to_pandas()
+    frame = evaluate(mine, images, purifier=None, **QUICK).to_pandas()
     assert isinstance(frame, pandas.DataFrame) and set(frame["attack"]) == {"clean", "BPDA", "worst case"}
 
 

@@ -1,0 +1,134 @@
+"""An own class, own weights and own pictures on a command line; a project of one's own that runs."""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from lit_pursamere.cli.main import main
+from lit_pursamere.cli.spelling import check_words
+from lit_pursamere.store import read_rows
+
+NETWORK = """
+    from torch import nn
+
+    class Small(nn.Module):
+        def __init__(self, classes, width=4):
+            super().__init__()
+            self.classes = classes
+            self.net = nn.Sequential(nn.Conv2d(1, width, 3), nn.Flatten(), nn.Linear(36 * width, classes))
+
+        def forward(self, x):
+            return self.net(x)
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a module, the weights of its inner network, and pictures in class folders."""
+    (tmp_path / "smallnet.py").write_text(textwrap.dedent(NETWORK))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    sys.modules.pop("smallnet", None)
+    from smallnet import Small
+
+    torch.manual_seed(0)
+    torch.save(Small(3).net.state_dict(), "mine.pt")
+    draw = np.random.default_rng(0)
+    for name in "abc":
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(2):
+            picture = draw.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(picture).save(tmp_path / "photos" / name / f"{number}.png")
+    return tmp_path
+
+
+OWN = ["evaluate", "smallnet:Small", "mine.pt", "photos", "--purifier=Identity", "--threat=linf 0.1", "--n=4"]
+THREE = ["--arguments={classes: 3}".replace("classes", '"classes"')]
+
+
+def test_an_own_classifier_on_own_pictures(place, capsys):
+    assert main([*OWN, *THREE, "--normalise", "0.5", "0.25", "--attacks", "quick", "fgsm", "--output=out"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"| {name} " in out for name in ("clean", "gPGD20", "BPDA20", "fgsm", "worst case"))
+    assert "again: lit-pursamere test --config out/config.yaml" in out
+    told = yaml.safe_load((place / "out/config.yaml").read_text())["model"]["init_args"]["classifier"]
+    assert told["class_path"] == "lit_pursamere.networks.Normalised" and told["init_args"]["std"] == [0.25]
+    assert told["init_args"]["network"]["init_args"]["network"] == {
+        "class_path": "smallnet.Small", "init_args": {"classes": 3},
+    }  # fmt: skip
+    assert main(["test", "--config=out/config.yaml", "--model.output=again"]) == 0
+    keys = ("index", "label", "attack", "margin_last", "votes_any")
+    first, second = ([[row[key] for key in keys] for row in read_rows(name)] for name in ("out", "again"))
+    assert first == second and len(first) == 4 * 4
+
+
+@pytest.mark.parametrize(("args", "message"), [
+    ([*OWN], "Small.*classes.* cannot be built with --arguments '{}'"),
+    ([*OWN, "--arguments={"], "cannot be built with --arguments '{'"),
+    ([*OWN, '--arguments={"classes": 4}'], r"mine\.pt does not fit this Sequential: .*shapes differ"),
+    (["evaluate", "smallnet:Smal", "mine.pt", "photos"], "there is no Smal in smallnet"),
+    (["evaluate", "nonet:Small", "mine.pt", "photos"], "No module named 'nonet'"),
+    (["evaluate", "smallnet:Small", "photos"], "smallnet:Small needs its weights"),
+    (["evaluate", "digits/wrn-10-2-pair", "photos"], "did you mean digits/wrn-10-2-pairs"),
+    (["evaluate", "digits/wrn-10-2-pairs", "nowhere"], "no folder or file nowhere, and no data set"),
+    ([*OWN, *THREE, "--normalise", "0.5"], "means and as many deviations; got 1"),
+    ([*OWN, *THREE, "--attacks", "quik"], "quik"),
+    ([*OWN, *THREE, "--purifer", "x"], "did you mean --purifier"),
+    (["evaluate", "smallnet:Small", "mine.pt", "photos/a", *THREE], "photos/a has no class folders"),
+])  # fmt: skip
+def test_mistakes_are_one_line(args, message, place, capsys):
+    assert main(args) in (1, 2)
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("images", ["digits", "photos.npz"])
+def test_a_project_is_sized_by_the_images(images, place, capsys):
+    draw = np.random.default_rng(0)
+    pixels, labels = draw.integers(0, 256, (20, 3, 12, 12), dtype=np.uint8), np.arange(20) % 4
+    np.savez(place / "photos.npz", train_images=pixels, train_labels=labels, test_images=pixels, test_labels=labels)
+    assert main(["init", "project", f"--images={images}", "--threat=linf 0.1"]) == 0
+    assert "next: cd project && lit-pursamere experiment experiment.yaml" in capsys.readouterr().out
+    channels, size, classes = (1, 8, 10) if images == "digits" else (3, 12, 4)
+    network = yaml.safe_load((place / "project/network.yaml").read_text())["init_args"]
+    assert network == {"ngf": 16, "channels": channels, "image_size": size}
+    classifier = yaml.safe_load((place / "project/classifier.yaml").read_text())["model"]["init_args"]["classifier"]
+    assert classifier["init_args"]["num_classes"] == classes
+    purifier = yaml.safe_load((place / "project/purifier.yaml").read_text())["init_args"]
+    assert purifier["rho_pur"] == pytest.approx(1.25 * 0.1 * (channels * size**2) ** 0.5, rel=0.01)
+    assert main(["init", "project"]) == 1
+    assert "project is there already" in capsys.readouterr().err
+
+
+def test_every_command_of_a_project_is_spelt_right(place, monkeypatch):
+    assert main(["init", "project"]) == 0
+    monkeypatch.chdir(place / "project")
+    for stage in yaml.safe_load((place / "project/experiment.yaml").read_text())["stages"]:
+        verb, *words = stage.split()
+        check_words(verb, words)
+
+
+@pytest.mark.slow
+def test_a_project_runs(place, monkeypatch, capsys):
+    assert main(["init", "project", "--threat=linf 0.1"]) == 0
+    monkeypatch.chdir(place / "project")
+    for file, settings in {
+        "score.yaml": {"max_steps: 4000": "max_steps: 4"},
+        "classifier.yaml": {"max_epochs: 30": "max_epochs: 1"},
+        "robustness.yaml": {"test_size: 256": "test_size: 4", "attacks: {": "pictures: 0\n    attacks: {"},
+        "purifier.yaml": {"stride: 1": "stride: 9"},
+    }.items():
+        text = (place / "project" / file).read_text()
+        for before, after in settings.items():
+            assert before in text
+            text = text.replace(before, after)
+        (place / "project" / file).write_text(text)
+    assert main(["experiment", "experiment.yaml"]) == 0
+    assert (place / "project/runs/robustness/report.md").is_file()
