@@ -52,6 +52,8 @@ def configuration(name: str | Path) -> Path | None:
     if path.is_absolute() or ".." in path.parts or not path.name:
         return None
     below = path.relative_to("configs") if path.parts[0] == "configs" else path
+    if not below.name:
+        return None
     within = home("configs") / below.with_name(f"{below.name.removesuffix('.yaml')}.yaml")
     return within if within.is_file() else None
 

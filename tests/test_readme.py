@@ -104,7 +104,9 @@ def test_files_and_folders_exist(readme, repository_root):
 
 def test_python_runs(readme, repository_root, monkeypatch):
     monkeypatch.chdir(repository_root)
-    usage, new_purifier = blocks(readme, "python")
+    front, usage, new_purifier = blocks(readme, "python")
+    assert front.count("pursamere_digits") == 1
+    exec(front.replace('"pursamere_digits"', "None"), {"__name__": "readme"})  # walks of 22 levels are tested elsewhere
     assert usage.count("stride=3") == 1
     names: dict = {"__name__": "readme"}
     exec(usage.replace("stride=3", "stride=16"), names)  # four noise levels instead of twenty-two

@@ -68,6 +68,11 @@ def test_no_other_word_names_a_part(word):
     assert shipped.part(word, ["model", "purifier"]) is None
 
 
+@pytest.mark.parametrize("name", ["configs", "", ".", "/", "..", "../digits/robustness", "digits", "digits/nothing"])
+def test_no_other_name_is_a_configuration(name):
+    assert shipped.configuration(name) is None
+
+
 @pytest.mark.parametrize("keys", [["model", "output"], ["model", "attacks"], []])
 def test_no_other_place_takes_a_part_by_word(keys):
     assert shipped.part("pursamere", keys) is None

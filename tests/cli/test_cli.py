@@ -108,7 +108,7 @@ def test_a_test_describes_five_things_each_in_one_place(repository_root, tmp_pat
 
 def test_short_class_names(capsys):
     config = printed_config(capsys, *ROBUST, "--model.purifier", "Identity")
-    assert config["model"]["init_args"]["purifier"]["class_path"] == "lit_pursamere.purifiers.Identity"
+    assert config["model"]["init_args"]["purifier"]["class_path"] == "lit_pursamere.Identity"
 
 
 @pytest.mark.parametrize(
