@@ -32,13 +32,15 @@ def score_models(examined: Examined) -> list[ScoreModel]:
 
 
 def classifier_fits(examined: Examined) -> list[Doubt]:
-    classifier, name = examined.defense.classifier, type(examined.defense.classifier).__name__
-    answer = told(examined.ask, classifier, f"classifier {name}", examined)
+    defense = examined.defense
+    answer = told(examined.ask, defense.classifier, f"classifier {type(defense.classifier).__name__}", examined)
     if isinstance(answer, Doubt):
         return [answer]
-    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != 1 or answer.shape[1] < 2:
-        shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        return [Doubt(f"the classifier {name} answers an image with {shape}: it must give logits (1, K)", stops=True)]
+    try:
+        with torch.no_grad():
+            defense.classify(examined.x[:1])  # checks the answer
+    except ValueError as error:
+        return [Doubt(str(error), stops=True)]
     return []
 
 

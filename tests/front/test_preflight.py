@@ -218,7 +218,7 @@ STOPS = {
         planted(classifier=nn.Sequential(nn.Flatten(), nn.Linear(784, 10))),
         r"Sequential does not take images \(1, 8, 8\): RuntimeError: mat1",
     ),
-    "features": (planted(classifier=nn.Conv2d(1, 4, 3)), r"Conv2d answers an image with \(1, 4, 6, 6\)"),
+    "features": (planted(classifier=nn.Conv2d(1, 4, 3)), r"Conv2d must return logits \(B, K\).*got \(1, 4, 6, 6\)"),
     "score of another shape": (
         planted(purifier=Langevin(GaussianMixtureScore(torch.rand(2, 3, 8, 8)))),
         r"turns images \(1, 8, 8\) into \(3, 8, 8\)",
