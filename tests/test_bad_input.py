@@ -93,7 +93,10 @@ def net(fault: str) -> list[str]:
         (net("one for all"), r"one row per image.*got \(1, 10\) for 8 images"),
         (net("infinite"), "classifier Net returned logits from .*must be finite.*half precision"),
         (net("restless"), r"classifier of a defence was put in training mode.*call \.eval\(\)"),
-        ([*IDENTITY, "--model.classifier.num_classes=4"], r"label \d is no class: the classifier tells 4 apart, 0 to 3; take"),
+        (
+            [*IDENTITY, "--model.classifier.num_classes=4"],
+            r"label \d is no class: the classifier tells 4 apart, 0 to 3",
+        ),
         ([*IDENTITY, "--model.attacks.A.threat.eps=-1/255"], "eps must be a number of at least 0.*-1/255"),
         ([*IDENTITY, "--model.attacks.A.threat.eps=nan"], "eps must be a number of at least 0.*nan"),
         ([*IDENTITY, "--model.attacks.A.view=surrogate"], "surrogate.*view exact"),
