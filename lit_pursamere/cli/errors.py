@@ -38,6 +38,7 @@ ADVICE = (
     ("requires `forward` method", TASKS),
     ("No module named", "install it, or put the folder that holds it on PYTHONPATH"),
     ("Too many open files", "raise the limit (`ulimit -n 1024`) or lower data.num_workers"),
+    ("channels instead", "give the network's `channels`, or those of the data (data.channels), the other's number"),
     ("that has no logger", "keep the logger, or give --trainer.callbacks without it"),
     ("`enable_checkpointing=False` but found", "leave that option out, or give --trainer.callbacks without it"),
 )  # fmt: skip

@@ -143,6 +143,14 @@ def command_line(
                 else:
                     self.trainer.fit(model, ckpt_path=last, **arguments)
 
+        def test(self, model: pl.LightningModule, **arguments: Any) -> None:
+            from lit_pursamere.front.preflight_run import check_test
+            from lit_pursamere.tasks import LitRobustness
+
+            if isinstance(model, LitRobustness):
+                check_test(model, self.datamodule, self.trainer)
+            self.trainer.test(model, **arguments)
+
     return CLI(
         pl.LightningModule,
         ImageDataModule,

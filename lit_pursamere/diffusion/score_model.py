@@ -12,6 +12,7 @@ All three call the module, so that forward hooks see whatever a score model is a
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -33,7 +34,12 @@ def per_image(sigma: float | Tensor, y: Tensor) -> Tensor:
 
 
 class ScoreModel(nn.Module, ABC):
-    """Knows the noise in noisy images; subclasses implement `forward`."""
+    """Knows the noise in noisy images; subclasses implement `forward`.
+
+    `trained_at`: smallest and largest sigma that it was trained at, in pixel units; 0 and infinity if nobody knows.
+    """
+
+    trained_at: tuple[float, float] = (0.0, math.inf)
 
     @abstractmethod
     def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:

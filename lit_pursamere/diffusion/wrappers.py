@@ -19,6 +19,7 @@ sigma_u are gone; Ho et al. (2020); Song et al. (2021).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from lit_pursamere.weights import load_weights
 __all__ = ["DDPMScore", "DDPMppScore", "EDMScore", "FFDNetScore", "NCSNv2Score", "PreconditionedScore"]
 
 DATA_STD = 0.5  # EDM's sigma_data
+BAND = re.compile(r"val/error_sigma_([\d.e+-]+)_to_([\d.e+-]+)")  # levels of a validation, in the card of a training
 SLACK = 1e-6  # relative; levels are rounded to the images' type
 
 
@@ -73,16 +75,22 @@ FAMILIES: dict[str, dict[str, object]] = {
 
 
 def prepared(
-    network: nn.Module, checkpoint: str | None, weights: str, settings: Mapping[str, object] | None = None
-) -> nn.Module:
+    network: nn.Module,
+    checkpoint: str | None,
+    weights: str,
+    settings: Mapping[str, object] | None = None,
+    known: tuple[float, float] = ScoreModel.trained_at,
+) -> tuple[nn.Module, tuple[float, float]]:
     """Put a network into the layout that convolutions are fastest in, see benchmarks/, and load its weights.
 
-    Its file may not state other `settings` than those that it will be used with.
+    Its file may not state other `settings` than those that it will be used with. With it comes `ScoreModel.trained_at`:
+    what the file says, or else `known`.
     """
     network = network.to(memory_format=torch.channels_last)
-    if checkpoint is not None:
-        load_weights(network, checkpoint, weights, settings)
-    return network
+    card = {} if checkpoint is None else load_weights(network, checkpoint, weights, settings)
+    bands = [match for name in card if (match := BAND.fullmatch(name))]
+    levels = [float(number) for band in bands for number in band.groups()]
+    return network, (min(levels), max(levels)) if levels else known
 
 
 class PreconditionedScore(ScoreModel):
@@ -107,7 +115,9 @@ class PreconditionedScore(ScoreModel):
             raise ValueError(f"preconditioning must be one of {', '.join(PRECONDITIONINGS)}; got {preconditioning!r}")
         family = preconditioning.removesuffix("_nearest")
         self.settings = {"preconditioning": family, **FAMILIES[family]}
-        self.network, self.preconditioning = prepared(network, checkpoint, weights, self.settings), preconditioning
+        known = (0.0, float(VP.sigma_table[-1]) / 2) if family in ("ddpm", "vp") else ScoreModel.trained_at
+        self.network, self.trained_at = prepared(network, checkpoint, weights, self.settings, known)
+        self.preconditioning = preconditioning
 
     def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         sigma_u = 2 * level_tensor(sigma, y).expand(len(y))
@@ -131,7 +141,7 @@ class NCSNv2Score(ScoreModel):
 
     def __init__(self, *, checkpoint: str | None = None, weights: str = "ema", **network: Any) -> None:
         super().__init__()
-        self.network = prepared(NCSNv2(**network), checkpoint, weights)
+        self.network, self.trained_at = prepared(NCSNv2(**network), checkpoint, weights)
 
     def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         return -self.network(y)
@@ -156,7 +166,8 @@ class FFDNetScore(DenoiserScore):
         super().__init__()
         if not sigma_max > 0:
             raise ValueError(f"FFDNetScore needs sigma_max above 0; got {sigma_max}")
-        self.network, self.sigma_max = prepared(FFDNet(**network), checkpoint, weights), sigma_max
+        self.network, _ = prepared(FFDNet(**network), checkpoint, weights)
+        self.sigma_max, self.trained_at = sigma_max, (0.0, sigma_max)
 
     def extra_repr(self) -> str:
         return f"sigma_max={self.sigma_max:g}"

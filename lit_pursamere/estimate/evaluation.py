@@ -8,6 +8,7 @@ a gradient is:  the classifier's on `gray`; with a purification before it on `bp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,7 @@ from lit_pursamere.estimate.timing import Cost, classifier_cost, purification_co
 from lit_pursamere.tasks import LitPurification, LitRobustness
 from lit_pursamere.threat import View
 
-__all__ = ["evaluation_stages", "purification_stages"]
+__all__ = ["attack_once", "evaluation_stages", "purification_stages"]
 
 UPPER = "upper bound: images that are fooled leave early"
 LIBRARY = "queries if no image is ever fooled, so mostly an upper bound"
@@ -66,15 +67,21 @@ def evaluation_stages(
 def ask_once(task: LitPurification | LitRobustness, x: Tensor, count: int) -> None:
     """What takes the most memory of a `predict` or `test`, on the first `count` of images x (B, C, H, W)."""
     if isinstance(task, LitPurification):
-        walk(task.purifier, x[:count], False, 0.0)
-        return
-    defense = next(iter(task.systems.values()))
-    draws = max((draws_at_once(attack) for attack in task.attacks.values()), default=1)
+        walk(task.purifier, x[:count], False, 0.0, 1)
+    else:
+        attack_once(next(iter(task.systems.values())), task.attacks, x, count)
+
+
+def attack_once(defense: Defense, attacks: Mapping[str, Attack], x: Tensor, count: int) -> None:
+    """What takes the most memory of attacks on a defence, on the first `count` of images x (B, C, H, W)."""
+    draws = max((draws_at_once(attack) for attack in attacks.values()), default=1)
     images = x[:count].repeat(draws, 1, 1, 1)
-    derivative = any(attack.view not in ("gray", "bpda") for attack in task.attacks.values())
-    walk(defense.purifier, images, derivative, 0.0)
+    derivative = any(attack.view not in ("gray", "bpda") for attack in attacks.values())
+    walk(defense.purifier, images, derivative, 0.0, 1)
     with torch.enable_grad():
-        defense.classifier(images.requires_grad_()).sum().backward()
+        logits = defense.classifier(images.requires_grad_())
+        if logits.requires_grad:  # black-box attacks ask for no gradient
+            logits.sum().backward()
 
 
 def draws_at_once(attack: Attack) -> int:

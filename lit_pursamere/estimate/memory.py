@@ -9,6 +9,7 @@ from __future__ import annotations
 import resource
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from lit_pursamere.estimate.stages import quantity
 
-__all__ = ["Live", "free_bytes", "require_room"]
+__all__ = ["Live", "Need", "free_bytes", "most_of", "need_of", "require_room"]
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -65,16 +66,35 @@ def require_room(work: Callable[[int], object], size: int, free: int | None, set
     """
     if free is None or size <= 4:
         return
+    need = need_of(work)
+    if need.of(size) > free and need.each > 0:
+        raise ValueError(
+            f"a batch of {size:,} images needs about {quantity(need.of(size), 'B')}, and {quantity(free, 'B')} are "
+            f"free; lower {setting} to {need.fitting(free):,} or less"
+        )
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that two images need, and every further one."""
+
+    two: int
+    each: float
+
+    def of(self, size: int) -> float:
+        """Bytes of so many images."""
+        return self.two + (size - 2) * self.each
+
+    def fitting(self, free: int) -> int:
+        """The most images that so many bytes hold; one at least."""
+        return max(int((free - self.two) / self.each) + 2, 1)
+
+
+def need_of(work: Callable[[int], object]) -> Need:
+    """What batches need of a work that is done with so many images."""
     work(1)  # what is made once and kept, such as gradients of weights
     two, four = most_of(work, 2), most_of(work, 4)
-    each = (four - two) / 2
-    need = two + (size - 2) * each
-    if need > free and each > 0:
-        fits = max(int((free - two) / each) + 2, 1)
-        raise ValueError(
-            f"a batch of {size:,} images needs about {quantity(need, 'B')}, and {quantity(free, 'B')} are free; lower "
-            f"{setting} to {fits:,} or less"
-        )
+    return Need(two, (four - two) / 2)
 
 
 def most_of(work: Callable[[int], object], count: int) -> int:

@@ -54,6 +54,7 @@ class Clock:
     device: torch.device
     calls: list[Calls]
     limit: float
+    steps: int = STEPS  # that are taken at least
     marks: list[tuple[float, int]] = field(default_factory=list)
     complete: bool = False
 
@@ -67,7 +68,7 @@ class Clock:
             Enough: If it need not be taken.
         """
         self.mark()
-        if len(self.marks) > 1 + STEPS and self.marks[-1][0] - self.marks[0][0] > self.limit:
+        if len(self.marks) > 1 + self.steps and self.marks[-1][0] - self.marks[0][0] > self.limit:
             raise Enough
         run, *state = inputs
         return run, *(tensor.detach().requires_grad_(torch.is_grad_enabled()) for tensor in state)
@@ -87,10 +88,10 @@ class Clock:
         return (last[0] - first[0]) / max(last[1] - first[1], 1)
 
 
-def walk(purifier: Purifier, x: Tensor, derivative: bool, limit: float) -> Clock:
+def walk(purifier: Purifier, x: Tensor, derivative: bool, limit: float, steps: int = STEPS) -> Clock:
     """Purify x, (B, C, H, W), or begin to; with `derivative`, differentiate every step after it was made."""
     with counting(networks_of(purifier)) as calls, torch.set_grad_enabled(derivative):
-        clock = Clock(x.device, list(calls.values()), limit)
+        clock = Clock(x.device, list(calls.values()), limit, steps)
         hooks = [STEP.register_forward_pre_hook(clock.begin)]
         if derivative:
             hooks.append(STEP.register_forward_hook(clock.differentiate))

@@ -67,6 +67,7 @@ class LitRobustness(FolderTask):
         pool: Images that are gathered before they are evaluated, at most. Changes no result; the larger it is, the
             longer images that are done make room for others.
         save_images: Whether to keep the adversarial images, exactly; `lit-pursamere reverify` judges them again.
+        preflight: Whether the command line looks at a few images before it begins, and says what seems wrong.
 
     An attack with view `gray` does not see the defence while it runs, so only its last iterate is judged. Others
     are judged at the last iterate (`last`) and at the first one that fooled the view (`any`).
@@ -95,6 +96,7 @@ class LitRobustness(FolderTask):
         pictures: int = 6,
         pool: int = 1024,
         save_images: bool = False,
+        preflight: bool = True,
     ) -> None:
         super().__init__(output)
         if evaluations < 1:
@@ -116,6 +118,7 @@ class LitRobustness(FolderTask):
         self.systems: Any = nn.ModuleDict(systems_of(defense, undefended))  # for torch all are mere modules
         self.attacks, self.pictures, self.calibrate_on = dict(attacks), pictures, calibrate_on
         self.evaluations, self.success, self.pool, self.save_images = evaluations, success, pool, save_images
+        self.preflight = preflight
         self.columns = [(s, a, k) for s in self.systems for a in (CLEAN, *attacks) for k in ("last", "any")]
         self.accuracies: Any = nn.ModuleList([MeanMetric(nan_strategy="disable") for _ in self.columns])
         self.waiting: list[Batch] = []

@@ -146,7 +146,7 @@ def _not_finite(tensor: Tensor) -> int:
 
 def load_weights(
     module: nn.Module, path: str | Path, weights: str = "ema", settings: Mapping[str, Any] | None = None
-) -> None:
+) -> Mapping[str, str]:
     """Fill a module from a weight file; every parameter must be found, with its shape, and nothing may be left over.
 
     Args:
@@ -154,6 +154,9 @@ def load_weights(
         path: Weight file or folder, see `read_weights`.
         weights: `ema` or `raw`, or the name of one of several networks in the file.
         settings: What else the weights will be used with: of these and its own settings the file may not state others.
+
+    Returns:
+        What the file says about itself, see `WeightFile.metadata`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -167,6 +170,7 @@ def load_weights(
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
     filled.load_state_dict(state)
+    return found.metadata
 
 
 def _filling(module: nn.Module, tensors: Mapping[str, Tensor], weights: str) -> tuple[nn.Module, dict[str, Tensor]]:

@@ -376,7 +376,7 @@ def test_a_score_model_of_a_single_level_is_refused_where_several_are_needed(con
     args = ["--model.score_model", str(config), "--model.classifier.checkpoint=null", "--trainer.fast_dev_run=1"]
     args += [f"--model.output={tmp_path}"]
     assert main(["test", "--config", "configs/digits/robustness.yaml", *args]) == 1
-    assert "this autoencoder knows the noise of sigma" in capsys.readouterr().err
+    assert "the weights of AutoencoderScore were trained from" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("config", DATA, ids=str)

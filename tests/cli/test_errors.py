@@ -85,6 +85,11 @@ def test_an_error_that_nobody_foresaw_says_its_kind_and_its_place(fault, line, t
     assert line.partition(":")[0] in traceback
 
 
+def test_a_network_for_other_channels_says_what_to_set(told, monkeypatch):
+    monkeypatch.setattr(command, "run", lambda *unused: torch.nn.Conv2d(3, 4, 1)(torch.zeros(2, 1, 4, 4)))
+    assert re.search(r"to have 3 channels, but got 1 channels instead .*; give .*\(data.channels\)", told("fit")[0])
+
+
 def test_what_somebody_raised_for_readers_is_what_they_read(told, monkeypatch):
     monkeypatch.setattr(command, "run", failing(ValueError("rho must be \x1b[31mpositive\n; got -1")))
     assert told("report", "x")[0] == r"rho must be \x1b[31mpositive ; got -1"

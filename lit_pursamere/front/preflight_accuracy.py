@@ -1,0 +1,107 @@
+"""Whether the classifier alone is right about clean images, or would be: behind a normalisation, with other labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_pursamere.front.preflight_examined import Doubt, Examined, numbers
+from lit_pursamere.front.preflight_usual import USUAL, per_channel
+
+__all__ = ["accuracy"]
+
+ENOUGH = 8  # images from which on an accuracy says anything
+MOSTLY = 0.7  # of the images, that labels explain which are moved
+
+
+def accuracy(examined: Examined) -> list[Doubt]:
+    """Doubts about clean images that the classifier gets wrong."""
+    n, k = examined.logits.shape
+    right = count(examined.logits, examined.y)
+    if n < ENOUGH or right > 3 * n / 4:
+        return []
+    chance = near_chance(right, n, k)
+    better = best(examined)
+    if better is not None and clearly(better[0], right, n):
+        return [Doubt(f"the classifier alone is right on {right} of {n} clean images, {better[1]}", stops=chance)]
+    if not chance:
+        return []
+    said = f"the classifier alone is right on {right} of {n} clean images, as by chance ({n / k:.1f} with {k} classes)"
+    return [Doubt(f"{said}, {moved(examined) or nothing_helps(examined)}")]
+
+
+def count(logits: Tensor, y: Tensor) -> int:
+    return int((logits.argmax(1) == y).sum())
+
+
+def near_chance(right: int, n: int, k: int) -> bool:
+    """Whether so many of n may be right by chance, where that can be told from a fair classifier."""
+    limit = n / k + 2 * (n / k * (1 - 1 / k)) ** 0.5
+    return right <= limit <= 2 * n / 3
+
+
+def clearly(better: int, right: int, n: int) -> bool:
+    """Whether more of n images are right than several attempts explain."""
+    return better - right > max(n / 4, 2 * n**0.5)
+
+
+def best(examined: Examined) -> tuple[int, str] | None:
+    """How many images are right at most behind a normalisation or in front of one, and what to set for that."""
+    tried = [
+        (count(logits, examined.y), -float(F.cross_entropy(logits.float(), examined.y)), what)
+        for images, what in attempts(examined)
+        if (logits := examined.ask(images)).isfinite().all()
+    ]
+    if not tried:
+        return None
+    right, _, what = max(tried)
+    return right, f"and on {right} {what}"
+
+
+def attempts(examined: Examined) -> Iterator[tuple[Tensor, str]]:
+    """The images behind every usual normalisation, and with it undone, and what to set if that helps."""
+    x = examined.x
+    for name in USUAL:
+        if (values := per_channel(name, x)) is None:
+            continue
+        mean, std = values
+        of = f"normalise=({', '.join(numbers(part.expand(1, x.shape[1], 1, 1).flatten().tolist()) for part in values)})"
+        if not examined.normalised:
+            yield (
+                (x - mean) / std,
+                (f"behind the normalisation of {name}: set {of}, `--normalise`, or mean and std of the network"),
+            )
+        yield (
+            x * std + mean,
+            (
+                f"with the normalisation of {name} undone: it is done twice; leave out normalise, `--normalise`, or "
+                "mean and std of the network"
+            ),
+        )
+
+
+def moved(examined: Examined) -> str | None:
+    """What to set if other labels explain the answers; None: none do."""
+    answers, y, n = examined.logits.argmax(1), examined.y, len(examined.y)
+    for step, mend in ((1, "y + 1"), (-1, "y - 1")):
+        if (fit := int((answers == y + step).sum())) >= MOSTLY * n:
+            return f"and {fit} answers are the label {'plus' if step > 0 else 'minus'} 1: give {mend}"
+    named = {label: Counter(answers[y == label].tolist()).most_common(1)[0] for label in y.unique().tolist()}
+    fit = sum(times for _, times in named.values())
+    if fit < MOSTLY * n or len({answer for answer, _ in named.values()}) < len(named) or len(named) == n:
+        return None
+    other = ", ".join(f"{examined.labels.name(label)} is answered {answer}" for label, (answer, _) in named.items()
+                      if label != answer)  # fmt: skip
+    return f"and {fit} answers fit other numbers of the classes ({other}): number the classes as the classifier does"
+
+
+def nothing_helps(examined: Examined) -> str:
+    also = (
+        "and `normalise` undone or not does not help" if examined.normalised else "also behind the usual normalisations"
+    )
+    return (
+        f"{also}: look at its weights, at `normalise`, at the numbers of the classes and at the order of the channels"
+    )
