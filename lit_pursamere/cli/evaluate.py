@@ -31,7 +31,7 @@ def evaluate(
     output: str = "runs/evaluate",
     arguments: str = "{}",
     evaluations: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     image_size: int | None = None,
     device: str | None = None,
     seed: int = 0,
@@ -51,7 +51,7 @@ def evaluate(
         output: Folder of the run; the same command goes on there.
         arguments: What the class is built with, as JSON: '{"num_classes": 7}'.
         evaluations: Verdicts per image (default: 1, or 4 where the purifier draws noise).
-        batch_size: Images per forward pass.
+        batch_size: Images per forward pass (default: 128, or as many as fit into memory).
         image_size: Side in pixels to which pictures are brought (default: that of the first one).
         device: cpu, cuda, cuda:1 (default: cuda where there is one).
         seed: Of all that is drawn.

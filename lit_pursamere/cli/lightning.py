@@ -144,7 +144,7 @@ def command_line(
                     self.trainer.fit(model, ckpt_path=last, **arguments)
 
         def test(self, model: pl.LightningModule, **arguments: Any) -> None:
-            from lit_pursamere.front.preflight_run import check_test
+            from lit_pursamere.preflight.run import check_test
             from lit_pursamere.tasks import LitRobustness
 
             if isinstance(model, LitRobustness):

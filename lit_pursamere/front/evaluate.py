@@ -32,6 +32,8 @@ from lit_pursamere.front.attacks import Attacks, resolved
 from lit_pursamere.front.classifier import Classifier, Normalisation
 from lit_pursamere.front.images import Images, gathered
 from lit_pursamere.front.result import Result
+from lit_pursamere.preflight import fitting_batch_size
+from lit_pursamere.preflight import preflight as preflight_of
 from lit_pursamere.pretrained import build, load_classifier
 from lit_pursamere.purifiers import Identity, Purifier
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete
@@ -43,6 +45,7 @@ from lit_pursamere.threat import ThreatModel
 __all__ = ["evaluate"]
 
 PROBED = 2  # images on which a defence is asked whether it answers the same twice
+BATCH = 128  # images per forward pass, where they fit
 STOCHASTIC = 4  # verdicts per image where it does not
 
 
@@ -60,7 +63,8 @@ def evaluate(
     undefended: bool = True,
     evaluations: int | None = None,
     noise: Knowledge | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
+    preflight: bool = True,
     pictures: int = 6,
     seed: int = 0,
     progress: bool = True,
@@ -85,7 +89,8 @@ def evaluate(
         undefended: Whether the model alone is evaluated as well.
         evaluations: Verdicts per image. None: 1, or 4 if the purifier answers differently the second time.
         noise: What attackers know of the purifier's noise, see `Purifier.under`. None: as in its paper.
-        batch_size: Images per forward pass.
+        batch_size: Images per forward pass. None: 128, or as many as fit into memory.
+        preflight: Whether to look at a few images first: what seems wrong is a warning, nonsense an error.
         pictures: Images in the picture grid.
         seed: Of all that is drawn.
         progress: Whether to show how far it is.
@@ -110,15 +115,17 @@ def evaluate(
         evaluations = evaluations or (STOCHASTIC if draws else 1)
         place = None if output is not None else tempfile.TemporaryDirectory(prefix="lit-pursamere-")
         folder = Path(output or place.name)  # type: ignore[union-attr]
-        keep(images, folder / "images.npz")
         settings: dict[str, Any] = {
+            "preflight": False,
             "output": str(folder),
             "undefended": undefended,
             "evaluations": evaluations,
             "pictures": pictures,
         }
         task = Silent(defended, classifier.module, found, threat, noise=noise, **settings)
-        module = NPZ(str(folder / "images.npz"), eval_batch_size=min(batch_size, len(images)))
+        size = sized(task, images, device, classifier.constants is not None, batch_size, preflight, seed)
+        keep(images, folder / "images.npz")
+        module = NPZ(str(folder / "images.npz"), eval_batch_size=size)
         hardware: dict[str, Any] = {"accelerator": device.type if device.type != "cuda" else "gpu",
                     "devices": [device.index or 0] if device.type == "cuda" else 1}  # fmt: skip
         trainer = Trainer(
@@ -202,6 +209,28 @@ def probed(purifier: Purifier, classifier: nn.Module, images: Images, device: to
     with torch.no_grad():
         classes = defense.classify(x).shape[1]
     return classes, not measure_cost(defense, x).deterministic
+
+
+def sized(
+    task: LitRobustness, images: Images, device: torch.device, normalised: bool, size: int | None, look: bool, seed: int
+) -> int:
+    """How many images make a batch, after a look at a few of them.
+
+    Raises:
+        ValueError: If the evaluation would make no sense.
+    """
+    defense = next(iter(task.systems.values())).to(device)
+    x, y = (part.to(device) for part in images.tensors())
+    size = min(size, len(x)) if size else fitting_batch_size(defense, task.attacks, x, min(BATCH, len(x)))
+    if not look:
+        return size
+    named: dict[str, Any] = {"class_names": images.class_names, "normalised": normalised}
+    doubts = preflight_of(defense, task.attacks, x, y, batch_size=size, seed=seed, **named)
+    for doubt in doubts:
+        if doubt.stops:
+            raise ValueError(f"{doubt.what} (preflight=False runs it all the same)")
+        warnings.warn(doubt.what, stacklevel=3)
+    return size
 
 
 def device_of(module: nn.Module) -> torch.device:

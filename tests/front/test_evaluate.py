@@ -184,3 +184,14 @@ def test_mistakes_are_told(change, message, mine, images):
 
     with pytest.raises((ValueError, ArgumentError), match=message):
         evaluate(mine, images, **{"purifier": None, **QUICK, **change})
+
+
+def test_what_makes_no_sense_stops_before_anything_is_kept(mine, images, tmp_path):
+    with pytest.raises(ValueError, match=r"label.*\(preflight=False runs it all the same\)"):
+        evaluate(mine, (images[0], images[1] + 9), purifier=None, output="none", **QUICK)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_doubt_is_a_warning(mine, images):
+    with pytest.warns(UserWarning, match="one class|class"):
+        evaluate(mine, (images[0], torch.zeros(4)), purifier=None, **QUICK)

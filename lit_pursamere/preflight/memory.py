@@ -12,7 +12,7 @@ from lit_pursamere.defense import Defense
 from lit_pursamere.estimate.evaluation import attack_once
 from lit_pursamere.estimate.memory import free_bytes, most_of, need_of
 from lit_pursamere.estimate.stages import quantity
-from lit_pursamere.front.preflight_examined import Doubt, Examined, first_line
+from lit_pursamere.preflight.examined import Doubt, Examined, first_line
 
 __all__ = ["fitting_batch_size", "memory"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lit_pursamere.front.preflight_examined import Doubt, Examined
+from lit_pursamere.preflight.examined import Doubt, Examined
 
 __all__ = ["classes"]
 

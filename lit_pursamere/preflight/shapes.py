@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.estimate.calls import LEVEL
 from lit_pursamere.evaluation.calls import networks_of
-from lit_pursamere.front.preflight_examined import Doubt, Examined, first_line
+from lit_pursamere.preflight.examined import Doubt, Examined, first_line
 
 __all__ = ["score_models", "shapes"]
 

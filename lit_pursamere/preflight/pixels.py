@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_pursamere.front.preflight_examined import Doubt, Examined
-from lit_pursamere.front.preflight_usual import USUAL, per_channel
+from lit_pursamere.preflight.examined import Doubt, Examined
+from lit_pursamere.preflight.usual import USUAL, per_channel
 
 __all__ = ["pixels"]
 

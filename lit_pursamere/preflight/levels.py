@@ -14,7 +14,7 @@ from torch import Tensor
 from lit_pursamere.diffusion import AutoencoderScore, ScoreModel
 from lit_pursamere.estimate.calls import StandIn, StandInClassifier
 from lit_pursamere.evaluation.calls import networks_of
-from lit_pursamere.front.preflight_examined import Doubt, Examined
+from lit_pursamere.preflight.examined import Doubt, Examined
 from lit_pursamere.purifiers import Purifier
 
 __all__ = ["asked_levels", "levels"]

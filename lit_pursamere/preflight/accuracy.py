@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_pursamere.front.preflight_examined import Doubt, Examined, numbers
-from lit_pursamere.front.preflight_usual import USUAL, per_channel
+from lit_pursamere.preflight.examined import Doubt, Examined, numbers
+from lit_pursamere.preflight.usual import USUAL, per_channel
 
 __all__ = ["accuracy"]
 

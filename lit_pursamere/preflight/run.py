@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from lit_pursamere.data import ImageDataModule
-from lit_pursamere.front.preflight import examine
-from lit_pursamere.front.preflight_examined import Examined, Labels, few
 from lit_pursamere.names import shown
+from lit_pursamere.preflight.examined import Examined, Labels, few
+from lit_pursamere.preflight.look import examine
 from lit_pursamere.tasks import LitRobustness
 
 __all__ = ["check_test"]

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from lit_pursamere.attacks import Attack
 from lit_pursamere.defense import Defense
-from lit_pursamere.front.preflight_accuracy import accuracy
-from lit_pursamere.front.preflight_classes import classes
-from lit_pursamere.front.preflight_examined import Doubt, Examined, Labels, few
-from lit_pursamere.front.preflight_levels import levels
-from lit_pursamere.front.preflight_memory import fitting_batch_size, memory
-from lit_pursamere.front.preflight_pixels import pixels
-from lit_pursamere.front.preflight_shapes import shapes
+from lit_pursamere.preflight.accuracy import accuracy
+from lit_pursamere.preflight.classes import classes
+from lit_pursamere.preflight.examined import Doubt, Examined, Labels, few
+from lit_pursamere.preflight.levels import levels
+from lit_pursamere.preflight.memory import fitting_batch_size, memory
+from lit_pursamere.preflight.pixels import pixels
+from lit_pursamere.preflight.shapes import shapes
 from lit_pursamere.seeding import forked_randomness
 
 __all__ = ["CHECKS", "Doubt", "examine", "fitting_batch_size", "preflight"]

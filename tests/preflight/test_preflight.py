@@ -27,13 +27,13 @@ from lit_pursamere.diffusion import (
     ScoreModel,
 )
 from lit_pursamere.estimate.memory import need_of
-from lit_pursamere.front import preflight_memory
-from lit_pursamere.front.preflight import Doubt, fitting_batch_size, preflight
-from lit_pursamere.front.preflight_examined import few
-from lit_pursamere.front.preflight_levels import asked_levels
-from lit_pursamere.front.preflight_run import check_test
-from lit_pursamere.front.preflight_usual import USUAL, per_channel
 from lit_pursamere.networks import DenoisingAutoencoder, WideResNet
+from lit_pursamere.preflight import memory as preflight_memory
+from lit_pursamere.preflight.examined import few
+from lit_pursamere.preflight.levels import asked_levels
+from lit_pursamere.preflight.look import Doubt, fitting_batch_size, preflight
+from lit_pursamere.preflight.run import check_test
+from lit_pursamere.preflight.usual import USUAL, per_channel
 from lit_pursamere.purifiers import ADP, DiffPure, Identity, Langevin, Purifier, PurSAMERE
 from lit_pursamere.tasks import LitRobustness
 from lit_pursamere.threat import ThreatModel
