@@ -68,19 +68,12 @@ def attempts(examined: Examined) -> Iterator[tuple[Tensor, str]]:
         if (values := per_channel(name, x)) is None:
             continue
         mean, std = values
-        of = f"normalise=({', '.join(numbers(part.expand(1, x.shape[1], 1, 1).flatten().tolist()) for part in values)})"
+        pair = ", ".join(numbers(part.flatten().expand(x.shape[1]).tolist()) for part in values)
+        places = "`--normalise`, or mean and std of the network"
         if not examined.normalised:
-            yield (
-                (x - mean) / std,
-                (f"behind the normalisation of {name}: set {of}, `--normalise`, or mean and std of the network"),
-            )
-        yield (
-            x * std + mean,
-            (
-                f"with the normalisation of {name} undone: it is done twice; leave out normalise, `--normalise`, or "
-                "mean and std of the network"
-            ),
-        )
+            yield (x - mean) / std, f"behind the normalisation of {name}: set normalise=({pair}), {places}"
+        undone = f"with the normalisation of {name} undone: it is done twice; leave out normalise, {places}"
+        yield x * std + mean, undone
 
 
 def moved(examined: Examined) -> str | None:
