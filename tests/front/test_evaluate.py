@@ -193,5 +193,6 @@ def test_what_makes_no_sense_stops_before_anything_is_kept(mine, images, tmp_pat
 
 
 def test_a_doubt_is_a_warning(mine, images):
-    with pytest.warns(UserWarning, match="one class|class"):
-        evaluate(mine, (images[0], torch.zeros(4)), purifier=None, **QUICK)
+    eight = torch.cat([images[0], images[0]]), torch.zeros(8)
+    with pytest.warns(UserWarning, match=r"the 8 images are of one class out of 10 \(0\)"):
+        evaluate(mine, eight, purifier=None, **QUICK)
