@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.faults.server import ADDRESS, ask
+from lit_pursamere.stopping import SIGNALS
 
 __all__ = ["ROOT", "Ended", "Forked", "Machine", "Real", "forked"]
 
@@ -98,7 +99,7 @@ class Real(Machine):
         with open(out, "ab") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "lit_pursamere", *argv], cwd=cwd, env=own, stdin=subprocess.DEVNULL,
-                stdout=file, stderr=file, process_group=0,
+                stdout=file, stderr=file, process_group=0, preexec_fn=heed_all,
             )  # fmt: skip
         self.processes[process.pid] = process
         return process.pid
@@ -115,6 +116,12 @@ class Real(Machine):
                 return None
             time.sleep(0.05)
         return None
+
+
+def heed_all() -> None:
+    """Ignore no signal, whatever started the harness may ignore."""
+    for sent in SIGNALS:
+        signal.signal(sent, signal.SIG_DFL)
 
 
 def gone(group: int) -> bool:
