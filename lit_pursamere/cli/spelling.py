@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from lit_pursamere.cli.composition import asks_for_help, gathered
+from lit_pursamere.cli.composition import asks_for_help, gathered, read_yaml
 from lit_pursamere.cli.signatures import (
     Parameters,
     class_names,
@@ -28,6 +29,7 @@ from lit_pursamere.shipped import names_of
 __all__ = ["check_words", "meant"]
 
 TRAINED = (*LIGHTNING_VERBS, "estimate", "audit")  # verbs of one configuration with a trainer
+OF_A_FILE = ("compare", "experiment")  # verbs whose first word is the file of what they do
 TOP = ("seed_everything", "model", "data", "trainer", "ckpt_path", "verbose", "weights_only", "return_predictions")
 ALWAYS = ("config", "help", "print_config")
 KINDS = {"model": "LitRobustness", "data": "ImageDataModule"}  # any class of ours: what is wanted is one
@@ -61,6 +63,8 @@ def check_words(verb: str, words: Sequence[str]) -> None:
         if not words or words[0] not in inner:
             return  # `parsing` tells which there are
         verb, name, words = f"{verb} {words[0]}", inner[words[0]], words[1:]
+    if verb in OF_A_FILE and words and not words[0].startswith("-"):
+        read_yaml(Path(words[0]))
     known, open_ended = function(module, name)
     if open_ended:
         return

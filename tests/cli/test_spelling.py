@@ -50,6 +50,9 @@ MISTYPED = [
     ([*TEST, "--config={modle: {}}"], "a configuration has no 'modle'; did you mean model?"),
     ([*TEST, "--config={trainer: {device: 2}}"], "the trainer has no 'device'; did you mean trainer.devices?"),
     (["fit", "--config=configs/digits/nope.yaml"], "there is no file configs/digits/nope.yaml"),
+    (["compare", "none.yaml"], "there is no file none.yaml"),
+    (["experiment", "digits/experimen"], "there is no file digits/experimen; did you mean digits/experiment, which comes "
+                                         "with the package?"),
     (["audit", *TEST[1:], "--audti.attack=x"], "there is no option --audti; did you mean --audit?"),
     (["estimate", *TEST[1:], "--estimat.seconds=1"], "there is no option --estimat; did you mean --estimate?"),
     (["audit", *TEST[1:], "--audit.query=3"], "audit has no 'query'; did you mean audit.queries?"),
