@@ -51,8 +51,8 @@ MISTYPED = [
     ([*TEST, "--config={trainer: {device: 2}}"], "the trainer has no 'device'; did you mean trainer.devices?"),
     (["fit", "--config=configs/digits/nope.yaml"], "there is no file configs/digits/nope.yaml"),
     (["compare", "none.yaml"], "there is no file none.yaml"),
-    (["experiment", "digits/experimen"], "there is no file digits/experimen; did you mean digits/experiment, which comes "
-                                         "with the package?"),
+    (["experiment", "digits/experimen"], "there is no file digits/experimen; did you mean digits/experiment, which "
+                                         "comes with the package?"),
     (["audit", *TEST[1:], "--audti.attack=x"], "there is no option --audti; did you mean --audit?"),
     (["estimate", *TEST[1:], "--estimat.seconds=1"], "there is no option --estimat; did you mean --estimate?"),
     (["audit", *TEST[1:], "--audit.query=3"], "audit has no 'query'; did you mean audit.queries?"),
@@ -129,7 +129,7 @@ def test_no_configuration_of_ours_is_refused(file):
         return
     folder = file.parent.name
     section = {"attack": "model.attacks.A", "network": "model.classifier"}.get(folder, f"model.{folder}")
-    if folder in ("attack", "network", "purifier", "score_model", "classifier"):
+    if folder in ("attack", "attacks", "network", "purifier", "score_model", "classifier"):
         check_words("test", ["--config=configs/digits/robustness.yaml", f"--{section}={file}"])
     elif folder == "data":
         check_words("test", ["--config=configs/digits/robustness.yaml", f"--data={file}"])
@@ -184,4 +184,4 @@ def test_what_belongs_to_others_passes():
     check_words("fit", ["--trainer.callbacks+=LearningRateMonitor", "--trainer.callbacks.logging_interval=step"])
     check_words("test", [*TEST[1:], "--print_config=skip_null", "--model.attacks+={a: {class_path: PGD}}"])
     check_words("test", ["--helpp", "--help"])
-    check_words("compare", ["file.yaml", "--odd"])
+    check_words("compare", ["configs/compare/digits.yaml", "--odd"])
