@@ -23,6 +23,7 @@ TWO = " --trainer.devices 2 --trainer.strategy ddp"
 WRITERS = {
     "FIT": 12, "SCORE": 6, "PREDICT": 10, "KEEP": 14, "COMPARE": 6, "AUDIT": 6, "SIMILARITY": 5, "PURIFY": 6,
     "ARRAY": 6, "EXPERIMENT": 8, "FIGURES": 4, "REVERIFY": 2, "INSPECT": 2, "FIGURE": 2, "CONVERT": 3,
+    "EVALUATE": 6,
 }  # fmt: skip
 
 

@@ -86,6 +86,7 @@ FILES = {
     "score.yaml": fit("LitScoreModel", TRAINED),
     "data.yaml": DATA,
     "purifier.yaml": PURIFIER + "\n",
+    "bpda2.yaml": "{class_path: PGD, init_args: {view: bpda, steps: 2}}\n",
     "stochastic.yaml": STOCHASTIC + "\n",
     "compare.yaml": "output: out\ntest: test.yaml\npurifiers:\n  undefended: Identity\n  PurSAMERE: purifier.yaml\n",
     "experiment.yaml": "stages:\n  - predict --config predict.yaml --model.output out/set\n"
@@ -105,6 +106,8 @@ VERBS = {
     "AUDIT": "audit --config test.yaml --audit.images 2 --audit.queries 4 --audit.planted 1 --audit.output out",
     "SIMILARITY": "audit --config test.yaml --model.purifier stochastic.yaml --audit Similarity --audit.images 2 "
     "--audit.draws 2 --audit.output out",
+    "EVALUATE": "evaluate digits/wrn-10-2-pairs small.npz --purifier purifier.yaml --score_model digits --n 4 --seed 1 "
+    "--threat 'linf 0.15' --attacks bpda2.yaml --batch_size 2 --output out",
     "ESTIMATE": "estimate --config test.yaml --estimate.seconds 0.1",
     "EXPERIMENT": "experiment experiment.yaml",
     "PURIFY": f"purify photos out --purifier purifier.yaml --score_model {SCORE} --batch_size 2",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lit_pursamere.attacks import Attack
@@ -48,7 +49,8 @@ def by_name(one: One, draws: bool) -> dict[str, Any]:
         return {f"{type(one).__name__}-{one.view}": one}
     if isinstance(one, str):
         whole = (draws and part(f"{one}_stochastic", ["attacks"])) or part(one, ["attacks"])
-        return read_yaml(whole) if whole else {one: part_of(one, ["attacks", one])}
+        name = Path(one).stem if one.endswith((".yaml", ".yml")) else one.rpartition(".")[2]
+        return read_yaml(whole) if whole else {name: part_of(one, ["attacks", name])}
     if "class_path" in one:
         return {str(one["class_path"]).rpartition(".")[2]: one}
     return {name: each if isinstance(each, Attack) else part_of(each, ["attacks", name]) for name, each in one.items()}

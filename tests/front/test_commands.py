@@ -55,9 +55,10 @@ THREE = ["--arguments={classes: 3}".replace("classes", '"classes"')]
 
 
 def test_an_own_classifier_on_own_pictures(place, capsys):
-    assert main([*OWN, *THREE, "--normalise", "0.5", "0.25", "--attacks", "quick", "fgsm", "--output=out"]) == 0
+    (place / "my.fgsm.yaml").write_text("{class_path: PGD, init_args: {steps: 1, view: bpda}}")
+    assert main([*OWN, *THREE, "--normalise", "0.5", "0.25", "--attacks", "quick", "my.fgsm.yaml", "--output=out"]) == 0
     out = capsys.readouterr().out
-    assert all(f"| {name} " in out for name in ("clean", "gPGD20", "BPDA20", "fgsm", "worst case"))
+    assert all(f"| {name} " in out for name in ("clean", "gPGD20", "BPDA20", "my.fgsm", "worst case"))
     assert "again: lit-pursamere test --config out/config.yaml" in out
     told = yaml.safe_load((place / "out/config.yaml").read_text())["model"]["init_args"]["classifier"]
     assert told["class_path"] == "lit_pursamere.networks.Normalised" and told["init_args"]["std"] == [0.25]
