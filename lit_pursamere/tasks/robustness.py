@@ -20,13 +20,15 @@ from lit_pursamere.defense import ALONE, Defense
 from lit_pursamere.defense.detectors import Detector
 from lit_pursamere.defense.ensemble import Ensemble
 from lit_pursamere.diffusion import ScoreModel
+from lit_pursamere.ending import command, ending
 from lit_pursamere.evaluation.evaluation import Batch, Evaluated, Evaluation, check, systems_of
 from lit_pursamere.evaluation.recording import RecordedEvaluation
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Purifier, PurSAMERE
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete, equipped
-from lit_pursamere.report import SEMANTICS, write_report
+from lit_pursamere.report import SEMANTICS, make_report, write_report
 from lit_pursamere.report.drawing import beside, save_figure
+from lit_pursamere.report.headline import headline
 from lit_pursamere.report.pictures import picture_grid, trajectory_figure
 from lit_pursamere.seeding import forked_randomness, run_seed
 from lit_pursamere.store import Records
@@ -198,13 +200,18 @@ class LitRobustness(FolderTask):
         self.evaluation.progress.close()
         self.trainer.strategy.barrier("records written")
         if self.trainer.is_global_zero:
-            table = write_report(self.output)
-            self.print(f"\n{table}\nRecords, tables and pictures: {self.output}")
+            self.print(f"\n{write_report(self.output)}\n{self.ending()}")
         for column, meter in zip(self.columns, self.accuracies, strict=True):
             name = "test/" + "/".join(column)
             if meter.update_called:
                 with beside(name):
                     self.log(name, meter)
+
+    def ending(self) -> str:
+        """What was made, how robust the defence is, and how to ask whether the attacks were strong enough."""
+        file = self.output / "config.yaml"
+        then = command("audit", "--config", file) if file.is_file() else command("report", self.output)
+        return ending(f"records, tables and pictures in {self.output}", headline(make_report([self.output])), then)
 
     def _evaluate_pool(self) -> None:
         """Complete the rows of all images that wait, for every system and attack."""
