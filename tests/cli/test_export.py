@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lit_pursamere.cli.experiment import last_line
 from lit_pursamere.cli.main import main
 from lit_pursamere.evaluation.exported import exported, levels, read_exported, write_exported
 from lit_pursamere.networks import WideResNet
@@ -221,3 +223,13 @@ def test_a_written_file_is_read_as_it_was(world, tmp_path):
     write_exported(found, tmp_path / "again.npz")
     again = read_exported(tmp_path / "again.npz")
     assert again.manifest == found.manifest and np.array_equal(again.images, found.images)
+
+
+def test_an_experiment_ends_with_the_result_of_its_last_test(world):
+    stages = [["fit", "--config=x"], ["test", *own(world), f"--model.output={world}/run"]]
+    line = last_line(Path("both.yaml"), stages)
+    assert line.startswith(f"all 2 stages of both.yaml are done, results in {world}/run; Identity, worst case ")
+    assert line.endswith(f" % of 6 images; next: lit-pursamere report {world}/run")
+    assert last_line(Path("one.yaml"), [["weights", "list"]]) == (
+        "all 1 stages of one.yaml are done; next: lit-pursamere weights list"
+    )
