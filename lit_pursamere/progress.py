@@ -8,6 +8,7 @@ A job within the job, such as the steps of an attack while images are evaluated,
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -32,6 +33,7 @@ class Progress:
         every: Least seconds between two plain lines.
         stream: Where to report to (None: stderr).
         clock: Tells the time in seconds.
+        note: Tells what else is to be shown, such as a loss; asked only when it is, about once a second at most.
     """
 
     def __init__(
@@ -44,10 +46,12 @@ class Progress:
         every: float = 30.0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        note: Callable[[], str] = str,
     ) -> None:
         self.title, self.unit, self.hidden, self.steady, self.every, self.clock = (
             title, unit, hidden, steady, every, clock,
         )  # fmt: skip
+        self.note, self.noted = note, -math.inf
         self.stream = stream or sys.stderr
         self.outer: Progress | None = None
         self.done, self.total, self.skipped = 0, total, 0
@@ -85,7 +89,10 @@ class Progress:
         """Report how much is done, and of how much (None: as before)."""
         self.done, self.total = done, self.total if total is None else total
         if self.bar is not None:
-            self.bar.total = self.total
+            if self.clock() - self.noted >= 1:
+                self.noted = self.clock()
+                self.bar.set_postfix_str(self.note(), refresh=False)
+            self.bar.total = self.total or None
             self.bar.update(done - self.bar.n)
         elif not self.hidden and self.clock() - self._speaker().spoken >= self.every:
             self._speaker().spoken = self.clock()
@@ -104,6 +111,8 @@ class Progress:
         own = f"{self.title}: {self.done}{f' of {self.total}' if self.total else ''} {self.unit}s"
         if (left := self._left()) is not None:
             own += f", {plain_tqdm.format_interval(left)} left"
+        if note := self.note():
+            own += f", {note}"
         return own if self.outer is None else f"{own}; {self.outer.line()}"
 
     def _left(self) -> float | None:

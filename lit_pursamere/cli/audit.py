@@ -1,6 +1,9 @@
 """`lit-pursamere audit`: what an attack on a defence is worth."""
 
+import re
+
 from lit_pursamere.cli.lightning import command_line, examined
+from lit_pursamere.ending import command, ending
 
 __all__ = ["audit"]
 
@@ -18,4 +21,8 @@ def audit(*options: str) -> None:
         defense, name, task.attacks[name], x, y, index.tolist(), data.images_name, task.evaluations,
         data.eval_batch_size, run_seed(), hidden=False,
     )  # fmt: skip
-    print(f"{settings.run(trial)}\nWritten to {settings.output}")
+    text = settings.run(trial)
+    verdicts = re.search(r"^\d+ fail, .* n/a", text, re.MULTILINE)
+    made = f"{type(settings).__name__} of {name} on {len(x)} images written to {settings.output}"
+    then = command("test", "--config", "FILE", "--model.attacks.exact", "pgd20_exact", "--model.output", "OTHER")
+    print(f"{text}\n{ending(made, verdicts[0] if verdicts else '', then)}")

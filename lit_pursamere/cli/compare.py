@@ -27,9 +27,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from lit_pursamere.cli.errors import TRACEBACK, in_one_line, keep_traceback
 from lit_pursamere.cli.lightning import check_processes, command_line, examined
 from lit_pursamere.cli.plan import OWN, PURIFIER, Plan, read_plan, refuse_own
+from lit_pursamere.ending import command, ending
 from lit_pursamere.evaluation.cost import known_cost, measure_cost
-from lit_pursamere.report import FORMATS, Run, as_markdown, read_comparison
+from lit_pursamere.report import FORMATS, Report, Run, as_markdown, read_comparison
 from lit_pursamere.report.comparison import check_comparison
+from lit_pursamere.report.headline import headline, worst_line
 from lit_pursamere.report.runs import run_of
 from lit_pursamere.report.saving import save_comparison
 from lit_pursamere.store import Records, ResultsFolder
@@ -209,4 +211,6 @@ def show(plan: Plan, elsewhere: bool) -> None:
         raise ValueError(f"there are no runs in {plan.output} yet; run the comparison without --table first")
     save_comparison(comparison, plan.output)
     print(as_markdown(comparison), end="")
-    say(f"Runs, tables and figure: {plan.output}")
+    best = max(comparison.runs, key=lambda run: worst_line(Report((run,))).headline.value)
+    made = f"{len(comparison.runs)} runs, tables and figure in {plan.output}"
+    say(ending(made, f"best: {headline(Report((best,)))}", command("report", plan.output / best.label)))

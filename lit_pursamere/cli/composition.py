@@ -176,6 +176,9 @@ def overlay(below: Any, above: Any, name: str = "") -> Any:
     return found
 
 
+RUNNING = ("ckpt_path", "verbose", "weights_only", "return_predictions")  # arguments of Lightning's verbs
+
+
 def compose(args: list[str]) -> list[str]:
     """The command line with one configuration in place of all `--config` files and of all options of model and data.
 
@@ -187,6 +190,8 @@ def compose(args: list[str]) -> list[str]:
         return args
     config, words = gathered(args)
     verb = words[:1] if words and not words[0].startswith("-") else []
+    if not verb:  # what a run has saved of how it was started says nothing to who only builds its parts
+        config = {name: part for name, part in config.items() if name not in RUNNING or (part and name == "ckpt_path")}
     return [*verb, *([f"--config={json.dumps(config)}"] if config else []), *words[len(verb) :]]
 
 

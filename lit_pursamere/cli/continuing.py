@@ -53,7 +53,7 @@ OTHERWISE = (
 def placed(settings: dict[str, Any], task: LightningModule) -> dict[str, Any]:
     """Arguments of a trainer, with places of the run's own for what was given none; else they were the current folder.
 
-    A training keeps its logs and its last checkpoint, so that it can be continued.
+    Logs are in `logs` beside what the run makes. A training keeps its last checkpoint, so that it can be continued.
     """
     training, place = isinstance(task, Training), getattr(task, "output", None)
     if isinstance(task, Training):
@@ -62,8 +62,9 @@ def placed(settings: dict[str, Any], task: LightningModule) -> dict[str, Any]:
     if home is None:
         return settings
     own = {"default_root_dir": home}
-    if training and settings.get("logger") in (None, True):
-        own["logger"] = TensorBoardLogger(Path(home).parent, Path(home).name, "logs")
+    if settings.get("logger") in (None, True):
+        logs = Path(home if training else place or home)
+        own["logger"] = TensorBoardLogger(logs.parent, logs.name, "logs", default_hp_metric=False)
     callbacks = settings.get("callbacks") or []
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     if training and settings.get("enable_checkpointing") is not False:

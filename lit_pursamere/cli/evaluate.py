@@ -13,8 +13,10 @@ from pathlib import Path
 
 import torch
 
+from lit_pursamere.ending import command, ending
 from lit_pursamere.front.evaluate import evaluate as evaluate_model
 from lit_pursamere.front.named import data_of, network_of
+from lit_pursamere.report.headline import headline
 
 __all__ = ["evaluate"]
 
@@ -83,7 +85,5 @@ def evaluate(
     )
     print(result.table())
     again = result.configuration
-    print(
-        f"Records, tables and pictures: {Path(output)}"
-        + (f"; again: lit-pursamere test --config {again}" if again else "")
-    )
+    then = command("audit", "--config", again) if again else command("report", output)
+    print(ending(f"records, tables and pictures in {Path(output)}", headline(result.report), then))

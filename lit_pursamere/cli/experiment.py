@@ -17,6 +17,7 @@ from pathlib import Path
 from lit_pursamere.cli.composition import compose, read_yaml
 from lit_pursamere.cli.plan import section
 from lit_pursamere.cli.usage import LIGHTNING_VERBS, VERBS
+from lit_pursamere.ending import command, ending
 from lit_pursamere.stopping import running
 
 __all__ = ["experiment", "read_stages"]
@@ -70,6 +71,19 @@ def experiment(file: Path, *options: str) -> None:
                 file=sys.stderr,
             )
             raise SystemExit(status)
+    print(f"\n{last_line(file, stages)}")
+
+
+def last_line(file: Path, stages: list[list[str]]) -> str:
+    """How an experiment ends: with the result of its last `test`, where that says its folder."""
+    made, tests = f"all {len(stages)} stages of {file} are done", [words for words in stages if words[0] == "test"]
+    output = setting(tests[-1], "output") if tests else None
+    if output is None or not Path(output).is_dir():
+        return ending(made, then=command(*stages[-1]))
+    from lit_pursamere.report import make_report  # heavy
+    from lit_pursamere.report.headline import headline
+
+    return ending(f"{made}, results in {output}", headline(make_report([output])), command("report", output))
 
 
 def require_export(words: list[str]) -> None:
@@ -80,10 +94,15 @@ def require_export(words: list[str]) -> None:
     """
     if words[0] != "fit" or "--ckpt_path" in " ".join(words):
         return
+    if setting(words, "export") is None:
+        raise ValueError("a `fit` in an experiment needs `model.export`: the file by which it is known to be complete")
+
+
+def setting(words: list[str], name: str) -> str | None:
+    """What the words of a stage and its files say of an argument of its model."""
     given = [word.removeprefix("--config=") for word in compose(words) if word.startswith("--config=")]
     model = json.loads(given[0]).get("model") if given else None
-    if not isinstance(model, dict) or (model.get("init_args") or {}).get("export") is None:
-        raise ValueError("a `fit` in an experiment needs `model.export`: the file by which it is known to be complete")
+    return (model.get("init_args") or {}).get(name) if isinstance(model, dict) else None
 
 
 def run(words: list[str]) -> int:

@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 
     from lit_pursamere.defense import Defense
 
+ABOUT = {  # the descriptions of the parsers, in place of those of Lightning's trainer
+    "fit": "Train a score model (--model LitScoreModel) or a classifier (--model LitClassifier). Its parts: "
+    "--model.score_model or --model.classifier, --data, --model.export FILE for the weights; the same command "
+    "continues.",
+    "validate": "Run the validation of a training.",
+    "predict": "Purify the images of --data with --model.purifier (and --model.score_model), and keep them in "
+    "--model.output; --data.evaluate says which split.",
+    "test": "Attack a defence, judge every image, print the table. The defence is --model.purifier (with "
+    "--model.score_model) before --model.classifier; the attacks are --model.attacks, each --model.attacks.NAME FILE, "
+    "within --model.threat, such as {norm: linf, eps: 8/255}; the folder is --model.output. Purifiers and attacks by "
+    "name: --model.purifier pursamere, --model.attacks.exact pgd20_exact. All options of a part: --model.help "
+    "LitRobustness, --model.purifier.help PurSAMERE.",
+}
+
 __all__ = ["check_processes", "command_line", "examined", "fit", "know_names", "predict", "test", "validate"]
 
 
@@ -63,6 +77,7 @@ def command_line(
     from lit_pursamere.cli.saved_config import SaveConfig
     from lit_pursamere.cli.trainer import Trainer
     from lit_pursamere.data import ImageDataModule
+    from lit_pursamere.tasks.deciding import card_of
 
     know_names()
 
@@ -84,6 +99,7 @@ def command_line(
             parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
             if subcommand == "test":  # LitRobustness prints a table of its own
                 parser.set_defaults(verbose=False)
+            parser.description = ABOUT[subcommand]
             return parser
 
         def _set_seed(self) -> None:
@@ -131,7 +147,7 @@ def command_line(
                 )
             return trainer
 
-        def fit(self, model: pl.LightningModule, ckpt_path: str | None = None, **arguments: Any) -> None:
+        def fit(self, model: Any, ckpt_path: str | None = None, **arguments: Any) -> None:
             config = yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_none=False))
             with kept_to_one(self.trainer, model):
                 try:
@@ -139,7 +155,8 @@ def command_line(
                 except (ValueError, OSError) as error:  # one process complains for all
                     raise error if self.trainer.is_global_zero else SystemExit(1) from None
                 if last == COMPLETE:
-                    rank_zero_only(print)(f"{model.export} is complete")
+                    export = Path(model.export)
+                    rank_zero_only(print)(model.ending(f"{export} is complete", card_of(export)))
                 else:
                     self.trainer.fit(model, ckpt_path=last, **arguments)
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lit_pursamere.diffusion import ScoreModel
+from lit_pursamere.ending import ending
 from lit_pursamere.purifiers import Purifier
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete
 from lit_pursamere.purify.pictures import purify_images
@@ -59,4 +60,4 @@ def purify(
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's ways to say that there is none
         raise ValueError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from error
     count = purify_images(images, output, purifier.to(device), batch_size, seed, convert, hidden=False)
-    print(f"{count} images purified in {output}")
+    print(ending(f"{count} images purified in {output}", then=f"the same command, for what is added to {images}"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from lit_pursamere.cli.parsing import read_part
+from lit_pursamere.ending import command, ending
 from lit_pursamere.evaluation.reverify import check_systems, summary
 from lit_pursamere.evaluation.reverify import reverify as judge_again
 from lit_pursamere.progress import Progress
@@ -69,11 +70,14 @@ def reverify(
     with Progress("reverify", "image", len(rows)) as progress:
         found, count = judge_again(run, systems, batch_size, DTYPES[precision], progress)
     text = summary(found, count, f"batches of {batch_size}, float{precision}, {device}")
-    write_whole(run / "reverify.md", text.encode())  # in place of a link that lies there, not through it
+    file = run / "reverify.md"
+    write_whole(file, text.encode())  # in place of a link that lies there, not through it
     lines = text.splitlines()
     print("\n".join(lines[: SHOWN + 4]))
     if len(lines) > SHOWN + 4:
-        print(f"... and {len(lines) - SHOWN - 4} more in {run / 'reverify.md'}")
+        print(f"... and {len(lines) - SHOWN - 4} more in {file}")
+    told, then = f"{len(found)} of {count} verdicts differ", command("export", run, f"{run.name}.npz")
+    print(f"\n{ending(f'disagreements written to {file}', told, then)}")
 
 
 def rebuild(config: Path, trusted: Sequence[str]) -> LitRobustness:

@@ -29,6 +29,8 @@ VERBS = {
     "report": Entry("report", "print the table of a test run again"),
     "runs": Entry("runs", "list the runs below a folder, and say in what runs differ"),
     "reverify": Entry("reverify", "judge the stored images of a test run again"),
+    "export": Entry("export", "write the adversarial images of a test run to one file, for others"),
+    "judge": Entry("judge", "judge such a file on your own defence"),
     "figure": Entry("figure", "draw a figure of the theory"),
     "experiment": Entry("experiment", "run the stages of an experiment in order"),
     "estimate": Entry("estimate", "say what a fit, predict or test will cost"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from lit_pursamere.cli.parsing import aligned
+from lit_pursamere.ending import command, ending
 from lit_pursamere.names import shown
 from lit_pursamere.weights import inspect_weights
 from lit_pursamere.weights.cache import HERE, cache_folder, state
@@ -60,6 +61,8 @@ def get(name: str, file: Path | None = None) -> None:
     path = get_files(entry, file, say=lambda line: print(shown(line)))
     found = inspect_weights(path)
     print(aligned({**about(entry), "file": str(path), "architecture": found.architecture, "sha256": found.sha256}))
+    option = f"--model.{entry.kind.replace(' ', '_')} {name}"
+    print(ending(f"{name} is in {path}", size_of(entry), f"{option} in any `lit-pursamere test`"))
 
 
 def inspect(file: Path, weights: str = "ema") -> None:
@@ -105,7 +108,8 @@ def convert(
         print(f"warning: --execute-code-in-file runs whatever {file} says, with your rights", file=sys.stderr)
     found = inspect_weights(file, weights, execute=execute_code_in_file)
     count, digest = write_safetensors(found, output, dtype)
-    print(f"wrote {output} ({count} tensors, {shown(found.layout)}, {found.architecture})\nsha256 {digest}")
+    made = f"wrote {output} ({count} tensors, {found.layout}, {found.architecture})"
+    print(ending(made, f"sha256 {digest}", command("weights", "inspect", output)))
 
 
 def about(entry: Entry) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_pursamere.report import Accuracy, as_markdown, make_report
-from lit_pursamere.report.lines import WORST
+from lit_pursamere.report.headline import worst_line
 from lit_pursamere.report.report import Report
 from lit_pursamere.store.records import Row
 
@@ -45,9 +45,7 @@ class Result:
     @property
     def worst_case(self) -> Accuracy:
         """Images that the defence gets right clean and under every attack: `.value` in [0, 1], `.correct` of `.n`."""
-        system = self.report.runs[0].system
-        lines = [line for line in self.report.lines if line.system == system]
-        return next((line for line in lines if line.attack == WORST), lines[-1]).headline
+        return worst_line(self.report).headline
 
     @property
     def configuration(self) -> Path | None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
+from functools import partial
 from typing import TypeVar
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 
 from lit_pursamere.progress import Progress
 
-__all__ = ["Clock", "PlainLines", "callback_of"]
+__all__ = ["Clock", "TotalProgress", "callback_of"]
 
 Callback = TypeVar("Callback", bound=pl.Callback)
 
@@ -21,17 +22,74 @@ def callback_of(trainer: pl.Trainer, kind: type[Callback]) -> Callback | None:
     return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
 
 
-class PlainLines(pl.Callback):
-    """Says how far a training is, by a plain line now and then, where Lightning's bar cannot be drawn."""
+class TotalProgress(pl.Callback):
+    """Shows how far a whole training is, all epochs together, and when it will end.
+
+    It stands in for Lightning's own bars, which count one epoch; a bar of another class, or none, stays as it is. What
+    is done when a training continues counts as done, and says nothing about the time that is left.
+    """
+
+    def __init__(self) -> None:
+        self.progress = Progress("fit", "step", hidden=True)
+        self.within: Progress | None = None  # of a validation
+        self.replaced: ProgressBar | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        bar = trainer.progress_bar_callback
+        if bar is not None and type(bar) in (TQDMProgressBar, RichProgressBar) and trainer.is_global_zero:
+            self.replaced = bar
+            bar.disable()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        steps, bar = trainer.estimated_stepping_batches, trainer.progress_bar_callback
-        hidden = bar is None or sys.stderr.isatty() or not trainer.is_global_zero or math.isinf(steps)
-        self.progress = Progress("fit", "step", 0 if hidden else int(steps), hidden)
+        steps = trainer.estimated_stepping_batches
+        total = 0 if math.isinf(steps) else int(steps)
+        self.progress = Progress("fit", "step", total, self.replaced is None, note=partial(measured, trainer))
         self.progress.advance(trainer.global_step, skipped=True)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *unused: object) -> None:
         self.progress(trainer.global_step)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking or self.replaced is None:
+            return
+        batches = sum(trainer.num_val_batches)
+        alone = trainer.state.fn == "validate"
+        self.within = Progress("validate", "step") if alone else self.progress.inside("validate", "step")
+        self.within.total = 0 if math.isinf(batches) else int(batches)
+
+    def on_validation_batch_end(self, *unused: object) -> None:
+        if self.within is not None:
+            self.within.advance(1)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.within is not None:
+            self.within.close()
+            self.within = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.end()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.progress.close()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Take the bars off the terminal, and give Lightning's back."""
+        for one in (self.within, self.progress):
+            if one is not None:
+                one.close()
+        if self.replaced is not None:
+            self.replaced.enable()
+            self.replaced = None
+
+
+def measured(trainer: pl.Trainer) -> str:
+    """Where a training stands and what it logs for bars: "epoch 3 of 10, train/loss 0.31"."""
+    epochs = f" of {trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+    numbers = [f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items()]
+    return ", ".join([f"epoch {trainer.current_epoch + 1}{epochs}", *numbers])
 
 
 class Clock(pl.Callback):

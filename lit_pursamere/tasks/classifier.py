@@ -53,6 +53,9 @@ class LitClassifier(Training):
     only: torch has no such layer for the CPU).
     """
 
+    headlines = ("val/accuracy_clean", "val/accuracy_purified", "val/accuracy_attacked")
+    next_verb = ("test", "--config", "FILE", "--model.classifier.checkpoint")
+
     def __init__(
         self,
         classifier: nn.Module,

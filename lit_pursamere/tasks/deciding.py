@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from lit_pursamere.store.manifest import read_manifest
 
-__all__ = ["configuration_of", "deciding"]
+__all__ = ["card_of", "configuration_of", "deciding"]
 
 # Settings that say where and how fast a training runs, not what it comes to.
 FREE = {
@@ -39,14 +39,23 @@ def deciding(config: dict) -> dict:
     return parts
 
 
-def configuration_of(export: Path) -> dict | None:
-    """The configuration that made a file of weights, as its card tells; None if it tells none.
+def card_of(export: Path) -> dict[str, str]:
+    """What a file of weights says of itself.
 
     Raises:
         ValueError: If the file is no whole safetensors file.
     """
     try:
         with safe_open(export, "pt") as file:
-            return json.loads((file.metadata() or {}).get("configuration", "null"))
+            return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{export} is no whole file of weights ({error}); remove it, or choose another one") from error
+
+
+def configuration_of(export: Path) -> dict | None:
+    """The configuration that made a file of weights, as its card tells; None if it tells none.
+
+    Raises:
+        ValueError: If the file is no whole safetensors file.
+    """
+    return json.loads(card_of(export).get("configuration", "null"))

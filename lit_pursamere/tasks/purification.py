@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lit_pursamere.data import PurifiedSet
 from lit_pursamere.data.purified_checks import probe
 from lit_pursamere.diffusion import ScoreModel
+from lit_pursamere.ending import command, ending
 from lit_pursamere.progress import Progress, Watch
 from lit_pursamere.purifiers import Purifier
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete
@@ -96,7 +97,14 @@ class LitPurification(FolderTask):
     def on_predict_end(self) -> None:
         self.trainer.strategy.barrier("parts written")
         self._end_watch()
-        self.print(f"{self.set.count()} of {len(self.set)} images purified in {self.output}")
+        split, output = self.data.evaluate, str(self.output)
+        trains = command("fit", "--config", "FILE", "--data.purified", output)
+        self.print(
+            ending(
+                f"{self.set.count()} of {len(self.set)} {split} images purified in {output}",
+                then=trains if split == "train" else command("purified", "inspect", output),
+            )
+        )
 
     def close(self) -> None:
         self._end_watch()

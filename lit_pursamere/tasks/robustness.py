@@ -1,7 +1,7 @@
 """Evaluate a defence: clean accuracy, then every configured attack, with and without the purifier.
 
 collect batches in a pool;  for each system:  clean verdict;  for each attack:  attack the view, let the defence judge
-rows per image  ->  records  ->  report.md, report.csv, figures, TensorBoard
+rows per image  ->  records  ->  report.md, report.csv, figures, trackers
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from lit_pursamere.attacks import Attack
 from lit_pursamere.data import ShardSampler
@@ -20,13 +18,17 @@ from lit_pursamere.defense import ALONE, Defense
 from lit_pursamere.defense.detectors import Detector
 from lit_pursamere.defense.ensemble import Ensemble
 from lit_pursamere.diffusion import ScoreModel
-from lit_pursamere.evaluation.evaluation import Batch, Evaluated, Evaluation, check, systems_of
+from lit_pursamere.ending import command, ending
+from lit_pursamere.evaluation.evaluation import UNDEFENDED, Batch, Evaluated, Evaluation, check, systems_of
 from lit_pursamere.evaluation.recording import RecordedEvaluation
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Purifier, PurSAMERE
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete, equipped
-from lit_pursamere.report import SEMANTICS, write_report
+from lit_pursamere.report import SEMANTICS, Report, make_report, write_report
+from lit_pursamere.report.accuracy_figures import accuracy_figure
 from lit_pursamere.report.drawing import beside, save_figure
+from lit_pursamere.report.headline import headline
+from lit_pursamere.report.lines import WORST
 from lit_pursamere.report.pictures import picture_grid, trajectory_figure
 from lit_pursamere.seeding import forked_randomness, run_seed
 from lit_pursamere.store import Records
@@ -34,6 +36,7 @@ from lit_pursamere.store.gallery import Gallery
 from lit_pursamere.store.images import ImageStore
 from lit_pursamere.store.records import CLEAN
 from lit_pursamere.tasks.folder_task import FolderTask
+from lit_pursamere.tasks.tracking import log_figure, log_table
 from lit_pursamere.threat import ThreatModel
 from lit_pursamere.weights import state_digest
 
@@ -75,6 +78,7 @@ class LitRobustness(FolderTask):
 
     records: Records  # from `open` on
     gallery: Gallery
+    headlines = ("robustness/clean", "robustness/worst_case")
     evaluation: RecordedEvaluation
 
     def __init__(
@@ -119,8 +123,6 @@ class LitRobustness(FolderTask):
         self.attacks, self.pictures, self.calibrate_on = dict(attacks), pictures, calibrate_on
         self.evaluations, self.success, self.pool, self.save_images = evaluations, success, pool, save_images
         self.preflight = preflight
-        self.columns = [(s, a, k) for s in self.systems for a in (CLEAN, *attacks) for k in ("last", "any")]
-        self.accuracies: Any = nn.ModuleList([MeanMetric(nan_strategy="disable") for _ in self.columns])
         self.waiting: list[Batch] = []
         self.pictured: list[int] = []  # positions of the images in the grid: the first ones
         self.drawn = True  # whether no image of the grid is newer than the grid
@@ -201,34 +203,39 @@ class LitRobustness(FolderTask):
         self.evaluation.progress.close()
         self.trainer.strategy.barrier("records written")
         if self.trainer.is_global_zero:
-            table = write_report(self.output)
-            self.print(f"\n{table}\nRecords, tables and pictures: {self.output}")
-        for column, meter in zip(self.columns, self.accuracies, strict=True):
-            name = "test/" + "/".join(column)
-            if meter.update_called:
-                with beside(name):
-                    self.log(name, meter)
+            self.print(f"\n{write_report(self.output)}\n{self.ending()}")
+            self._track(make_report([self.output]))
+
+    def ending(self) -> str:
+        """What was made, how robust the defence is, and how to ask whether the attacks were strong enough."""
+        file = self.output / "config.yaml"
+        then = command("audit", "--config", file) if file.is_file() else command("report", self.output)
+        return ending(f"records, tables and pictures in {self.output}", headline(make_report([self.output])), then)
+
+    def _track(self, report: Report) -> None:
+        """Log accuracies by the headline semantics: `robustness/ATTACK` of the defence, `undefended/ATTACK`."""
+        prefixes = {system: UNDEFENDED if system == UNDEFENDED else "robustness" for system in self.systems}
+        lines = [line for line in report.lines if line.attack in (CLEAN, *self.attacks, WORST)]
+        for line in lines:
+            name = f"{prefixes[line.system]}/{line.attack.replace(' ', '_')}"
+            with beside(name):
+                self.log(name, line.headline.value, rank_zero_only=True)
+        if self.trainer.loggers:
+            rows = [(line.system, line.attack, line.headline.value, *line.headline.interval, line.headline.n)
+                    for line in lines]  # fmt: skip
+            log_table(self.trainer, "robustness", ("system", "attack", "accuracy", "low", "high", "n"), rows)
+            with beside("figure of the accuracies"):
+                log_figure(self.trainer, "robustness", accuracy_figure(report))
 
     def _evaluate_pool(self) -> None:
         """Complete the rows of all images that wait, for every system and attack."""
         batches, self.waiting = self.waiting, []
-        indices = [i for _, _, index in batches for i in index.tolist()]
         for system in self.systems:
             for attack in (CLEAN, *self.attacks):
                 for _ in self.evaluation.complete(system, attack, batches):
                     pass
-                self._count(system, attack, indices)
         with beside("pictures.png"):
             self._show(batches)
-
-    def _count(self, system: str, attack: str, indices: list[int]) -> None:
-        """Add the verdicts on these images to the metrics."""
-        rows = [self.records.rows[system, attack, index] for index in indices]
-        for kind in ("last", "any"):
-            correct = [row[f"votes_{kind}"] / self.evaluations for row in rows if row[f"votes_{kind}"] is not None]
-            if correct:
-                meter = self.accuracies[self.columns.index((system, attack, kind))]
-                meter.update(torch.tensor(correct, device=self.device))
 
     def _keep(self, system: str, attack: str, part: Evaluated) -> None:
         """Keep what the pictures show: what the last configured attack does to the defence."""
@@ -277,8 +284,7 @@ class LitRobustness(FolderTask):
         for name, figure in figures.items():
             with beside(f"{name}.png"):
                 save_figure(figure, self.output / f"{name}.png")
-            if isinstance(self.logger, TensorBoardLogger):
-                self.logger.experiment.add_figure(f"test/{name}", figure, close=False)
+            log_figure(self.trainer, name, figure)
 
 
 def within(name: str, attack: Attack, threat: ThreatModel | None) -> Attack:

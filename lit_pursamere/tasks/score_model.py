@@ -13,18 +13,18 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from lit_pursamere.diffusion import NCSNObjective, Objective, ScoreModel, expected_reconstruction_error, psnr
 from lit_pursamere.seeding import generator
+from lit_pursamere.tasks.tracking import log_image, log_table
 from lit_pursamere.tasks.training import ExponentialMovingAverage, Training, cosine, inverse_sqrt, rise
 from lit_pursamere.threat import Pixels
 
 __all__ = ["LitScoreModel"]
 
-BANDS = 5  # the levels are reported in this many groups
+BANDS = 5  # the levels are reported in this many groups, `val/band_0` ..., in their order: the largest noise first
 
 
 class LitScoreModel(Training):
@@ -44,12 +44,15 @@ class LitScoreModel(Training):
         ema_warmup: Whether the average forgets the initial weights faster during the first steps.
         psnr_at: Noise levels in pixel units at which validation reports the PSNR of denoised images in dB, 25/255 for
             instance, as `val/psnr_25` (in 255ths). None of them changes the training.
-        sample_every: Epochs between two sample grids in TensorBoard, drawn after a validation (0: never).
+        sample_every: Epochs between two sample grids for the trackers, drawn after a validation (0: never).
         compile: Whether to compile the network with torch.compile: minutes at the start, for long runs on a GPU.
         export: Where to write the averaged weights as safetensors when training has finished (None: nowhere).
 
     Defaults are those of the CIFAR-10 model of Song & Ermon (2020), which saw 300,001 batches of 128 images.
     """
+
+    headlines = ("val/loss",)
+    next_verb = ("predict", "--config", "FILE", "--model.score_model.checkpoint")
 
     def __init__(
         self,
@@ -102,6 +105,10 @@ class LitScoreModel(Training):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        levels = torch.tensor(self.objective.levels)
+        bands = [(f"band_{k}", *(round(float(end), 4) for end in (band[0], band[-1])))
+                 for k, band in enumerate(torch.tensor_split(levels, min(BANDS, len(levels))))]  # fmt: skip
+        log_table(self.trainer, "bands", ("tag", "from sigma", "to sigma"), bands)
         if self.compile_network:
             network: Any = self.score_model.network
             network.compile()
@@ -127,13 +134,12 @@ class LitScoreModel(Training):
         self.image_shape = x.shape[1:]
         draws = generator(0, batch_idx)  # the same noise at every validation
         levels, losses = torch.tensor(self.objective.levels, device=x.device), []
-        for band in torch.tensor_split(levels, min(BANDS, len(levels))):
+        for number, band in enumerate(torch.tensor_split(levels, min(BANDS, len(levels)))):
             sigma = band[torch.linspace(0, len(band) - 1, len(x), device=x.device).round().long()]
             noise = torch.randn((1, *x.shape), generator=draws).to(x)
             error = expected_reconstruction_error(self.score_model, x, sigma, noise)
             losses.append((self.objective.weight(sigma, x[0].numel()) * error).mean())
-            name = f"val/error_sigma_{band[0]:.3g}_to_{band[-1]:.3g}"
-            self.log(name, error.mean() / x[0].numel(), **logged)
+            self.log(f"val/band_{number}", error.mean() / x[0].numel(), **logged)
         for level in self.psnr_at:
             noise = torch.randn(x.shape, generator=draws).to(x)
             self.log(f"val/psnr_{255 * level:.3g}", psnr(self.score_model, x, level, noise).mean(), **logged)
@@ -142,9 +148,9 @@ class LitScoreModel(Training):
     def on_validation_epoch_end(self) -> None:
         due = self.sample_every and (self.current_epoch + 1) % self.sample_every == 0
         shown = self.trainer.is_global_zero and not self.trainer.sanity_checking
-        if due and shown and isinstance(self.logger, TensorBoardLogger):
+        if due and shown and self.trainer.loggers:
             images = make_grid(self.sample(16, self.image_shape).clamp(0, 1), nrow=4, padding=1, pad_value=0.5)
-            self.logger.experiment.add_image("samples", images, self.global_step)
+            log_image(self.trainer, "samples", images)
 
     @torch.no_grad()
     def sample(self, count: int, shape: Sequence[int], seed: int = 0) -> Tensor:

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from lit_pursamere.ending import command, ending
 from lit_pursamere.seeding import reseed, run_seed
 from lit_pursamere.store.atomic import replacing
 from lit_pursamere.store.manifest import differences
-from lit_pursamere.tasks.callbacks import Clock, PlainLines, callback_of
+from lit_pursamere.tasks.callbacks import Clock, TotalProgress, callback_of
 from lit_pursamere.tasks.deciding import configuration_of
 from lit_pursamere.tasks.folder_task import require_precision
 from lit_pursamere.tasks.stopping import Stopping
@@ -151,6 +152,8 @@ class Training(pl.LightningModule):
         export: Where to write the weights as safetensors when training has finished (None: nowhere).
     """
 
+    headlines: Sequence[str] = ()  # what is measured that one looks for first
+    next_verb: Sequence[str] = ()  # what to do with the exported weights: words before their name
     configuration: dict | None = None
     begun: Mapping[str, str] = MappingProxyType({})  # card of the part of the run that a checkpoint ended
     finite: Tensor | None = None  # whether all losses so far were numbers
@@ -196,7 +199,7 @@ class Training(pl.LightningModule):
                     group["lr"] = lr
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [PlainLines(), Clock(), Stopping()]
+        return [TotalProgress(), Clock(), Stopping()]
 
     def effective_batch(self) -> int:
         """Images, or pairs, that one step of the optimiser sees over all processes."""
@@ -269,11 +272,12 @@ class Training(pl.LightningModule):
         if not self.trainer.is_global_zero or self.trainer.interrupted:
             return
         if is_trial(self.trainer) or not self.global_step:
-            rank_zero_info("No weights are exported: this was a trial run, or one without a step")
+            self.print("No weights are exported: this was a trial run, or one without a step")
             return
         if path is None:
-            if self.finite is None:
-                rank_zero_info(f"The training is complete, after {self.global_step} steps")
+            kept = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+            made = f"the training is complete, after {self.global_step} steps{f', checkpoint {kept}' if kept else ''}"
+            self.print(ending(made, self.measured(self.card()), "`--model.export FILE` to have weights of their own"))
             return
         if bad := [name for name, tensor in module.state_dict().items() if not torch.isfinite(tensor).all()]:
             raise ValueError(f"{path} is not written: the training diverged, {bad[0]} is NaN or infinite")
@@ -284,7 +288,17 @@ class Training(pl.LightningModule):
                     f"{path} is not replaced: another run wrote it in the meantime ({found}); the last checkpoint "
                     "holds these weights, and `lit-pursamere weights convert` makes a file of it"
                 )
-        save_weights(module, path, self.card())
+        card = self.card()
+        save_weights(module, path, card)
+        self.print(self.ending(f"{self.global_step} steps trained, weights in {path}", card))
+
+    def ending(self, made: str, card: Mapping[str, str]) -> str:
+        """The last line of a training that has exported its weights."""
+        return ending(made, self.measured(card), command(*self.next_verb, str(self.export)))
+
+    def measured(self, card: Mapping[str, str]) -> str:
+        """What the last validation found, as the card tells it."""
+        return ", ".join(f"{name} {card[name]}" for name in self.headlines if name in card)
 
     def facts(self) -> dict[str, object]:
         """What a card says of this kind of training; None is left out."""

@@ -321,3 +321,14 @@ def test_what_json_cannot_say_is_refused_with_its_line(tag, tmp_path):
     (tmp_path / "x.yaml").write_text(f"model:\n  eps: {tag}\n")
     with pytest.raises(ValueError, match=r"x\.yaml is no YAML, see line 2: could not determine a constructor"):
         compose(["test", f"--config={tmp_path}/x.yaml"])
+
+
+def test_the_configuration_of_a_run_is_one_for_who_only_builds_its_parts(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("data: {class_path: Digits}\nckpt_path: null\nverbose: false\nweights_only: true\n")
+    (word,) = compose([f"--config={file}"])
+    assert json.loads(word.removeprefix("--config=")) == {"data": {"class_path": "Digits"}}
+    verb, word = compose(["test", f"--config={file}"])
+    assert (verb, json.loads(word.removeprefix("--config="))["verbose"]) == ("test", False)
+    file.write_text("ckpt_path: some.ckpt\n")
+    assert "some.ckpt" in compose([f"--config={file}"])[0], "the parser refuses it"

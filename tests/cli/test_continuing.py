@@ -92,7 +92,9 @@ def test_a_training_that_is_complete_says_so(done, tmp_path, capsys):
     for options in ([], ["--data.num_workers=1", "--data.resident=false"]):
         capsys.readouterr()
         assert main([*done, *options]) == 0
-        assert capsys.readouterr().out.splitlines() == [f"{export} is complete"]
+        (line,) = capsys.readouterr().out.splitlines()
+        after = f"next: lit-pursamere test --config FILE --model.classifier.checkpoint {export}"
+        assert line.startswith(f"{export} is complete; ") and line.endswith(after)
         assert contents(tmp_path) == before
 
 
@@ -183,13 +185,13 @@ def test_a_named_checkpoint_of_the_same_training_continues_it(done, tmp_path):
     assert same(whole, (tmp_path / "net.safetensors").read_bytes())
 
 
-def test_without_an_export_it_continues_as_well(fit, tmp_path, caplog, capsys):
+def test_without_an_export_it_continues_as_well(fit, tmp_path, capsys):
     alone = [*fit, "--model.export=null"]
-    assert main(alone) == 0
-    assert "complete" not in caplog.text
-    with caplog.at_level("INFO"):
+    for _ in range(2):
         assert main(alone) == 0
-    assert "The training is complete, after 2 steps" in caplog.text
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert line.startswith("the training is complete, after 2 steps, checkpoint ") and "last.ckpt; " in line
+        assert "next: `--model.export FILE`" in line
     assert "last.ckpt was made with another configuration" in error_of(capsys, *alone, "--model.lr=0.2")
 
 
@@ -215,10 +217,9 @@ def test_a_checkpoint_that_slurm_asked_for_is_taken_from_the_same_training_only(
 
 
 @pytest.mark.parametrize("options", [["--trainer.fast_dev_run=true"], ["--trainer.max_epochs=0"]])
-def test_a_trial_run_exports_nothing(options, fit, tmp_path, caplog):
-    with caplog.at_level("INFO"):
-        assert main([*fit, *options]) == 0
-    assert "No weights are exported" in caplog.text
+def test_a_trial_run_exports_nothing(options, fit, tmp_path, capsys):
+    assert main([*fit, *options]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("No weights are exported")
     assert not (tmp_path / "net.safetensors").exists()
 
 

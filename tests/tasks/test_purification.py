@@ -47,7 +47,9 @@ def test_what_was_done_is_said_where_there_is_a_bar(tmp_path, capsys):
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_model_summary=False, inference_mode=False,
                          default_root_dir=tmp_path)  # fmt: skip
     trainer.predict(task, Digits(evaluate="train", eval_batch_size=700), return_predictions=False)
-    assert f"1400 of 1400 images purified in {tmp_path / 'set'}" in capsys.readouterr().out
+    line, folder = capsys.readouterr().out.splitlines()[-1], tmp_path / "set"
+    after = f"next: lit-pursamere fit --config FILE --data.purified {folder}"
+    assert line == f"1400 of 1400 train images purified in {folder}; {after}"
 
 
 def test_continues_where_it_stopped(tmp_path):

@@ -19,7 +19,7 @@ from lit_pursamere.defense.detectors import ScoreNorm
 from lit_pursamere.defense.ensemble import Ensemble
 from lit_pursamere.diffusion import GaussianMixtureScore
 from lit_pursamere.purifiers import Identity, PurSAMERE
-from lit_pursamere.report import accuracies
+from lit_pursamere.report import accuracies, worst_cases
 from lit_pursamere.store import ResultsFolder, read_rows
 from lit_pursamere.store.images import read_images
 from lit_pursamere.tasks import LitRobustness
@@ -66,7 +66,7 @@ def without_times(rows):
 
 
 def test_verdicts_are_the_defence_s_own(tmp_path):
-    metrics, rows = evaluate(tmp_path)
+    _, rows = evaluate(tmp_path)
     purifier, classifier = world()
     source = Digits().load("test")
     x, y = source.images[:12], source.labels[:12]
@@ -81,7 +81,6 @@ def test_verdicts_are_the_defence_s_own(tmp_path):
         x_adv = (x_adv + 2.5 * 0.1 / 3 * gradient.sign()).clamp(x - 0.1, x + 0.1).clamp(0, 1)
     attacked = (classifier(purifier(x_adv)).argmax(1) == y).tolist()
     assert [row["votes_last"] for row in rows if (row["system"], row["attack"]) == ("PurSAMERE", "bpda")] == attacked
-    assert metrics["test/PurSAMERE/bpda/last"] == pytest.approx(sum(attacked) / 12)
     assert 0 < sum(attacked) + sum(clean) < 24, "the world must tell right from wrong"
 
 
@@ -90,9 +89,19 @@ def test_rows_are_complete_and_metrics_agree(tmp_path):
     assert len(rows) == 2 * 3 * 12
     assert all(row["linf"] <= 0.1 + 1e-6 for row in rows)
     table = accuracies(rows)
-    for (system, attack, kind), cell in table.items():
-        assert cell.n == 12
-        assert metrics[f"test/{system}/{attack}/{kind}"] == pytest.approx(cell.value)
+    assert {cell.n for cell in table.values()} == {12}
+    expected = {
+        f"{prefix}/{attack}": table[
+            system, attack, "last" if (system, attack) == ("PurSAMERE", "gray") else "any"
+        ].value
+        for system, prefix in (("PurSAMERE", "robustness"), ("undefended", "undefended"))
+        for attack in ("gray", "bpda")
+    }
+    expected |= {"robustness/clean": table["PurSAMERE", "clean", "last"].value,
+                 "undefended/clean": table["undefended", "clean", "last"].value}  # fmt: skip
+    for system, prefix in (("PurSAMERE", "robustness"), ("undefended", "undefended")):
+        expected[f"{prefix}/worst_case"] = worst_cases(rows, ("gray", "bpda"), "any")[system].value
+    assert metrics == pytest.approx(expected)
     assert ("PurSAMERE", "gray", "any") not in table, "a gray attacker does not see the defence"
     assert table["PurSAMERE", "bpda", "any"].correct <= table["PurSAMERE", "bpda", "last"].correct
     assert ("undefended", "gray", "any") in table
@@ -182,7 +191,7 @@ def test_repeated_verdicts_give_mean_worst_case_and_vote(tmp_path):
     for semantics, share in expected.items():
         cell = table["Identity", "clean", semantics]
         assert cell.n == 397 and cell.value == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 397))
-    assert metrics["test/Identity/clean/last"] == pytest.approx(table["Identity", "clean", "last"].value)
+    assert metrics["robustness/clean"] == pytest.approx(table["Identity", "clean", "last"].value)
     report = (tmp_path / "out/report.csv").read_text()
     assert "Identity,clean,last worst," in report and "Identity,clean,last vote," in report
 
@@ -574,11 +583,11 @@ def test_pictures_and_metrics_never_stand_between_verdicts_and_report(tmp_path, 
     monkeypatch.setattr("lit_pursamere.tasks.robustness.picture_grid", broken)
     attacks = {"dataloader_idx_0": ATTACKS["gray"]}  # a name that Lightning refuses for a metric
     metrics, rows = evaluate(tmp_path, attacks, n=4, pictures=2)
-    assert len(rows) == 4 * 2 * 2 and "test/PurSAMERE/clean/last" in metrics
+    assert len(rows) == 4 * 2 * 2 and "robustness/clean" in metrics
     assert "dataloader_idx_0" in (tmp_path / "out/report.md").read_text()
     told = capsys.readouterr().err
     assert told.count("there is no pictures.png (IndexError: tuple index out of range)") == 1
-    assert told.count("there is no test/PurSAMERE/dataloader_idx_0/last") == 1
+    assert told.count("there is no robustness/dataloader_idx_0") == 1
 
 
 @pytest.mark.parametrize("names", [("zero", "one"), ("$\\foo$",) * 10, ()])

@@ -138,7 +138,7 @@ def test_export_is_the_average_and_loads(tmp_path, tiny):
 def test_validation_reports_every_band(tmp_path, tiny):
     task, loader = tiny
     metrics = quiet_trainer(tmp_path).validate(task, loader, verbose=False)[0]
-    bands = [name for name in metrics if name.startswith("val/error_sigma_")]
+    bands = [name for name in metrics if name.startswith("val/band_")]
     assert len(bands) == 4
     mean = sum(metrics[name] for name in bands) / 4  # errors are per pixel, the loss is half their sum over 64 pixels
     assert metrics["val/loss"] == pytest.approx(0.5 * 64 * mean, rel=1e-5)
@@ -256,8 +256,8 @@ def test_training_an_autoencoder_lowers_its_denoising_error(tmp_path):
     before = quiet_trainer(tmp_path).validate(task, loader, verbose=False)[0]
     quiet_trainer(tmp_path, max_epochs=60).fit(task, loader)
     after = quiet_trainer(tmp_path).validate(task, loader, verbose=False)[0]
-    assert set(after) == {"val/loss", "val/error_sigma_0.3_to_0.3"}
-    assert after["val/loss"] == pytest.approx(0.09 * 64 * after["val/error_sigma_0.3_to_0.3"], rel=1e-5)
+    assert set(after) == {"val/loss", "val/band_0"}
+    assert after["val/loss"] == pytest.approx(0.09 * 64 * after["val/band_0"], rel=1e-5)
     assert after["val/loss"] < 0.3 * before["val/loss"]
     assert task.sample(2, (1, 8, 8)).shape == (2, 1, 8, 8)
 
