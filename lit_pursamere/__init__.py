@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lit_pursamere.defense import Defense, Ensemble  # noqa: F401
     from lit_pursamere.front.evaluate import evaluate  # noqa: F401
     from lit_pursamere.front.result import Result  # noqa: F401
+    from lit_pursamere.front.robust_accuracy import RobustAccuracy  # noqa: F401
     from lit_pursamere.pretrained import load_classifier, load_purifier, load_score_model  # noqa: F401
     from lit_pursamere.purifiers import *  # noqa: F403
     from lit_pursamere.threat import ThreatModel  # noqa: F401
@@ -33,6 +34,7 @@ PURIFIERS = (
 PLACES = {
     "evaluate": "front.evaluate",
     "Result": "front.result",
+    "RobustAccuracy": "front.robust_accuracy",
     "load_classifier": "pretrained",
     "load_purifier": "pretrained",
     "load_score_model": "pretrained",
