@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lit_pursamere.attacks import *  # noqa: F403
     from lit_pursamere.defense import Defense, Ensemble  # noqa: F401
+    from lit_pursamere.front.checkpoint import load_module  # noqa: F401
     from lit_pursamere.front.evaluate import evaluate  # noqa: F401
     from lit_pursamere.front.result import Result  # noqa: F401
     from lit_pursamere.front.robust_accuracy import RobustAccuracy  # noqa: F401
@@ -36,6 +37,7 @@ PLACES = {
     "Result": "front.result",
     "RobustAccuracy": "front.robust_accuracy",
     "load_classifier": "pretrained",
+    "load_module": "front.checkpoint",
     "load_purifier": "pretrained",
     "load_score_model": "pretrained",
     "Defense": "defense",

@@ -40,8 +40,8 @@ def evaluate(
 
     Args:
         model: Its class, mynet:SmallResNet, or the name of weights (`lit-pursamere weights list`).
-        files: Its weight file, unless it is named; then the images: a folder of class folders, an .npz file, or a data
-            set: cifar10, cifar100, mnist, fashion_mnist, digits.
+        files: Its weight file or Lightning's .ckpt, unless it is named; then the images: a folder of class folders, an
+            .npz file, or a data set: cifar10, cifar100, mnist, fashion_mnist, digits.
         normalise: Mean and std that it wants of images in [0, 1]: two numbers, or one of each per channel.
         purifier: Name (`pursamere`), class or file of the purifier; Identity: none.
         score_model: Name or file of the score model (default: that of the purifier's paper).
@@ -49,7 +49,7 @@ def evaluate(
         attacks: quick, paper, strong, or names, classes or files of attacks (default: quick).
         n: So many images, drawn at random (default: all).
         output: Folder of the run; the same command goes on there.
-        arguments: What the class is built with, as JSON: '{"num_classes": 7}'.
+        arguments: What the class is built with, as JSON: '{"num_classes": 7}' (default: what a .ckpt says).
         evaluations: Verdicts per image (default: 1, or 4 where the purifier draws noise).
         batch_size: Images per forward pass.
         image_size: Side in pixels to which pictures are brought (default: that of the first one).
