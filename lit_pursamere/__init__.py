@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 ATTACKS = (
     "APGD", "EAD", "FAB", "MIM", "PGD", "SPSA", "Attack", "AutoAttack", "Boundary", "CarliniWagnerL2", "DetectorPGD",
     "IterativeAttack", "Outcome", "RandomSearch", "ReconstructionPGD", "Restarts", "SaltAndPepper", "SelectivePGD",
-    "Square", "Transfer", "WorstCase",
+    "Square", "Transfer", "WorstCase", "Wrapped",
 )  # fmt: skip
 PURIFIERS = (
     "ADBM", "ADP", "COUP", "DP_DDIM", "DP_DDPM", "DP_EDM", "GDMP", "MALADE", "DiffPure", "DiffPureLD", "ExtraCorrector",
