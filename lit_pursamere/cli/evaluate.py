@@ -15,6 +15,7 @@ import torch
 
 from lit_pursamere.front.evaluate import evaluate as evaluate_model
 from lit_pursamere.front.named import data_of, network_of
+from lit_pursamere.zoo import is_zoo
 
 __all__ = ["evaluate"]
 
@@ -34,12 +35,14 @@ def evaluate(
     batch_size: int = 128,
     image_size: int | None = None,
     device: str | None = None,
+    download: bool = False,
     seed: int = 0,
 ) -> None:
     """Attack an own classifier behind a purifier, and without it, and print the table.
 
     Args:
-        model: Its class, mynet:SmallResNet, or the name of weights (`lit-pursamere weights list`).
+        model: Its class, mynet:SmallResNet; the name of weights (`lit-pursamere weights list`); torchvision:resnet50,
+            timm:NAME or robustbench:NAME(dataset, threat), which bring their normalisation.
         files: Its weight file or Lightning's .ckpt, unless it is named; then the images: a folder of class folders, an
             .npz file, or a data set: cifar10, cifar100, mnist, fashion_mnist, digits.
         normalise: Mean and std that it wants of images in [0, 1]: two numbers, or one of each per channel.
@@ -54,6 +57,7 @@ def evaluate(
         batch_size: Images per forward pass.
         image_size: Side in pixels to which pictures are brought (default: that of the first one).
         device: cpu, cuda, cuda:1 (default: cuda where there is one).
+        download: Download weights that have a name and are not on this machine.
         seed: Of all that is drawn.
 
     Raises:
@@ -63,7 +67,9 @@ def evaluate(
     *weights, images = files
     if len(weights) > 1:
         raise ValueError(f"evaluate takes a model, its weight file and the images; got {len(files) + 1} words")
-    network = network_of(model, weights[0] if weights else None, arguments)
+    if normalise and is_zoo(model):
+        raise ValueError(f"{model} brings the normalisation of its weights; leave --normalise out")
+    network = network_of(model, weights[0] if weights else None, arguments, download)
     half = len(normalise or ()) // 2
     if normalise and 2 * half != len(normalise):
         raise ValueError(f"--normalise takes means and as many deviations; got {len(normalise)} numbers")

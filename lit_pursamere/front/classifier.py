@@ -115,7 +115,7 @@ def arguments_of(model: nn.Module) -> dict[str, Any] | None:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         value = getattr(model, parameter.name, parameter.default)
-        if value is not parameter.default and isinstance(value, bool | int | float | str):
+        if value is not parameter.default and value is not None and is_plain(value):
             found[parameter.name] = value
         elif parameter.default is parameter.empty:
             return None

@@ -15,26 +15,31 @@ from lit_pursamere.data.image_files import images_in
 from lit_pursamere.front.checkpoint import load_module
 from lit_pursamere.pretrained import build, load_classifier
 from lit_pursamere.shipped import names_of
+from lit_pursamere.zoo import is_zoo, zoo_classifier
 
 __all__ = ["data_of", "network_of"]
 
 
-def network_of(name: str, weights: str | None, arguments: str = "{}") -> nn.Module:
+def network_of(name: str, weights: str | None, arguments: str = "{}", download: bool = False) -> nn.Module:
     """A network by its class, filled with weights, or by the name of its weights.
 
     Args:
-        name: "mynet:SmallResNet", which is looked for in the current folder too; or "cifar10/standard".
+        name: "mynet:SmallResNet", which is looked for in the current folder too; "cifar10/standard"; or one of another
+            library, "torchvision:resnet50", see `zoo`.
         weights: Its weight file, or Lightning's .ckpt, which knows its arguments; None only with the name of weights.
         arguments: What the class is built with, as JSON; they win over those of a checkpoint.
+        download: Whether to download weights that have a name and are not on this machine.
 
     Raises:
         ValueError: If there is none of that name, its arguments are wrong, or the weights do not fit.
         FileNotFoundError: If there is no such weight file.
     """
+    if is_zoo(name):
+        return zoo_classifier(name, weights, download)
     if weights is None:
         if ":" in name:
             raise ValueError(f"{name} needs its weights: lit-pursamere evaluate {name} WEIGHTS IMAGES")
-        return load_classifier(name)
+        return load_classifier(name, download)
     try:
         given = json.loads(arguments)
     except ValueError as error:
