@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lit_pursamere.attacks import *  # noqa: F403
     from lit_pursamere.defense import Defense, Ensemble  # noqa: F401
+    from lit_pursamere.front.checkpoint import load_module  # noqa: F401
     from lit_pursamere.front.evaluate import evaluate  # noqa: F401
     from lit_pursamere.front.result import Result  # noqa: F401
+    from lit_pursamere.front.robust_accuracy import RobustAccuracy  # noqa: F401
     from lit_pursamere.pretrained import load_classifier, load_purifier, load_score_model  # noqa: F401
     from lit_pursamere.purifiers import *  # noqa: F403
     from lit_pursamere.threat import ThreatModel  # noqa: F401
@@ -22,7 +24,7 @@ __version__ = "0.1.0"
 ATTACKS = (
     "APGD", "EAD", "FAB", "MIM", "PGD", "SPSA", "Attack", "AutoAttack", "Boundary", "CarliniWagnerL2", "DetectorPGD",
     "IterativeAttack", "Outcome", "RandomSearch", "ReconstructionPGD", "Restarts", "SaltAndPepper", "SelectivePGD",
-    "Square", "Transfer", "WorstCase",
+    "Square", "Transfer", "WorstCase", "Wrapped",
 )  # fmt: skip
 PURIFIERS = (
     "ADBM", "ADP", "COUP", "DP_DDIM", "DP_DDPM", "DP_EDM", "GDMP", "MALADE", "DiffPure", "DiffPureLD", "ExtraCorrector",
@@ -33,7 +35,9 @@ PURIFIERS = (
 PLACES = {
     "evaluate": "front.evaluate",
     "Result": "front.result",
+    "RobustAccuracy": "front.robust_accuracy",
     "load_classifier": "pretrained",
+    "load_module": "front.checkpoint",
     "load_purifier": "pretrained",
     "load_score_model": "pretrained",
     "Defense": "defense",

@@ -25,6 +25,7 @@ from lit_pursamere.purifiers.base import Knowledge, Recipe, complete
 from lit_pursamere.shipped import names_of, part
 from lit_pursamere.weights.getting import get
 from lit_pursamere.weights.registry import find, score_model_of
+from lit_pursamere.zoo import is_zoo, zoo_classifier
 
 __all__ = ["build", "load_classifier", "load_purifier", "load_score_model"]
 
@@ -51,11 +52,13 @@ def load_score_model(name: str, download: bool = False, **settings: Any) -> Scor
 def load_classifier(name: str, download: bool = False, **settings: Any) -> nn.Module:
     """Build a classifier, from images (B, C, H, W) in [0, 1] to logits (B, K), with its weights.
 
-    Arguments and errors are those of `load_score_model`.
+    Arguments and errors are those of `load_score_model`; `torchvision:resnet50` and the like are names, too, see `zoo`.
 
     Returns:
         The classifier in evaluation mode, on the CPU.
     """
+    if is_zoo(name):
+        return zoo_classifier(name, download=download, **settings)
     return _load(name, "classifier", nn.Module, download, settings)
 
 

@@ -10,7 +10,7 @@ import lit_pursamere
 
 ROOT = Path(lit_pursamere.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-KNOW_LIGHTNING = {"data", "tasks", "estimate", "cli"}
+KNOW_LIGHTNING = {"data", "tasks", "estimate", "front", "cli"}
 FOREIGN = ("library",)  # an attack of pyautoattack, which takes its loss in no other way
 
 

@@ -14,6 +14,7 @@ from lit_pursamere.attacks.selective_pgd import SelectivePGD
 from lit_pursamere.attacks.spsa import SPSA
 from lit_pursamere.attacks.transfer import Transfer
 from lit_pursamere.attacks.worst_case import Restarts, WorstCase
+from lit_pursamere.attacks.wrapped import Wrapped
 
 __all__ = [
     "APGD",
@@ -37,4 +38,5 @@ __all__ = [
     "Square",
     "Transfer",
     "WorstCase",
+    "Wrapped",
 ]

@@ -26,7 +26,7 @@ from lit_pursamere.attacks.library import LibraryView, fingerprint, require
 from lit_pursamere.attacks.survivors import Run, SurvivorAttack, at_least_one
 from lit_pursamere.seeding import generator
 
-__all__ = ["EAD", "Boundary", "CarliniWagnerL2", "SaltAndPepper"]
+__all__ = ["EAD", "Boundary", "CarliniWagnerL2", "SaltAndPepper", "quiet_import", "search"]
 
 PACKAGE = "foolbox"
 
@@ -63,7 +63,7 @@ class CarliniWagnerL2(SurvivorAttack):
             initial_const=self.constant,
             abort_early=False,  # it would look at the loss of the whole batch
         )
-        return [Run(self.search_steps * self.steps, partial(_search, attack, view))]
+        return [Run(self.search_steps * self.steps, partial(search, attack, view))]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class EAD(SurvivorAttack):
             decision_rule="EN",
             abort_early=False,  # it would look at the loss of the whole batch
         )
-        return [Run(2 * self.search_steps * self.steps, partial(_search, attack, view))]
+        return [Run(2 * self.search_steps * self.steps, partial(search, attack, view))]
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Boundary(SurvivorAttack):
             nearest = x.clone()
             if found.any():
                 view.vouch((y[found] + 1) % view.classes)  # the package would check the starting points by one draw
-                nearest[found] = _search(attack, view, x[found], y[found], starting_points=start[found])[0]
+                nearest[found] = search(attack, view, x[found], y[found], starting_points=start[found])[0]
             return [nearest]
 
         return [Run(self.starts * self.draws + self.steps, walk)]
@@ -192,7 +192,7 @@ class SaltAndPepper(SurvivorAttack):
         return [Run(1, partial(sprinkle, number=number)) for number in range(self.tries)]
 
 
-def _search(attack: Any, view: LibraryView, x: Tensor, y: Tensor, **how: Tensor) -> list[Tensor]:
+def search(attack: Any, view: LibraryView, x: Tensor, y: Tensor, **how: Any) -> list[Tensor]:
     """Nearest wrong images that an attack of foolbox finds; black ones where it finds none."""
     foolbox = _foolbox()
     model = foolbox.PyTorchModel(view, bounds=(0, 1), device=x.device)
@@ -200,12 +200,12 @@ def _search(attack: Any, view: LibraryView, x: Tensor, y: Tensor, **how: Tensor)
 
 
 def _foolbox() -> Any:
-    with _quiet_import():
+    with quiet_import():
         return require("foolbox", PACKAGE)
 
 
 @contextmanager
-def _quiet_import() -> Iterator[None]:
+def quiet_import() -> Iterator[None]:
     """The package imports GitPython, which refuses where there is no git unless told not to mind, and a moved name."""
     told = os.environ.get("GIT_PYTHON_REFRESH")
     os.environ["GIT_PYTHON_REFRESH"] = "quiet"

@@ -41,7 +41,7 @@ HPC = "hpc_ckpt_*.ckpt"
 KINDS: dict[str, tuple[type, ...]] = {  # of what a checkpoint holds
     "state_dict": (dict,), "loops": (dict,), "callbacks": (dict,), "train_accuracy": (dict,), "epoch": (int,),
     "global_step": (int,), "optimizer_states": (list,), "lr_schedulers": (list,), "card": (dict, NoneType),
-    "configuration": (dict, NoneType),
+    "configuration": (dict, NoneType), "asked": (dict, NoneType),
 }  # fmt: skip
 STATES = ("loops", "optimizer_states", "lr_schedulers")  # without which there is nothing to continue
 OTHERWISE = (

@@ -17,6 +17,7 @@ from lit_pursamere.ending import command, ending
 from lit_pursamere.front.evaluate import evaluate as evaluate_model
 from lit_pursamere.front.named import data_of, network_of
 from lit_pursamere.report.headline import headline
+from lit_pursamere.zoo import is_zoo
 
 __all__ = ["evaluate"]
 
@@ -36,14 +37,16 @@ def evaluate(
     batch_size: int | None = None,
     image_size: int | None = None,
     device: str | None = None,
+    download: bool = False,
     seed: int = 0,
 ) -> None:
     """Attack an own classifier behind a purifier, and without it, and print the table.
 
     Args:
-        model: Its class, mynet:SmallResNet, or the name of weights (`lit-pursamere weights list`).
-        files: Its weight file, unless it is named; then the images: a folder of class folders, an .npz file, or a data
-            set: cifar10, cifar100, mnist, fashion_mnist, digits.
+        model: Its class, mynet:SmallResNet; the name of weights (`lit-pursamere weights list`); torchvision:resnet50,
+            timm:NAME or robustbench:NAME(dataset, threat), which bring their normalisation.
+        files: Its weight file or Lightning's .ckpt, unless it is named; then the images: a folder of class folders, an
+            .npz file, or a data set: cifar10, cifar100, mnist, fashion_mnist, digits.
         normalise: Mean and std that it wants of images in [0, 1]: two numbers, or one of each per channel.
         purifier: Name (`pursamere`), class or file of the purifier; Identity: none.
         score_model: Name or file of the score model (default: that of the purifier's paper).
@@ -51,11 +54,12 @@ def evaluate(
         attacks: quick, paper, strong, or names, classes or files of attacks (default: quick).
         n: So many images, drawn at random (default: all).
         output: Folder of the run; the same command goes on there.
-        arguments: What the class is built with, as JSON: '{"num_classes": 7}'.
+        arguments: What the class is built with, as JSON: '{"num_classes": 7}' (default: what a .ckpt says).
         evaluations: Verdicts per image (default: 1, or 4 where the purifier draws noise).
         batch_size: Images per forward pass (default: 128, or as many as fit into memory).
         image_size: Side in pixels to which pictures are brought (default: that of the first one).
         device: cpu, cuda, cuda:1 (default: cuda where there is one).
+        download: Download weights that have a name and are not on this machine.
         seed: Of all that is drawn.
 
     Raises:
@@ -65,7 +69,9 @@ def evaluate(
     *weights, images = files
     if len(weights) > 1:
         raise ValueError(f"evaluate takes a model, its weight file and the images; got {len(files) + 1} words")
-    network = network_of(model, weights[0] if weights else None, arguments)
+    if normalise and is_zoo(model):
+        raise ValueError(f"{model} brings the normalisation of its weights; leave --normalise out")
+    network = network_of(model, weights[0] if weights else None, arguments, download)
     half = len(normalise or ()) // 2
     if normalise and 2 * half != len(normalise):
         raise ValueError(f"--normalise takes means and as many deviations; got {len(normalise)} numbers")

@@ -11,6 +11,7 @@ MISFIT = "Error(s) in loading state_dict"  # begins torch's message where a chec
 
 # What jsonargparse says around the one line that names the mistake.
 CALLABLE = re.compile(r"\s*- Type \S*Callable\[.*expects a function or a callable class")
+SAID_OF_CALLABLE = re.compile(r"expects a function or a callable class: (.+?)(?:\. Got value: |$)", re.MULTILINE)
 IN_WORKER = re.compile(r"\ACaught (\w+) in DataLoader worker.*^[\w.]*\1: (.*)\Z", re.DOTALL | re.MULTILINE)
 NOISE = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
 
@@ -38,6 +39,8 @@ def readable(error: BaseException) -> str:
         return f"{key_of(error)}: the module {absent[1]} has no class {absent[2]}"
     lines = [line.strip().removeprefix("- ") for line in without_callables(str(error).splitlines())]
     kept = [line for line in lines if line and not line.startswith(NOISE)]
+    if kept and kept[-1].endswith(":") and (said := SAID_OF_CALLABLE.search(str(error))):
+        kept.append(said[1])  # a callable is all that is wanted there
     if len(kept) == len(lines):
         return str(error)
     given = re.search(r"Given value: (?!Namespace\()([^{\n].*)", str(error))  # the innermost comes first

@@ -46,7 +46,9 @@ def resolved(attacks: Attacks, classes: int, draws: bool) -> tuple[dict[str, Att
 def by_name(one: One, draws: bool) -> dict[str, Any]:
     """Attacks by name: objects, or what a configuration says of them."""
     if isinstance(one, Attack):
-        return {f"{type(one).__name__}-{one.view}": one}
+        kind = getattr(one, "wrapped", type(one))  # an attack of another library goes by its name there
+        name = kind if isinstance(kind, str) else kind.__name__
+        return {f"{name.rpartition('.')[2]}-{one.view}": one}
     if isinstance(one, str):
         whole = (draws and part(f"{one}_stochastic", ["attacks"])) or part(one, ["attacks"])
         name = Path(one).stem if one.endswith((".yaml", ".yml")) else one.rpartition(".")[2]
@@ -85,6 +87,8 @@ def told_of(value: Any) -> Any:
         return value
     if isinstance(value, ThreatModel):
         return {"norm": value.norm, "eps": value.plain_eps}
+    if isinstance(value, Mapping):
+        return {str(name): told_of(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [told_of(item) for item in value]
     if isinstance(value, Attack):

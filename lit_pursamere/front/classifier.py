@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from lit_pursamere.networks import Normalised
 from lit_pursamere.weights import load_weights, save_weights
+from lit_pursamere.weights.arguments import is_plain
 
 __all__ = ["Classifier", "imported"]
 
@@ -106,15 +108,14 @@ def arguments_of(model: nn.Module) -> dict[str, Any] | None:
     """The arguments that a module of this class would be built with, as JSON values; None if they are not known."""
     kept = getattr(model, "hparams", None)
     if isinstance(kept, Mapping) and kept:
-        plain = all(isinstance(value, bool | int | float | str | None) for value in kept.values())
-        return dict(kept) if plain else None
+        return dict(kept) if is_plain(kept) else None
     found = {}
     _, *parameters = inspect.signature(type(model).__init__).parameters.values()
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         value = getattr(model, parameter.name, parameter.default)
-        if value is not parameter.default and isinstance(value, bool | int | float | str):
+        if value is not parameter.default and value is not None and is_plain(value):
             found[parameter.name] = value
         elif parameter.default is parameter.empty:
             return None
@@ -138,6 +139,8 @@ def imported(name: str) -> Any:
     if not module or not path:
         raise ValueError(f"{name!r} names no class; give it as module:Class, such as mynet:SmallResNet")
     advice = "is its folder the current one, or on PYTHONPATH?"
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         found = import_module(module)
     except ImportError as error:

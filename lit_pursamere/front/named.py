@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,45 +12,41 @@ from lit_pursamere.cli.composition import part_of
 from lit_pursamere.data import NPZ, ImageDataModule, ImageFolder
 from lit_pursamere.data.folder import class_folders
 from lit_pursamere.data.image_files import images_in
-from lit_pursamere.front.classifier import imported
+from lit_pursamere.front.checkpoint import load_module
 from lit_pursamere.pretrained import build, load_classifier
 from lit_pursamere.shipped import names_of
-from lit_pursamere.weights import load_weights
+from lit_pursamere.zoo import is_zoo, zoo_classifier
 
 __all__ = ["data_of", "network_of"]
 
 
-def network_of(name: str, weights: str | None, arguments: str = "{}") -> nn.Module:
+def network_of(name: str, weights: str | None, arguments: str = "{}", download: bool = False) -> nn.Module:
     """A network by its class, filled with weights, or by the name of its weights.
 
     Args:
-        name: "mynet:SmallResNet", which is looked for in the current folder too; or "cifar10/standard".
-        weights: Its weight file; None only with the name of weights.
-        arguments: What the class is built with, as JSON.
+        name: "mynet:SmallResNet", which is looked for in the current folder too; "cifar10/standard"; or one of another
+            library, "torchvision:resnet50", see `zoo`.
+        weights: Its weight file, or Lightning's .ckpt, which knows its arguments; None only with the name of weights.
+        arguments: What the class is built with, as JSON; they win over those of a checkpoint.
+        download: Whether to download weights that have a name and are not on this machine.
 
     Raises:
         ValueError: If there is none of that name, its arguments are wrong, or the weights do not fit.
         FileNotFoundError: If there is no such weight file.
     """
+    if is_zoo(name):
+        return zoo_classifier(name, weights, download)
     if weights is None:
         if ":" in name:
             raise ValueError(f"{name} needs its weights: lit-pursamere evaluate {name} WEIGHTS IMAGES")
-        return load_classifier(name)
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    kind = imported(name)
+        return load_classifier(name, download)
     try:
-        told = json.loads(arguments)
-        network = kind(**told)
-    except (TypeError, ValueError) as error:
-        signature = f"{name.rpartition(':')[2]}{inspect.signature(kind)}" if callable(kind) else name
-        raise ValueError(
-            f"{signature} cannot be built with --arguments '{arguments}': {error}; give what it needs as JSON"
-        ) from error
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"{name} makes a {type(network).__name__}, no torch.nn.Module")
-    load_weights(network, weights)
-    return network
+        given = json.loads(arguments)
+    except ValueError as error:
+        raise ValueError(f"--arguments '{arguments}' is no JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise ValueError(f"--arguments must be a JSON object, such as '{{\"num_classes\": 7}}'; got {arguments}")
+    return load_module(name, weights, given)
 
 
 def data_of(name: str, network: nn.Module, image_size: int | None = None) -> ImageDataModule:

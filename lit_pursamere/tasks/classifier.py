@@ -8,17 +8,23 @@ Reference: PurSAMERE, eq. (17); SGD recipe of Zagoruyko & Komodakis (2016).
 from __future__ import annotations
 
 from bisect import bisect
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from lit_pursamere.attacks import Attack
 from lit_pursamere.tasks.folder_task import require_precision
+from lit_pursamere.tasks.optimisation import Asked
 from lit_pursamere.tasks.training import ExponentialMovingAverage, Training, cosine, rise
+from lit_pursamere.weights import inspect_weights, load_weights
 from lit_pursamere.weights.settings import settings_of
 
 __all__ = ["LitClassifier"]
@@ -29,15 +35,22 @@ class LitClassifier(Training):
 
     Args:
         classifier: Network from images (B, C, H, W) in [0, 1] to logits (B, K).
+        checkpoint: Weights to start from, in place of those that the network has: a weight file, or a name, see
+            `weights.load_weights`. A checkpoint of this very training goes on all the same.
         lr: SGD's learning rate.
         momentum: SGD's momentum.
-        weight_decay: L2 penalty on all weights.
-        nesterov: Whether the momentum is Nesterov's.
+        weight_decay: SGD's L2 penalty on all weights.
+        nesterov: Whether SGD's momentum is Nesterov's.
+        optimizer: Another optimiser, of any class, which has settings of its own: in a configuration a class_path and
+            init_args, from Python a function of the parameters. None: SGD.
+        scheduler: Another scheduler of the learning rate, which has settings of its own. It takes a step after every
+            epoch; `pytorch_lightning.cli.ReduceLROnPlateau` after every validation, of which it monitors a metric,
+            `val/loss`. None: as `schedule` and `warmup` say.
         schedule: `milestones`, or `cosine` down to 0 over `max_epochs` of the trainer; both change after every epoch.
         milestones: Epochs after which the learning rate is multiplied by gamma.
         gamma: Factor of the learning rate at the milestones.
         warmup: Epochs over which the learning rate rises linearly from 0.
-        lr_reference_batch: Batch that `lr` is meant for, in pairs (images without pairs). The learning rate is then
+        lr_reference_batch: Batch that the learning rate is meant for, in pairs (images without pairs). It is then
             lr * (accumulated batches * batch_size) / lr_reference_batch, the linear rule of Goyal et al. (2017), which
             wants a warm-up of about five epochs. None: `lr` as it is.
         ema_decay: Decay per step of a moving average of weights and batch statistics, which is then what is validated
@@ -59,10 +72,13 @@ class LitClassifier(Training):
     def __init__(
         self,
         classifier: nn.Module,
+        checkpoint: str | None = None,
         lr: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         nesterov: bool = False,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
         schedule: Literal["milestones", "cosine"] = "milestones",
         milestones: list[int] = [60, 120, 160],  # noqa: B006 (never changed)
         gamma: float = 0.2,
@@ -99,13 +115,19 @@ class LitClassifier(Training):
             )
         if attack is not None and attack.threat is None:
             raise ValueError("the attack of a training names no threat model: give it as `model.attack.threat`")
+        self.started_from = None
+        if checkpoint is not None:
+            load_weights(classifier, checkpoint)
+            self.started_from = f"{Path(checkpoint).name}, sha256 {inspect_weights(checkpoint).sha256}"
         self.classifier = classifier.to(memory_format=torch.channels_last) if channels_last else classifier
         self.lr, self.momentum, self.weight_decay, self.nesterov = lr, momentum, weight_decay, nesterov
+        self.optimizer, self.scheduler = optimizer, scheduler
         self.schedule, self.milestones, self.gamma, self.warmup = schedule, sorted(milestones), gamma, warmup
         self.lr_reference_batch, self.ema_decay, self.compile_network = lr_reference_batch, ema_decay, compile
         self.attack, self.attacked_images = attack, attacked_images
         self.accuracy: Any = nn.ModuleDict({name: MeanMetric() for name in ("clean", "purified", "attacked")})
         self.seen = MeanMetric()  # accuracy of the epoch, on training images as they are seen
+        self.loss = MeanMetric()  # on validation images, both halves of pairs
         self.left_to_attack = 0
 
     def setup(self, stage: str) -> None:
@@ -119,12 +141,20 @@ class LitClassifier(Training):
 
     def configure_optimizers(self) -> Any:
         scale = 1.0 if self.lr_reference_batch is None else self.effective_batch() / self.lr_reference_batch
-        optimizer = torch.optim.SGD(
-            self.classifier.parameters(), self.lr * scale, self.momentum, weight_decay=self.weight_decay,
-            nesterov=self.nesterov,
-        )  # fmt: skip
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        optimizer = (self.optimizer or self.sgd)(self.classifier.parameters())
+        for group in optimizer.param_groups:
+            group["lr"] *= scale
+        if self.scheduler is None:
+            return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, self.lr_factor)}
+        scheduler = self.scheduler(optimizer)
+        plateau = {"monitor": getattr(scheduler, "monitor", None), "strict": False}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **plateau}}
+
+    def sgd(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser that is meant if none is named."""
+        return torch.optim.SGD(
+            parameters, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
+        )
 
     def lr_factor(self, epoch: int) -> float:
         """Learning rate of an epoch as a fraction of the highest one.
@@ -191,8 +221,12 @@ class LitClassifier(Training):
             self._score("attacked", self._attacked(images, y), y)
 
     def _score(self, name: str, images: Tensor, y: Tensor) -> None:
-        self.accuracy[name].update((self.classifier(images).argmax(1) == y).float())
+        logits = self.classifier(images)
+        self.accuracy[name].update((logits.argmax(1) == y).float())
         self.log(f"val/accuracy_{name}", self.accuracy[name], prog_bar=True)
+        if name != "attacked":
+            self.loss.update(F.cross_entropy(logits, y, reduction="none"))
+            self.log("val/loss", self.loss)
 
     def _attacked(self, images: Tensor, y: Tensor) -> Tensor:
         if torch.is_inference_mode_enabled():
@@ -208,8 +242,19 @@ class LitClassifier(Training):
             "purified": getattr(self.data, "purified", None),
             "classifier": type(self.classifier).__name__,
             **settings_of(self.classifier),
+            "started_from": self.started_from,
             "loss": "cross-entropy, half on clean and half on purified images where there are pairs",
-            "lr": self.lr,
+            "lr": self.lr if self.optimizer is None else None,
+            **({} if self.asked is None else self.own_parts(self.asked)),
             "effective_batch": None if self.data is None else self.effective_batch(),
             "ema_decay": self.ema_decay,
+        }
+
+    def own_parts(self, asked: Asked) -> dict[str, str | None]:
+        """What a card says of an optimiser and a scheduler that were named; the configuration holds all of it."""
+        optimizer, scheduler = asked["optimizers"][0], asked["schedulers"][0]
+        group = ", ".join(f"{key}={value}" for key, value in optimizer["groups"][0].items() if value)
+        return {
+            "optimizer": None if self.optimizer is None else f"{optimizer['class']}({group})",
+            "scheduler": None if self.scheduler is None else scheduler["class"],
         }

@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from lit_pursamere.store.manifest import read_manifest
+from lit_pursamere.weights import inspect_weights
 
 __all__ = ["card_of", "configuration_of", "deciding"]
 
@@ -32,6 +33,8 @@ def deciding(config: dict) -> dict:
     for name, free in FREE.items():
         part = config[name]
         settings = {key: value for key, value in (part.get("init_args") or {}).items() if key not in free}
+        if settings.get("checkpoint") is not None:  # the weights count, not where they lie
+            settings["checkpoint"] = f"sha256 {inspect_weights(settings['checkpoint']).sha256[:16]}"
         parts[name] = {"class_path": part["class_path"], **settings}
     parts["trainer"] = {key: config["trainer"].get(key) for key in DECIDING}
     purified = (config["data"].get("init_args") or {}).get("purified")

@@ -17,7 +17,7 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lit_pursamere.ending import command, ending
@@ -27,6 +27,7 @@ from lit_pursamere.store.manifest import differences
 from lit_pursamere.tasks.callbacks import Clock, TotalProgress, callback_of
 from lit_pursamere.tasks.deciding import configuration_of
 from lit_pursamere.tasks.folder_task import require_precision
+from lit_pursamere.tasks.optimisation import Asked, Plateaus, asked_of, put_in_place, require_continuable
 from lit_pursamere.tasks.stopping import Stopping
 from lit_pursamere.weights import model_card, save_weights
 from lit_pursamere.weights.saving import safetensors_file
@@ -157,7 +158,9 @@ class Training(pl.LightningModule):
     configuration: dict | None = None
     begun: Mapping[str, str] = MappingProxyType({})  # card of the part of the run that a checkpoint ended
     finite: Tensor | None = None  # whether all losses so far were numbers
-    beyond = 0  # steps by which the trainer's limit is raised until the training has begun
+    asked: Asked | None = None  # of optimisers and schedulers, see `asked_of`
+    asked_before: Asked | None = None  # of those of the checkpoint that is continued
+    beyond = 0  # steps by which the trainer's limit is raised until a validation has begun
 
     def __init__(self, export: str | None = None) -> None:
         super().__init__()
@@ -180,26 +183,26 @@ class Training(pl.LightningModule):
     def on_fit_start(self) -> None:
         if getattr(self.data, "batch_size", None):
             rank_zero_info(self.batch_line())
-        self.asked = [[dict(group, params=None) for group in each.param_groups] for each in self.trainer.optimizers]
+        self.asked = asked_of(self.trainer)
+        require_continuable(self.asked_before, self.asked)
 
     def on_train_start(self) -> None:
-        """Put the settings of this run in place of those that a checkpoint brought, at the place that it brought."""
+        put_in_place(self.trainer, self.asked_before, self.asked or {})
+
+    def on_validation_start(self) -> None:
+        self.keep_to_limit()
+
+    def keep_to_limit(self) -> None:
+        """Lower the trainer's limit of steps again, once the validation that it was raised for has begun."""
         self.trainer.fit_loop.epoch_loop.max_steps -= self.beyond
         self.beyond = 0
-        for optimizer, asked in zip(self.trainer.optimizers, self.asked, strict=True):
-            for group, settings in zip(optimizer.param_groups, asked, strict=True):
-                group.update({**settings, "params": group["params"]})
-        for config in self.trainer.lr_scheduler_configs:
-            schedule: Any = config.scheduler
-            if isinstance(schedule, LambdaLR):
-                schedule.base_lrs = [group["initial_lr"] for group in schedule.optimizer.param_groups]
-                factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
-                schedule._last_lr = [lr * factor for lr, factor in zip(schedule.base_lrs, factors, strict=True)]
-                for group, lr in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
-                    group["lr"] = lr
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [TotalProgress(), Clock(), Stopping()]
+        return [TotalProgress(), Clock(), Stopping(), Plateaus()]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if not isinstance(scheduler, ReduceLROnPlateau):  # see `Plateaus`
+            super().lr_scheduler_step(scheduler, metric)
 
     def effective_batch(self) -> int:
         """Images, or pairs, that one step of the optimiser sees over all processes."""
@@ -220,7 +223,7 @@ class Training(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         self.require_numbers()
-        checkpoint["configuration"] = self.configuration
+        checkpoint["configuration"], checkpoint["asked"] = self.configuration, self.asked
         clock = callback_of(self.trainer, Clock)
         hours = {} if clock is None else clock.named()
         if "loops" in checkpoint and validation_follows(self.trainer):  # one of weights only has none
@@ -228,7 +231,7 @@ class Training(pl.LightningModule):
         checkpoint["card"] = self.card() | {name: f"{value:.4g}" for name, value in hours.items()}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.begun = checkpoint.get("card") or {}
+        self.begun, self.asked_before = checkpoint.get("card") or {}, checkpoint.get("asked")
         loop = self.trainer.fit_loop.epoch_loop
         begun = checkpoint.get("loops", {}).get("fit_loop", {}).get(VALIDATION, {}).get("total")
         if begun == BEGUN and loop.max_steps > 0:
@@ -236,6 +239,7 @@ class Training(pl.LightningModule):
             loop.max_steps += self.beyond
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        self.keep_to_limit()
         progress = self.trainer.fit_loop.epoch_progress
         if progress.current.ready == progress.current.completed:
             # Lightning forgets to count an epoch as begun after resuming from a checkpoint of the last batch before

@@ -35,6 +35,7 @@ from lit_pursamere.attacks import (
     Square,
     Transfer,
     WorstCase,
+    Wrapped,
 )
 from lit_pursamere.attacks.base import Progress
 from lit_pursamere.attacks.survivors import SurvivorAttack
@@ -57,6 +58,21 @@ def score_model() -> GaussianMixtureScore:
     """Two grey images, wide apart, float64."""
     means = torch.stack([torch.full(SHAPE, 0.3), torch.full(SHAPE, 0.7)])
     return GaussianMixtureScore(means, std=[0.1, 0.15], weights=[0.6, 0.4]).double()
+
+
+class Ascent:
+    """An attack with the interface of torchattacks, for any norm; it goes three times as far as it may."""
+
+    def __init__(self, model: nn.Module, eps: float, norm: str, steps: int = 2) -> None:
+        self.model, self.threat, self.steps = model, ThreatModel(norm.lower(), eps), steps  # type: ignore[arg-type]
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        adv = images.clone()
+        for _ in range(self.steps):
+            adv.requires_grad_()
+            F.cross_entropy(self.model(adv), labels, reduction="sum").backward()
+            adv = adv.detach() + 3 * self.threat.eps / self.steps * self.threat.ascent_direction(adv.grad)
+        return adv
 
 
 # An attack that its threat model suffices to build needs no entry; more entries test more of its settings.
@@ -103,6 +119,7 @@ ATTACKS: dict[str, Callable[[ThreatModel], Attack]] = {
     "ead-alone": lambda threat: EAD(threat, steps=10, search_steps=3, constant=1.0, evaluations=1, one_by_one=True),
     "boundary-alone": lambda threat: Boundary(threat, steps=60, evaluations=1, one_by_one=True),
     "salt-and-pepper-alone": lambda threat: SaltAndPepper(threat, rho=0.05, tries=40, evaluations=1, one_by_one=True),
+    "wrapped": lambda threat: Wrapped.of(Ascent, threat, steps=4),
     "autoattack-rand": lambda threat: AutoAttack(threat, version="rand", steps=6, eot=2),
 }
 

@@ -30,7 +30,7 @@ OTHERS = {
     "threat": ThreatModel("linf", Pixels("4/255")), "view": "exact", "start": "ball", "direction": "sign",
     "loss": "dlr", "eot_mode": "logit_mean", "decision": "original", "version": "rand", "sigmas": [0.3, 0.1],
     "attack": PGD(THREAT, steps=3), "attacks": [PGD(THREAT, steps=3)], "rho": 0.5, "large_eps": False,
-    "step_size": 0.5,
+    "step_size": 0.5, "wrapped": "foolbox.attacks.LinfPGD", "arguments": {"steps": 3},
 }  # fmt: skip
 
 
