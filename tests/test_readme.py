@@ -12,7 +12,7 @@ from lit_pursamere.cli.usage import VERBS
 
 DOCUMENTS = (  # docs/extend.md is followed by test_extend
     "README.md", "docs/reference.md", "docs/results.md", "docs/protocols.md", "docs/performance.md", "docs/weights.md",
-    "checkpoints/README.md", "benchmarks/README.md", "benchmarks/gpu/README.md",
+    "docs/own.md", "checkpoints/README.md", "benchmarks/README.md", "benchmarks/gpu/README.md",
 )  # fmt: skip
 SHIPPED = re.compile(r"configs/|checkpoints/\w+/\w+\.safetensors")
 
