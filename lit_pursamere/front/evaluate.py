@@ -229,7 +229,7 @@ def sized(
     doubts = preflight_of(defense, task.attacks, x, y, batch_size=size, seed=seed, **named)
     for doubt in doubts:
         if doubt.stops:
-            raise ValueError(f"{doubt.what} (preflight=False runs it all the same)")
+            raise ValueError(f"{doubt.what} (preflight=False, or --no-preflight, runs it all the same)")
         warnings.warn(doubt.what, stacklevel=3)
     return size
 
