@@ -10,56 +10,15 @@ from itertools import pairwise
 
 from lit_pursamere.cli.arguments import Argument, about_verb, arguments, trainer_arguments
 from lit_pursamere.cli.examples import EXAMPLES
+from lit_pursamere.cli.matter import CLASSES, MATTER, PARTS, SAID
 from lit_pursamere.cli.signatures import verbs_of
 from lit_pursamere.cli.usage import VERBS
 
-__all__ = ["HELP", "MATTER", "asks_for_screen", "screen"]
+__all__ = ["HELP", "asks_for_screen", "screen"]
 
 HELP = ("-h", "--help")
 OF_TRAINER = "--trainer.help"
 WIDEST = 100
-CLASSES = {  # whose arguments stand behind which word
-    "LitRobustness": "model", "LitPurification": "model", "LitScoreModel": "model", "LitClassifier": "model",
-    "ImageDataModule": "data", "Checklist": "audit", "Estimate": "estimate",
-}  # fmt: skip
-RUNS = ("trainer.accelerator", "trainer.devices", "trainer.precision")
-DEFENCE = ("purifier", "score_model", "classifier", "noise")
-MATTER = {  # of the verbs of a configuration: what of it is mostly changed
-    "fit": (
-        "config", "LitScoreModel.score_model", "LitClassifier.classifier", "LitScoreModel.export", "data",
-        "ImageDataModule.batch_size", "ImageDataModule.val_size", "ImageDataModule.purified", "trainer.max_epochs",
-        "trainer.max_steps", *RUNS, "ckpt_path", "seed_everything",
-    ),
-    "validate": ("config", "ckpt_path", "data", "ImageDataModule.val_size", "ImageDataModule.eval_batch_size", *RUNS),
-    "predict": (
-        "config", *(f"LitPurification.{name}" for name in (*DEFENCE, "output", "dtype")), "data",
-        "ImageDataModule.evaluate", "ImageDataModule.eval_batch_size", *RUNS, "seed_everything",
-    ),
-    "test": (
-        "config", *(f"LitRobustness.{name}" for name in (*DEFENCE, "attacks", "threat", "evaluations", "output")),
-        "data", "ImageDataModule.test_size", "ImageDataModule.eval_batch_size", *RUNS, "seed_everything",
-    ),
-    "estimate": ("config", "Estimate.devices", "Estimate.seconds", "trainer.accelerator"),
-    "audit": (
-        "config", "audit", *(f"Checklist.{name}" for name in ("attack", "images", "output", "queries", "checks")),
-        "trainer.accelerator",
-    ),
-}  # fmt: skip
-SAID = {  # what no docstring of ours says
-    "config": "A file, or the name of one that comes with the package; several are laid over each other.",
-    "data": "Name, file or class of the data set: digits, cifar10, folder, npz ...",
-    "audit": "What is asked: Checklist (the default), or Similarity.",
-    "ckpt_path": "Checkpoint to start from.",
-    "seed_everything": "Seed of all that is drawn.",
-    "trainer.accelerator": "cpu, gpu, or auto: a GPU where there is one.",
-    "trainer.devices": "How many processes or GPUs (default: all GPUs, or one process).",
-    "trainer.precision": "32-true, bf16-mixed, 16-mixed, 64-true.",
-    "trainer.max_epochs": "Epochs after which the training ends.",
-    "trainer.max_steps": "Steps after which it ends, -1: none.",
-}
-PARTS = {"fit": ("LitScoreModel", "LitClassifier"), "validate": ("LitScoreModel", "LitClassifier"),
-         "predict": ("LitPurification",), "test": ("LitRobustness",), "estimate": ("LitRobustness",),
-         "audit": ("LitRobustness",)}  # fmt: skip
 
 
 def asks_for_screen(words: Sequence[str]) -> bool:
@@ -114,10 +73,8 @@ def of_configuration(verb: str) -> Iterator[tuple[str, str]]:
     """Options of a verb of a configuration, and what they mean."""
     for name in MATTER[verb]:
         owner, _, key = name.partition(".")
-        if owner in CLASSES:
-            yield f"--{CLASSES[owner]}.{key}", briefly(arguments(owner)[key])
-        else:
-            yield f"--{name}", SAID[name]
+        option = f"{CLASSES[owner]}.{key}" if owner in CLASSES else name
+        yield f"--{option}", SAID.get(option) or briefly(arguments(owner)[key])
 
 
 def of_function(known: dict[str, Argument]) -> Iterator[tuple[str, str]]:
