@@ -7,7 +7,7 @@ COPY lit_pursamere lit_pursamere
 COPY configs configs
 COPY checkpoints checkpoints
 RUN pip install --no-cache-dir '.[attacks]' && rm -rf /src/*
-RUN useradd --create-home user
+RUN useradd --create-home user && install --directory --owner user /work
 USER user
 WORKDIR /work
 ENTRYPOINT ["lit-pursamere"]
