@@ -9,16 +9,13 @@ purify = load_purifier("pursamere", "cifar10/ncsnv2-small")
 
 from __future__ import annotations
 
-from argparse import ArgumentError
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from torch import nn
 
-from lit_pursamere.cli.composition import read_yaml
-from lit_pursamere.cli.lightning import know_names
-from lit_pursamere.cli.named import configuration_of
-from lit_pursamere.cli.readable import readable
+from lit_pursamere.configuration.building import build
+from lit_pursamere.configuration.composition import read_yaml
+from lit_pursamere.configuration.named import configuration_of
 from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.purifiers import Purifier
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete
@@ -27,7 +24,7 @@ from lit_pursamere.weights.getting import get
 from lit_pursamere.weights.registry import find, score_model_of
 from lit_pursamere.zoo import is_zoo, zoo_classifier
 
-__all__ = ["build", "load_classifier", "load_purifier", "load_score_model"]
+__all__ = ["load_classifier", "load_purifier", "load_score_model"]
 
 
 def load_score_model(name: str, download: bool = False, **settings: Any) -> ScoreModel:
@@ -109,22 +106,3 @@ def _load(name: str, kind: str, base: type, download: bool, settings: dict[str, 
 def _with(content: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """A class and its arguments, some of them changed."""
     return {**content, "init_args": {**content.get("init_args", {}), **settings}}
-
-
-def build(kind: Any, content: dict[str, Any]) -> Any:
-    """What a configuration says of a part, built.
-
-    Args:
-        kind: What is wanted: `ScoreModel`, `Purifier | Recipe`, `Attack`.
-        content: class_path and init_args.
-
-    Raises:
-        ArgumentError: If the class or an argument is none; the message says which.
-    """
-    know_names()
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--part", type=kind)
-    try:
-        return parser.instantiate(parser.parse_object({"part": content})).part
-    except ArgumentError as error:
-        raise ValueError(" ".join(readable(error).split()).removeprefix('Parser key "part": ')) from error

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from lit_pursamere import shipped
-from lit_pursamere.cli.composition import gathered, read_yaml
 from lit_pursamere.cli.main import main
+from lit_pursamere.configuration.composition import gathered, read_yaml
 from lit_pursamere.weights import inspect_weights
 
 

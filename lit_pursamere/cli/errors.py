@@ -19,7 +19,7 @@ import traceback
 from argparse import ArgumentError
 from pathlib import Path
 
-from lit_pursamere.cli.readable import MISFIT, readable
+from lit_pursamere.configuration.readable import MISFIT, readable
 from lit_pursamere.names import shown
 
 __all__ = ["TRACEBACK", "in_one_line", "keep_traceback"]

@@ -38,6 +38,7 @@ def evaluate(
     image_size: int | None = None,
     device: str | None = None,
     download: bool = False,
+    no_preflight: bool = False,
     seed: int = 0,
 ) -> None:
     """Attack an own classifier behind a purifier, and without it, and print the table.
@@ -60,6 +61,7 @@ def evaluate(
         image_size: Side in pixels to which pictures are brought (default: that of the first one).
         device: cpu, cuda, cuda:1 (default: cuda where there is one).
         download: Download weights that have a name and are not on this machine.
+        no_preflight: Run it also where a look at a few images says that it makes no sense.
         seed: Of all that is drawn.
 
     Raises:
@@ -87,6 +89,7 @@ def evaluate(
         output=output,
         evaluations=evaluations,
         batch_size=batch_size,
+        preflight=not no_preflight,
         seed=seed,
     )
     print(result.table())

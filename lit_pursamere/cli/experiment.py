@@ -14,9 +14,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from lit_pursamere.cli.composition import compose, read_yaml
 from lit_pursamere.cli.plan import section
 from lit_pursamere.cli.usage import LIGHTNING_VERBS, VERBS
+from lit_pursamere.configuration.composition import compose, read_yaml
 from lit_pursamere.ending import command, ending
 from lit_pursamere.stopping import running
 

@@ -10,10 +10,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lit_pursamere.cli.composition import part_of
+from lit_pursamere.configuration.building import build
+from lit_pursamere.configuration.composition import part_of
 from lit_pursamere.data import ImageDataModule
 from lit_pursamere.front.project import write_project
-from lit_pursamere.pretrained import build
 from lit_pursamere.shipped import names_of
 from lit_pursamere.threat import ThreatModel
 

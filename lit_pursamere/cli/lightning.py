@@ -33,7 +33,7 @@ ABOUT = {  # the descriptions of the parsers, in place of those of Lightning's t
     "LitRobustness, --model.purifier.help PurSAMERE.",
 }
 
-__all__ = ["check_processes", "command_line", "examined", "fit", "know_names", "predict", "test", "validate"]
+__all__ = ["check_processes", "command_line", "examined", "fit", "predict", "test", "validate"]
 
 
 def command_line(
@@ -65,7 +65,6 @@ def command_line(
     from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
     from pytorch_lightning.utilities import rank_zero_only
 
-    from lit_pursamere.cli.composition import compose
     from lit_pursamere.cli.continuing import (
         COMPLETE,
         CheckpointsAreData,
@@ -76,6 +75,8 @@ def command_line(
     )
     from lit_pursamere.cli.saved_config import SaveConfig
     from lit_pursamere.cli.trainer import Trainer
+    from lit_pursamere.configuration.building import know_names
+    from lit_pursamere.configuration.composition import compose
     from lit_pursamere.data import ImageDataModule
     from lit_pursamere.tasks.deciding import card_of
 
@@ -214,19 +215,6 @@ def check_processes(cli: LightningCLI, verb: str) -> None:
         getattr(data, f"{verb}_dataloader")()
     except (ValueError, OSError) as error:
         raise error if trainer.is_global_zero else SystemExit(1) from None
-
-
-def know_names() -> None:
-    """Teach the parser fractions such as 8/255, and to find classes that are named without their module path.
-
-    Tasks and data modules are Lightning's; who builds any has imported them.
-    """
-    from jsonargparse.typing import register_type
-
-    from lit_pursamere import attacks, networks, purifiers  # noqa: F401 (finds what was imported)
-    from lit_pursamere.threat import Pixels
-
-    register_type(Pixels, serializer=Pixels.plain, deserializer=Pixels, fail_already_registered=False)
 
 
 def examined(cli: LightningCLI, count: int, verb: str) -> tuple[Defense, tuple[Tensor, Tensor, Tensor]]:

@@ -87,8 +87,8 @@ def stopped(status: Any) -> int:
 
 def run(name: str, args: Sequence[str]) -> None:
     """Run a verb; what is mistyped ends it before anything heavy is imported."""
-    from lit_pursamere.cli.composition import at_home
     from lit_pursamere.cli.spelling import check_words
+    from lit_pursamere.configuration.composition import at_home
 
     words = [at_home(word) for word in args]
     check_words(name, words)

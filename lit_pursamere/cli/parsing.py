@@ -23,10 +23,10 @@ from typing import Any, NoReturn, get_args, get_origin
 from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
-from lit_pursamere.cli.composition import about, asks_for_help, gathered, read_yaml
-from lit_pursamere.cli.lightning import know_names
-from lit_pursamere.cli.readable import readable
 from lit_pursamere.cli.usage import tell
+from lit_pursamere.configuration.building import know_names
+from lit_pursamere.configuration.composition import about, asks_for_help, gathered, read_yaml
+from lit_pursamere.configuration.readable import readable
 from lit_pursamere.names import shown
 
 __all__ = ["Verb", "aligned", "read_part", "run_verb"]

@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_pursamere.cli.composition import read_yaml
+from lit_pursamere.configuration.composition import read_yaml
 
 __all__ = ["Plan", "read_plan", "refuse_own"]
 

@@ -13,7 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from lit_pursamere.cli.composition import asks_for_help, gathered, read_yaml
 from lit_pursamere.cli.signatures import (
     Parameters,
     class_names,
@@ -24,6 +23,7 @@ from lit_pursamere.cli.signatures import (
     verbs_of,
 )
 from lit_pursamere.cli.usage import LIGHTNING_VERBS, VERBS
+from lit_pursamere.configuration.composition import asks_for_help, gathered, read_yaml
 from lit_pursamere.shipped import names_of
 
 __all__ = ["check_words", "meant"]

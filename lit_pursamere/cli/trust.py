@@ -33,7 +33,7 @@ from torch import nn
 from torchvision import models
 
 from lit_pursamere.attacks import Attack
-from lit_pursamere.cli.lightning import know_names
+from lit_pursamere.configuration.building import know_names
 from lit_pursamere.data import ImageDataModule
 from lit_pursamere.defense.detectors import Detector
 from lit_pursamere.defense.ensemble import Ensemble

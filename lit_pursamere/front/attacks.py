@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_pursamere.attacks import Attack
-from lit_pursamere.cli.composition import part_of, read_yaml
-from lit_pursamere.pretrained import build
+from lit_pursamere.configuration.building import build
+from lit_pursamere.configuration.composition import part_of, read_yaml
 from lit_pursamere.shipped import part
 from lit_pursamere.threat import Pixels, ThreatModel
 

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 import yaml
 from torch import nn
 
-from lit_pursamere.cli.composition import part_of
-from lit_pursamere.cli.trainer import Trainer
+from lit_pursamere.configuration.building import build
+from lit_pursamere.configuration.composition import part_of
 from lit_pursamere.data import NPZ
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import ScoreModel
@@ -34,7 +35,7 @@ from lit_pursamere.front.images import Images, gathered
 from lit_pursamere.front.result import Result
 from lit_pursamere.preflight import fitting_batch_size
 from lit_pursamere.preflight import preflight as preflight_of
-from lit_pursamere.pretrained import build, load_classifier
+from lit_pursamere.pretrained import load_classifier
 from lit_pursamere.purifiers import Identity, Purifier
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete
 from lit_pursamere.seeding import forked_randomness
@@ -128,7 +129,7 @@ def evaluate(
         module = NPZ(str(folder / "images.npz"), eval_batch_size=size)
         hardware: dict[str, Any] = {"accelerator": device.type if device.type != "cuda" else "gpu",
                     "devices": [device.index or 0] if device.type == "cuda" else 1}  # fmt: skip
-        trainer = Trainer(
+        trainer = pl.Trainer(
             **hardware, logger=False, enable_progress_bar=progress, inference_mode=False, default_root_dir=folder,
             use_distributed_sampler=False, enable_model_summary=False, enable_checkpointing=False,
         )  # fmt: skip
@@ -228,7 +229,7 @@ def sized(
     doubts = preflight_of(defense, task.attacks, x, y, batch_size=size, seed=seed, **named)
     for doubt in doubts:
         if doubt.stops:
-            raise ValueError(f"{doubt.what} (preflight=False runs it all the same)")
+            raise ValueError(f"{doubt.what} (preflight=False, or --no-preflight, runs it all the same)")
         warnings.warn(doubt.what, stacklevel=3)
     return size
 

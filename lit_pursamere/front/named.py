@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from lit_pursamere.cli.composition import part_of
+from lit_pursamere.configuration.building import build
+from lit_pursamere.configuration.composition import part_of
 from lit_pursamere.data import NPZ, ImageDataModule, ImageFolder
 from lit_pursamere.data.folder import class_folders
 from lit_pursamere.data.image_files import images_in
 from lit_pursamere.front.checkpoint import load_module
-from lit_pursamere.pretrained import build, load_classifier
+from lit_pursamere.pretrained import load_classifier
 from lit_pursamere.shipped import names_of
 from lit_pursamere.zoo import is_zoo, zoo_classifier
 

@@ -44,8 +44,8 @@ class LitClassifier(Training):
         optimizer: Another optimiser, of any class, which has settings of its own: in a configuration a class_path and
             init_args, from Python a function of the parameters. None: SGD.
         scheduler: Another scheduler of the learning rate, which has settings of its own. It takes a step after every
-            epoch; `pytorch_lightning.cli.ReduceLROnPlateau` after every validation, of which it monitors a metric,
-            `val/loss`. None: as `schedule` and `warmup` say.
+            epoch; ReduceLROnPlateau after every validation, by `val/loss`, or by what Lightning's own one monitors.
+            None: as `schedule` and `warmup` say.
         schedule: `milestones`, or `cosine` down to 0 over `max_epochs` of the trainer; both change after every epoch.
         milestones: Epochs after which the learning rate is multiplied by gamma.
         gamma: Factor of the learning rate at the milestones.
@@ -147,7 +147,7 @@ class LitClassifier(Training):
         if self.scheduler is None:
             return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, self.lr_factor)}
         scheduler = self.scheduler(optimizer)
-        plateau = {"monitor": getattr(scheduler, "monitor", None), "strict": False}
+        plateau = {"monitor": getattr(scheduler, "monitor", "val/loss"), "strict": False}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **plateau}}
 
     def sgd(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

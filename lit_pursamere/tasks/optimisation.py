@@ -42,12 +42,14 @@ def without_params(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A state without tensors, which change where they lie."""
+    """A state of numbers and texts: without tensors, which change where they lie, and of objects their class alone."""
     if isinstance(value, dict):
         return {name: plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(plain(inner) for inner in value)
-    return value.tolist() if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        return value.tolist()
+    return value if isinstance(value, bool | int | float | str | None) else type(value).__qualname__
 
 
 def require_continuable(there: Asked | None, now: Asked) -> None:

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from lit_pursamere.attacks import PGD, Attack, Wrapped
+from lit_pursamere.configuration.building import build
 from lit_pursamere.defense import Defense
 from lit_pursamere.front.attacks import by_name, configuration
-from lit_pursamere.pretrained import build
 from lit_pursamere.purifiers import Identity
 from lit_pursamere.threat import Pixels, ThreatModel
 

@@ -16,9 +16,9 @@ from torch import nn
 from lit_pursamere import diffusion
 from lit_pursamere.attacks import Attack
 from lit_pursamere.attacks.survivors import SurvivorAttack
-from lit_pursamere.cli.composition import compose, read_yaml
 from lit_pursamere.cli.main import main
 from lit_pursamere.cli.plan import read_plan
+from lit_pursamere.configuration.composition import compose, read_yaml
 from lit_pursamere.data import ImageDataModule, PurifiedSet
 from lit_pursamere.diffusion import NCSNv2Score
 from lit_pursamere.networks import WideResNet

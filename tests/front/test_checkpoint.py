@@ -13,8 +13,8 @@ from torch import nn
 
 from lit_pursamere import load_module
 from lit_pursamere.cli.main import main
+from lit_pursamere.configuration.building import build
 from lit_pursamere.front.named import network_of
-from lit_pursamere.pretrained import build
 from lit_pursamere.store import read_rows
 
 OWN = """

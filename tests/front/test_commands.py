@@ -59,7 +59,7 @@ def test_an_own_classifier_on_own_pictures(place, capsys):
     assert main([*OWN, *THREE, "--normalise", "0.5", "0.25", "--attacks", "quick", "my.fgsm.yaml", "--output=out"]) == 0
     out = capsys.readouterr().out
     assert all(f"| {name} " in out for name in ("clean", "gPGD20", "BPDA20", "my.fgsm", "worst case"))
-    assert "again: lit-pursamere test --config out/config.yaml" in out
+    assert "next: lit-pursamere audit --config out/config.yaml" in out.splitlines()[-1]
     told = yaml.safe_load((place / "out/config.yaml").read_text())["model"]["init_args"]["classifier"]
     assert told["class_path"] == "lit_pursamere.networks.Normalised" and told["init_args"]["std"] == [0.25]
     assert told["init_args"]["network"]["init_args"]["network"] == {
@@ -72,8 +72,8 @@ def test_an_own_classifier_on_own_pictures(place, capsys):
 
 
 @pytest.mark.parametrize(("args", "message"), [
-    ([*OWN], "Small.*classes.* cannot be built with --arguments '{}'"),
-    ([*OWN, "--arguments={"], "cannot be built with --arguments '{'"),
+    ([*OWN], r"Small\(classes, width=4\) cannot be built with the arguments \{\}"),
+    ([*OWN, "--arguments={"], "--arguments '{' is no JSON"),
     ([*OWN, '--arguments={"classes": 4}'], r"mine\.pt does not fit this Sequential: .*shapes differ"),
     (["evaluate", "smallnet:Smal", "mine.pt", "photos"], "there is no Smal in smallnet"),
     (["evaluate", "nonet:Small", "mine.pt", "photos"], "No module named 'nonet'"),

@@ -187,7 +187,7 @@ def test_mistakes_are_told(change, message, mine, images):
 
 
 def test_what_makes_no_sense_stops_before_anything_is_kept(mine, images, tmp_path):
-    with pytest.raises(ValueError, match=r"label.*\(preflight=False runs it all the same\)"):
+    with pytest.raises(ValueError, match=r"label.*\(preflight=False, or --no-preflight, runs it"):
         evaluate(mine, (images[0], images[1] + 9), purifier=None, output="none", **QUICK)
     assert not (tmp_path / "none").exists()
 

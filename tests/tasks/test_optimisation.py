@@ -82,7 +82,7 @@ SCHEDULES = {
     "none": None,
     "cosine": partial(CosineAnnealingLR, T_max=3),
     "one cycle": partial(OneCycleLR, max_lr=0.1, total_steps=4),  # changes betas, too
-    "plateau": lambda optimizer: ReduceLROnPlateau(optimizer, monitor="val/loss", patience=0, threshold=10.0),
+    "plateau": partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, threshold=10.0),
 }
 
 

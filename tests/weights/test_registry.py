@@ -9,9 +9,9 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from lit_pursamere.cli.composition import read_yaml
-from lit_pursamere.cli.lightning import know_names
-from lit_pursamere.cli.named import KINDS, configuration_of
+from lit_pursamere.configuration.building import know_names
+from lit_pursamere.configuration.composition import read_yaml
+from lit_pursamere.configuration.named import KINDS, configuration_of
 from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.shipped import home
 from lit_pursamere.weights import sha256

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from lit_pursamere.cli.composition import read_yaml
+from lit_pursamere.configuration.composition import read_yaml
 from lit_pursamere.shipped import home
 from lit_pursamere.weights.registry import Entry, entries, near
 

@@ -147,7 +147,7 @@ def _named(key: str, value: Any) -> Any:
     """What the name of weights stands for: a class, its arguments and the weights; anything else as it is."""
     if key not in NAMED or not isinstance(value, str) or "/" not in value:
         return value
-    from lit_pursamere.cli.named import spelled_out  # imports torch
+    from lit_pursamere.configuration.named import spelled_out  # imports torch
 
     return spelled_out(key, value)
 

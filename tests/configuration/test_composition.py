@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_pursamere.cli.composition import compose, overlay, read_yaml
 from lit_pursamere.cli.main import main
+from lit_pursamere.configuration.composition import compose, overlay, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST = "configs/cifar10/tables_1_2.yaml"

@@ -1,0 +1,42 @@
+"""What a configuration says of a part, built."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import register_type
+
+from lit_pursamere import attacks, networks, purifiers  # noqa: F401 (the parser finds what was imported)
+from lit_pursamere.configuration.readable import readable
+from lit_pursamere.threat import Pixels
+
+__all__ = ["build", "know_names"]
+
+
+def build(kind: Any, content: dict[str, Any]) -> Any:
+    """What a configuration says of a part, built.
+
+    Args:
+        kind: What is wanted: `ScoreModel`, `Purifier | Recipe`, `Attack`.
+        content: class_path and init_args.
+
+    Raises:
+        ArgumentError: If the class or an argument is none; the message says which.
+    """
+    know_names()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--part", type=kind)
+    try:
+        return parser.instantiate(parser.parse_object({"part": content})).part
+    except ArgumentError as error:
+        raise ValueError(" ".join(readable(error).split()).removeprefix('Parser key "part": ')) from error
+
+
+def know_names() -> None:
+    """Teach the parser fractions such as 8/255, and to find classes that are named without their module path.
+
+    Tasks and data modules are Lightning's; who builds any has imported them.
+    """
+    register_type(Pixels, serializer=Pixels.plain, deserializer=Pixels, fail_already_registered=False)
