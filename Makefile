@@ -1,6 +1,7 @@
 # make quickstart   install, purify the digits, train on pairs, attack, print the table
 # make test         install, run the test suite; SLOW=1: with the tests that kill and start processes
 # make lint         ruff, and mypy: half a minute at first, then seconds
+# make docs         the documentation as a site in build/site; warnings are errors
 # SHORT=1 makes the quickstart a check of a minute that writes to runs/short.
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ RUNS := runs/digits
 EXPERIMENT := configs/digits/experiment.yaml
 endif
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test lint docs
 quickstart: $(VENV)/.installed
 	@$(CLI) experiment $(EXPERIMENT)
 	@echo "Accuracy in % with 95 % intervals on the first test images; undefended beside PurSAMERE, same classifier."
@@ -34,6 +35,18 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# An environment of its own: the API is read from the sources, so that neither torch nor the package is needed.
+DOCS ?= build/docs-env
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+$(DOCS)/.installed: setup.cfg
+	$(PYTHON) -m venv $(DOCS)
+	$(PYTHON) -c 'import configparser; c = configparser.ConfigParser(); c.read("$<"); print(c["options.extras_require"]["docs"])' \
+		| $(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement /dev/stdin
+	@touch $@
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@echo "Installing into $(VENV) (torch and its friends: about two minutes) ..."

@@ -421,8 +421,8 @@ def test_the_command_ends_before_it_begins_where_it_makes_no_sense(tmp_path, cap
 
 
 def test_what_the_documentation_shows_runs_and_says_what_it_says(repository_root, capsys):
-    text = (repository_root / "docs/reference.md").read_text(encoding="utf-8").partition("**Preflight.**")[2]
+    text = (repository_root / "docs/attacks-and-views.md").read_text(encoding="utf-8").partition("## Preflight")[2]
     code = text.partition("```python\n")[2].partition("```")[0]
-    exec(compile(code, "reference.md", "exec"), {})
+    exec(compile(code, "attacks-and-views.md", "exec"), {})
     told, shown = capsys.readouterr().out, code.rstrip().rpartition("# ")[2]
     assert all(part in told for part in shown.split(" ..."))
