@@ -89,14 +89,14 @@ def whole(systems, data, tmp_path_factory):
     return rows
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_any_number_of_processes_gives_the_same_rows(world, whole, systems, data, tmp_path):
     assert evaluate(systems, data, tmp_path, world) == whole
 
 
 @pytest.mark.slow
 def test_a_run_may_go_on_with_another_number_of_processes(whole, systems, data, tmp_path):
-    evaluate(systems, data, tmp_path, 4, [1, 2])
+    evaluate(systems, data, tmp_path, 3, [1, 2])
     evaluate(systems, data, tmp_path, 2, [0])
     assert evaluate(systems, data, tmp_path, 1) == whole
 
