@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TEST = "test --config configs/digits/robustness.yaml"
 IMPORTS = ["torch", "pytorch_lightning"]
 COMMANDS = [
-    ("nothing is wrong", ["--help", "test --help"]),
+    ("nothing is wrong", ["--help", "test --help", "test --help all"]),
     ("an unknown verb", ["purfy"]),
     ("an unknown option", [f"{TEST} --modle.pool 3", "report runs/x --formt latex", "purify a b --purifer ADP"]),
     ("an unknown key or class", [f"{TEST} --model.purifer ADP", f"{TEST} --model.purifier PurSAMER"]),

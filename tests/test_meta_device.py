@@ -69,7 +69,7 @@ first_of_each = pytest.mark.parametrize(
 # What no test here covers, and why.
 EXEMPT_ATTACKS = {
     **dict.fromkeys(("APGD", "FAB", "Square", "AutoAttack"), "the library looks at data; survivors go on to each run"),
-    **dict.fromkeys(("CarliniWagnerL2", "EAD", "Boundary"), "the library looks at data"),
+    **dict.fromkeys(("CarliniWagnerL2", "EAD", "Boundary", "Wrapped"), "the library looks at data"),
     "SaltAndPepper": "survivors go on to each run, whose noise follows the pixels",
 }
 LEAVING = (WorstCase, Restarts)  # broken images leave between attacks: read once per attack, so not on the meta device

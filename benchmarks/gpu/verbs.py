@@ -210,6 +210,12 @@ def purify(place: Place) -> list[str]:
             f"--device={place.device.type}"]  # fmt: skip
 
 
+def evaluate(place: Place) -> list[str]:
+    """The shipped classifier on two images, without a purifier."""
+    return ["digits/wrn-10-2-pairs", "digits", "--purifier=Identity", "--threat=linf 0.15", "--n=2",
+            f"--output={place.folder}", f"--device={place.device.type}"]  # fmt: skip
+
+
 def experiment(place: Place) -> list[str]:
     """One stage, in a process of its own."""
     return [written(place, "experiment.yaml", json.dumps({"stages": [f"report {place.earlier / 'test'}"]}))]
@@ -242,6 +248,12 @@ RUNS: dict[str, Run] = {
     "purified": Run("purified", lambda place: ["inspect", f"{place.earlier}/predict"]),
     "weights": Run("weights", lambda place: ["inspect", "checkpoints/digits/score.safetensors"]),
     "sigmas": Run("sigmas", lambda place: ["--data=configs/data/digits.yaml", "--images=50"]),
+    "runs": Run("runs", lambda place: [str(place.earlier)]),
+    "export": Run("export", lambda place: [f"{place.earlier}/test", f"{place.folder}/images.npz"]),
+    "judge": Run("judge", lambda place: [f"{place.earlier}/export/images.npz", *robustness(place)]),
+    "evaluate": Run("evaluate", evaluate, rows),
+    "init": Run("init", lambda place: [f"{place.folder}/project"]),
+    "completion": Run("completion", lambda place: ["bash"]),
     "figure": Run("figure", lambda place: ["reconstruction-error", f"{place.folder}/figure.png"]),
     "experiment": Run("experiment", experiment),
 }

@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from io import TextIOWrapper
+from itertools import pairwise
 from typing import Any
 
 from lit_pursamere import __version__
 from lit_pursamere.cli.errors import TRACEBACK, in_one_line, keep_traceback
-from lit_pursamere.cli.usage import VERBS, tell
+from lit_pursamere.cli.usage import VERBS, tell_all
 from lit_pursamere.stopping import SIGNALS, end_with_starter, heed, told_by
 
 __all__ = ["console", "main"]
@@ -36,7 +37,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     try:
         if name not in VERBS:
-            return tell("VERB", {verb: entry.help for verb, entry in VERBS.items()}, name)
+            return tell_all(name)
         run(name, rest)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and unread():
@@ -86,11 +87,17 @@ def stopped(status: Any) -> int:
 
 
 def run(name: str, args: Sequence[str]) -> None:
-    """Run a verb; what is mistyped ends it before anything heavy is imported."""
+    """Run a verb; help and what is mistyped end it before anything heavy is imported."""
+    from lit_pursamere.cli.helping import HELP, asks_for_screen, screen
+
+    if asks_for_screen(args):
+        return print(screen(name, args))
+    if name == "completion":  # at every tab: without a parser
+        return import_module("lit_pursamere.cli.completion").completion(*args)
     from lit_pursamere.cli.spelling import check_words
     from lit_pursamere.configuration.composition import at_home
 
-    words = [at_home(word) for word in args]
+    words = [at_home(word) for before, word in pairwise(("", *args)) if before not in HELP or word != "all"]
     check_words(name, words)
     from lit_pursamere.cli.parsing import run_verb
 

@@ -12,7 +12,16 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["Parameters", "class_names", "definitions", "function", "parameters", "trainer_parameters", "verbs_of"]
+__all__ = [
+    "Parameters",
+    "class_names",
+    "definitions",
+    "function",
+    "parameters",
+    "trainer_parameters",
+    "trainer_source",
+    "verbs_of",
+]
 
 Parameters = dict[str, str]  # name: annotation
 
@@ -97,15 +106,20 @@ def of_function(node: ast.FunctionDef) -> Parameters:
 
 
 @cache
-def trainer_parameters() -> Parameters:
-    """Those of Lightning's trainer; none if its source is not where it used to be."""
+def trainer_source() -> ast.Module:
+    """The module of Lightning's trainer; an empty one if it is not where it used to be."""
     place = find_spec("pytorch_lightning")
     for folder in (place.submodule_search_locations or []) if place else []:
         file = Path(folder) / "trainer/trainer.py"
-        for node in ast.walk(parsed(file)) if file.is_file() else []:
-            if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-                return of_function(node)
-    return {}
+        if file.is_file():
+            return parsed(file)
+    return ast.Module([], [])
+
+
+def trainer_parameters() -> Parameters:
+    """Those of Lightning's trainer; none if its source is unknown."""
+    inits = [node for node in ast.walk(trainer_source()) if isinstance(node, ast.FunctionDef)]
+    return next((of_function(node) for node in inits if node.name == "__init__"), {})
 
 
 def verbs_of(module: str, name: str) -> dict[str, str] | None:

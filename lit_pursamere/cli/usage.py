@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["LIGHTNING_VERBS", "VERBS", "Entry", "tell"]
+__all__ = ["GROUPS", "LIGHTNING_VERBS", "VERBS", "Entry", "tell", "tell_all"]
 
 
 class Entry(NamedTuple):
@@ -16,28 +16,40 @@ class Entry(NamedTuple):
     help: str
 
 
-VERBS = {
-    "fit": Entry("lightning", "train a score model or a classifier        (LitScoreModel, LitClassifier)"),
-    "validate": Entry("lightning", "run its validation                         (LitScoreModel, LitClassifier)"),
-    "predict": Entry("lightning", "purify a data set and keep the result      (LitPurification)"),
-    "purify": Entry("purify", "purify your own pictures"),
-    "purified": Entry("purified", "look into what `predict` has made"),
-    "test": Entry("lightning", "attack a defence and print the table       (LitRobustness)"),
-    "evaluate": Entry("evaluate", "`test` an own classifier on own images, without a configuration"),
-    "init": Entry("init", "write a small project of your own"),
-    "compare": Entry("compare", "`test` many purifiers, and print one table"),
-    "report": Entry("report", "print the table of a test run again"),
-    "runs": Entry("runs", "list the runs below a folder, and say in what runs differ"),
-    "reverify": Entry("reverify", "judge the stored images of a test run again"),
-    "export": Entry("export", "write the adversarial images of a test run to one file, for others"),
-    "judge": Entry("judge", "judge such a file on your own defence"),
-    "figure": Entry("figure", "draw a figure of the theory"),
-    "experiment": Entry("experiment", "run the stages of an experiment in order"),
-    "estimate": Entry("estimate", "say what a fit, predict or test will cost"),
-    "audit": Entry("audit", "ask whether an attack could have broken a defence, or how many draws its EoT needs"),
-    "sigmas": Entry("sigmas", "choose the noise levels for a data set"),
-    "weights": Entry("weights", "get weights by name, look into weight files, convert them"),
+GROUPS = {  # by what one comes for
+    "Is my classifier robust?": {
+        "evaluate": Entry("evaluate", "attack an own classifier on own images, without a configuration"),
+        "test": Entry("lightning", "attack the defence of a configuration, and print the table"),
+        "compare": Entry("compare", "`test` many purifiers, and print one table"),
+        "audit": Entry("audit", "ask whether an attack could have broken a defence, or how many draws its EoT needs"),
+        "judge": Entry("judge", "judge a file of adversarial images on your own defence"),
+    },
+    "Purify images": {
+        "purify": Entry("purify", "purify your own pictures"),
+        "predict": Entry("lightning", "purify a data set and keep the result"),
+        "purified": Entry("purified", "look into what `predict` has made"),
+    },
+    "Train": {
+        "init": Entry("init", "write a small project of your own"),
+        "fit": Entry("lightning", "train a score model or a classifier"),
+        "validate": Entry("lightning", "run the validation of a training"),
+        "sigmas": Entry("sigmas", "choose the noise levels for a data set"),
+        "experiment": Entry("experiment", "run the stages of an experiment in order"),
+        "estimate": Entry("estimate", "say what a fit, predict or test will cost"),
+    },
+    "Look at results": {
+        "report": Entry("report", "print the table of test runs again, as a page, CSV, LaTeX"),
+        "runs": Entry("runs", "list the runs below a folder, and say in what runs differ"),
+        "reverify": Entry("reverify", "judge the stored images of a test run again"),
+        "export": Entry("export", "write the adversarial images of a test run to one file, for others"),
+        "figure": Entry("figure", "draw a figure of the theory"),
+    },
+    "Get and keep": {
+        "weights": Entry("weights", "get weights by name, look into weight files, convert them"),
+        "completion": Entry("completion", "print what makes bash, zsh or fish complete commands"),
+    },
 }
+VERBS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 LIGHTNING_VERBS = tuple(name for name, entry in VERBS.items() if entry.module == "lightning")
 
 
@@ -45,10 +57,29 @@ def tell(command: str, verbs: Mapping[str, str], word: str) -> int:
     """Print the verbs of a command, because help was asked for, or because a word is none; returns the exit status."""
     width = max(map(len, verbs))
     lines = "\n".join(f"  {name:<{width}}  {text}" for name, text in verbs.items())
-    text = (
+    return tell_text(
         f"usage: lit-pursamere {command} [options]\n\n{lines}\n\n"
-        f"`lit-pursamere {command} --help` lists the options of a verb."
+        f"`lit-pursamere {command} --help` shows examples of a verb, and its options.",
+        word,
     )
+
+
+def tell_all(word: str) -> int:
+    """Print all verbs in their groups, for the same reasons; returns the exit status."""
+    width = max(map(len, VERBS))
+    blocks = [
+        "\n".join((title, *(f"  {name:<{width}}  {entry.help}" for name, entry in group.items())))
+        for title, group in GROUPS.items()
+    ]
+    return tell_text(
+        "usage: lit-pursamere VERB [options]\n\n" + "\n\n".join(blocks) + "\n\n"
+        "`lit-pursamere VERB --help` shows examples of a verb, and its options; `--version` says which this is.",
+        word,
+    )
+
+
+def tell_text(text: str, word: str) -> int:
+    """Print a usage, and what is wrong with a word that did not ask for it; returns the exit status."""
     if word in ("-h", "--help"):
         print(text)
         return 0

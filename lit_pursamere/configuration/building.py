@@ -1,4 +1,4 @@
-"""What a configuration says of a part, built."""
+"""What a configuration says of a part, built; torch is imported only then."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import register_type
 
-from lit_pursamere import attacks, networks, purifiers  # noqa: F401 (the parser finds what was imported)
 from lit_pursamere.configuration.readable import readable
-from lit_pursamere.threat import Pixels
 
 __all__ = ["build", "know_names"]
 
@@ -39,4 +37,7 @@ def know_names() -> None:
 
     Tasks and data modules are Lightning's; who builds any has imported them.
     """
+    from lit_pursamere import attacks, networks, purifiers  # noqa: F401 (finds what was imported)
+    from lit_pursamere.threat import Pixels
+
     register_type(Pixels, serializer=Pixels.plain, deserializer=Pixels, fail_already_registered=False)

@@ -47,7 +47,7 @@ class AutoencoderScore(DenoiserScore):
             raise ValueError(f"AutoencoderScore needs a variance sigma2 above 0; got {sigma2}")
         self.settings = {"sigma2": sigma2}
         self.network, _ = prepared(network, checkpoint, weights, self.settings)
-        self.sigma2, self.trained_at = sigma2, (sigma2**0.5, sigma2**0.5)
+        self.sigma2, self._trained_at = sigma2, (sigma2**0.5, sigma2**0.5)
 
     def extra_repr(self) -> str:
         return f"sigma2={self.sigma2:g}"

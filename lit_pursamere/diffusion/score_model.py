@@ -34,12 +34,14 @@ def per_image(sigma: float | Tensor, y: Tensor) -> Tensor:
 
 
 class ScoreModel(nn.Module, ABC):
-    """Knows the noise in noisy images; subclasses implement `forward`.
+    """Knows the noise in noisy images; subclasses implement `forward`."""
 
-    `trained_at`: smallest and largest sigma that it was trained at, in pixel units; 0 and infinity if nobody knows.
-    """
+    _trained_at: tuple[float, float] = (0.0, math.inf)
 
-    trained_at: tuple[float, float] = (0.0, math.inf)
+    @property
+    def trained_at(self) -> tuple[float, float]:
+        """Smallest and largest sigma that it was trained at, in pixel units; 0 and infinity if nobody knows."""
+        return self._trained_at
 
     @abstractmethod
     def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:

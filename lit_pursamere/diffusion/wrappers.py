@@ -79,7 +79,7 @@ def prepared(
     checkpoint: str | None,
     weights: str,
     settings: Mapping[str, object] | None = None,
-    known: tuple[float, float] = ScoreModel.trained_at,
+    known: tuple[float, float] = ScoreModel._trained_at,
 ) -> tuple[nn.Module, tuple[float, float]]:
     """Put a network into the layout that convolutions are fastest in, see benchmarks/, and load its weights.
 
@@ -115,8 +115,8 @@ class PreconditionedScore(ScoreModel):
             raise ValueError(f"preconditioning must be one of {', '.join(PRECONDITIONINGS)}; got {preconditioning!r}")
         family = preconditioning.removesuffix("_nearest")
         self.settings = {"preconditioning": family, **FAMILIES[family]}
-        known = (0.0, float(VP.sigma_table[-1]) / 2) if family in ("ddpm", "vp") else ScoreModel.trained_at
-        self.network, self.trained_at = prepared(network, checkpoint, weights, self.settings, known)
+        known = (0.0, float(VP.sigma_table[-1]) / 2) if family in ("ddpm", "vp") else ScoreModel._trained_at
+        self.network, self._trained_at = prepared(network, checkpoint, weights, self.settings, known)
         self.preconditioning = preconditioning
 
     def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class NCSNv2Score(ScoreModel):
 
     def __init__(self, *, checkpoint: str | None = None, weights: str = "ema", **network: Any) -> None:
         super().__init__()
-        self.network, self.trained_at = prepared(NCSNv2(**network), checkpoint, weights)
+        self.network, self._trained_at = prepared(NCSNv2(**network), checkpoint, weights)
 
     def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         return -self.network(y)
@@ -167,7 +167,7 @@ class FFDNetScore(DenoiserScore):
         if not sigma_max > 0:
             raise ValueError(f"FFDNetScore needs sigma_max above 0; got {sigma_max}")
         self.network, _ = prepared(FFDNet(**network), checkpoint, weights)
-        self.sigma_max, self.trained_at = sigma_max, (0.0, sigma_max)
+        self.sigma_max, self._trained_at = sigma_max, (0.0, sigma_max)
 
     def extra_repr(self) -> str:
         return f"sigma_max={self.sigma_max:g}"

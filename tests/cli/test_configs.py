@@ -30,8 +30,8 @@ from lit_pursamere.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml"))
-FOLDERS = ("purifier", "attack", "data", "score_model", "protocol", "compare", "classifier", "network")
-PURIFIERS, ATTACKS, DATA, SCORE_MODELS, PROTOCOLS, COMPARISONS, CLASSIFIERS, NETWORKS = (
+FOLDERS = ("purifier", "attack", "data", "score_model", "protocol", "compare", "classifier", "network", "attacks")
+PURIFIERS, ATTACKS, DATA, SCORE_MODELS, PROTOCOLS, COMPARISONS, CLASSIFIERS, NETWORKS, SETS = (
     [p for p in ALL if p.parts[1] == folder] for folder in FOLDERS
 )
 CHAINS = [path for path in ALL if "stages" in yaml.safe_load((ROOT / path).read_text())]  # in test_experiment.py
@@ -386,3 +386,12 @@ def test_data_configs_parse(config):
     written = yaml.safe_load((ROOT / config).read_text())
     assert parsed["class_path"] == written["class_path"]
     assert written.get("init_args", {}).items() <= parsed["init_args"].items()
+
+
+@pytest.mark.parametrize("config", SETS, ids=lambda path: path.stem)
+def test_sets_of_attacks_build(config):
+    from lit_pursamere.front.attacks import resolved
+
+    built, told = resolved(config.stem, classes=10, draws=False)
+    assert built.keys() == told.keys() and len(built) >= 2
+    assert all(attack.view in ("gray", "bpda", "exact") for attack in built.values())

@@ -196,12 +196,12 @@ def test_verdicts_that_differ_are_counted_and_named(script, notes):
     assert not notes.broken
 
 
-@pytest.mark.parametrize("family", ["NCSNv2", "EDM"])
-def test_laws_of_networks(family, laws, script):
+@pytest.mark.parametrize(("purifier", "family"), [("DiffPureLD", "NCSNv2"), ("GDMP", "EDM")])
+def test_laws_of_networks(purifier, family, laws, script):
     """What a toy run leaves to machines with more time."""
     for law, name in ((laws.strict_laws, "float32"), (partial(laws.loose_laws, precision="bf16"), "bf16")):
         notes = script("checks").Notes()
-        law(notes, world=("DiffPureLD", f"{family} network"), device=CPU)
+        law(notes, world=(purifier, f"{family} network"), device=CPU)
         assert not notes.broken, name
     assert 0 < notes.numbers["from float32"] < 0.01
 

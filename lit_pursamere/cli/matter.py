@@ -1,0 +1,54 @@
+"""What of a configuration is mostly changed, verb by verb, and how that is told on one screen."""
+
+from __future__ import annotations
+
+__all__ = ["CLASSES", "MATTER", "PARTS", "SAID"]
+
+CLASSES = {  # whose arguments stand behind which word
+    "LitRobustness": "model", "LitPurification": "model", "LitScoreModel": "model", "LitClassifier": "model",
+    "ImageDataModule": "data", "Checklist": "audit", "Estimate": "estimate",
+}  # fmt: skip
+RUNS = ("trainer.accelerator", "trainer.devices", "trainer.precision")
+DEFENCE = ("purifier", "score_model", "classifier", "noise")
+MATTER = {  # of the verbs of a configuration: what of it is mostly changed
+    "fit": (
+        "config", "LitScoreModel.score_model", "LitClassifier.classifier", "LitScoreModel.export", "data",
+        "ImageDataModule.batch_size", "ImageDataModule.val_size", "ImageDataModule.purified", "trainer.max_epochs",
+        "trainer.max_steps", *RUNS, "ckpt_path", "seed_everything",
+    ),
+    "validate": ("config", "ckpt_path", "data", "ImageDataModule.val_size", "ImageDataModule.eval_batch_size", *RUNS),
+    "predict": (
+        "config", *(f"LitPurification.{name}" for name in (*DEFENCE, "output", "dtype")), "data",
+        "ImageDataModule.evaluate", "ImageDataModule.eval_batch_size", *RUNS, "seed_everything",
+    ),
+    "test": (
+        "config", *(f"LitRobustness.{name}" for name in (*DEFENCE, "attacks", "threat", "evaluations", "output")),
+        "data", "ImageDataModule.test_size", "ImageDataModule.eval_batch_size", *RUNS, "seed_everything",
+    ),
+    "estimate": ("config", "Estimate.devices", "Estimate.seconds", "trainer.accelerator"),
+    "audit": (
+        "config", "audit", *(f"Checklist.{name}" for name in ("attack", "images", "output", "queries", "checks")),
+        "trainer.accelerator",
+    ),
+}  # fmt: skip
+SAID = {  # what no docstring says, or what is to be typed rather than what it is
+    "config": "File, or name of one that comes with the package; may be given again.",
+    "data": "Name, file or class of the data set: digits, cifar10, folder, npz ...",
+    "model.purifier": "Name, file or class: pursamere, adp, diffpure, Identity ...",
+    "model.score_model": "Name, file or class: digits, cifar10/edm (`weights list`) ...",
+    "model.classifier": "The same; its weights: --model.classifier.checkpoint FILE.",
+    "model.noise": "What is known of its noise: fresh, fixed, forward, or a number of tables.",
+    "model.attacks": "File of attacks by name; one more: --model.attacks.NAME pgd20_exact.",
+    "model.threat": "What attackers may change: --model.threat.norm linf, .eps 8/255.",
+    "audit": "What is asked: Checklist (the default), or Similarity.",
+    "ckpt_path": "Checkpoint to start from.",
+    "seed_everything": "Seed of all that is drawn.",
+    "trainer.accelerator": "cpu, gpu, or auto: a GPU where there is one.",
+    "trainer.devices": "How many processes or GPUs (default: all GPUs, or one process).",
+    "trainer.precision": "32-true, bf16-mixed, 16-mixed, 64-true.",
+    "trainer.max_epochs": "Epochs after which the training ends.",
+    "trainer.max_steps": "Steps after which it ends, -1: none.",
+}
+PARTS = {"fit": ("LitScoreModel", "LitClassifier"), "validate": ("LitScoreModel", "LitClassifier"),
+         "predict": ("LitPurification",), "test": ("LitRobustness",), "estimate": ("LitRobustness",),
+         "audit": ("LitRobustness",)}  # fmt: skip
