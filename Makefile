@@ -39,7 +39,7 @@ lint: $(VENV)/.installed
 # An environment of its own: the API is read from the sources, so that neither torch nor the package is needed.
 DOCS ?= build/docs-env
 docs: $(DOCS)/.installed
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 	@echo "build/site/index.html"
 
 $(DOCS)/.installed: setup.cfg
