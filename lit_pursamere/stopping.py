@@ -25,11 +25,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-__all__ = ["SIGNALS", "Companions", "end_with_starter", "end_without", "heed", "running", "told_by"]
+__all__ = [
+    "SIGNALS",
+    "Companions",
+    "end_with_starter",
+    "end_without",
+    "expect",
+    "heed",
+    "left_to_first",
+    "running",
+    "told_by",
+]
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 STARTER = "LIT_PURSAMERE_STARTED_BY"  # in the environment of a command that another one runs: the id of that process
 TOGETHER = 5.0  # seconds in which signals count as one: a terminal, a launcher and every companion send theirs
+COMPLAINT = 3.0  # seconds that the first process has to complain for all
 
 last = -TOGETHER  # when this process was told
 others: list[int] = []  # ids of the processes that are told as well
@@ -44,6 +55,12 @@ def stop(signum: int, frame: FrameType | None = None) -> None:
         raise SystemExit(128 + signum)
 
 
+def expect() -> None:
+    """Before others are ended for what went wrong here: what they send back is no order to stop."""
+    global last
+    last = time.monotonic()
+
+
 def pass_on() -> None:
     """Tell the other processes."""
     for process in others:
@@ -55,6 +72,15 @@ def forget() -> None:
     """In a process forked off, such as a loader's worker: what it is told concerns no other one."""
     signal.set_wakeup_fd(-1)
     others.clear()
+
+
+def left_to_first() -> SystemExit:
+    """What a process ends with where the first one complains for all: later than that one.
+
+    A launcher that sees a process fail ends the others, which would end the first one before it has complained.
+    """
+    time.sleep(COMPLAINT)
+    return SystemExit(1)
 
 
 def told_by(status: object) -> str | None:

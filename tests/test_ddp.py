@@ -126,3 +126,15 @@ def test_a_batch_that_has_no_equal_shares_is_one_line(launcher, repository_root,
     assert done.returncode == 1
     assert said.count("a batch of 64 images cannot be shared equally among 3 processes") == 1, said
     assert not (tmp_path / "net.safetensors").exists()
+
+
+def test_the_first_of_two_processes_says_why_a_folder_is_refused(repository_root, tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/manifest.json").write_text("{")
+    done = started(
+        repository_root, "predict", "--config=configs/digits/purify.yaml", "--data.evaluate=val", "--data.val_size=8",
+        "--data.eval_batch_size=4", f"--model.output={tmp_path}/set", f"--trainer.default_root_dir={tmp_path}",
+        processes=2,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "set/manifest.json" in done.stderr and "SIGTERM" not in done.stderr

@@ -69,6 +69,17 @@ def test_a_second_signal_at_the_very_end_leaves_the_status_alone():
     assert (ended.returncode, ended.stdout) == (143, b"told again\n")
 
 
+def test_what_others_send_back_is_no_order_to_stop():
+    stopping.expect()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_who_leaves_the_complaint_to_the_first_process_gives_it_time(monkeypatch):
+    slept = []
+    monkeypatch.setattr(stopping.time, "sleep", slept.append)
+    assert stopping.left_to_first().code == 1 and slept == [stopping.COMPLAINT]
+
+
 def test_what_was_started_to_ignore_a_signal_ignores_it():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stopping.heed(*stopping.SIGNALS)

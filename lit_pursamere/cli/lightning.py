@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lit_pursamere.stopping import left_to_first
+
 if TYPE_CHECKING:
     from jsonargparse import Namespace
     from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -154,7 +156,7 @@ def command_line(
                 try:
                     last = stopped_at(self.trainer, model, self.datamodule, config, ckpt_path)
                 except (ValueError, OSError) as error:  # one process complains for all
-                    raise error if self.trainer.is_global_zero else SystemExit(1) from None
+                    raise error if self.trainer.is_global_zero else left_to_first() from None
                 if last == COMPLETE:
                     export = Path(model.export)
                     rank_zero_only(print)(model.ending(f"{export} is complete", card_of(export)))
@@ -214,7 +216,7 @@ def check_processes(cli: LightningCLI, verb: str) -> None:
         data.setup(verb)
         getattr(data, f"{verb}_dataloader")()
     except (ValueError, OSError) as error:
-        raise error if trainer.is_global_zero else SystemExit(1) from None
+        raise error if trainer.is_global_zero else left_to_first() from None
 
 
 def examined(cli: LightningCLI, count: int, verb: str) -> tuple[Defense, tuple[Tensor, Tensor, Tensor]]:

@@ -25,6 +25,7 @@ from lit_pursamere.data.purified_checks import require, verify
 from lit_pursamere.data.resident import ResidentLoader, to_float
 from lit_pursamere.data.source import Source
 from lit_pursamere.data.training import LazyLoader, TrainingLoader
+from lit_pursamere.stopping import left_to_first
 
 __all__ = ["ArrayDataset", "ImageDataModule", "ShardSampler"]
 
@@ -357,7 +358,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         if self.trainer is not None:  # no process goes on to wait for one that has stopped
             whole = self.trainer.strategy.reduce_boolean_decision(whole)
         if not whole:
-            raise refused or SystemExit(1)
+            raise refused or left_to_first()
         return twins
 
     def _evaluation_loader(

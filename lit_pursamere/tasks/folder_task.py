@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from lit_pursamere.data import ImageDataModule
+from lit_pursamere.stopping import left_to_first
 from lit_pursamere.store import ResultsFolder
 from lit_pursamere.store.provenance import note_start
 from lit_pursamere.tasks.stopping import Stopping
@@ -102,7 +103,7 @@ class FolderTask(pl.LightningModule, ABC):
             except (ValueError, OSError) as error:
                 refused = error
         if self.trainer.strategy.broadcast(refused is not None):
-            raise refused or SystemExit(1)  # one process complains for all
+            raise refused or left_to_first()  # one process complains for all
         if not first:
             self.open()
 

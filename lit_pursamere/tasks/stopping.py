@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch.distributed
 from lightning_fabric.plugins.environments import LightningEnvironment
 
-from lit_pursamere.stopping import Companions, end_without, heed
+from lit_pursamere.stopping import Companions, end_without, expect, heed
 
 __all__ = ["Stopping"]
 
@@ -43,6 +43,8 @@ class Stopping(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if trainer.strategy.launcher is not None:  # processes that this one has launched do not outlive it
+            if not isinstance(exception, SystemExit):
+                expect()
             trainer.strategy.launcher.kill(signal.SIGTERM)
         if isinstance(exception, SystemExit) and launched(trainer):
             exception.code = 0  # or Lightning would kill the process that launched this one before it has ended
