@@ -74,7 +74,7 @@ def after(bench: Bench, whole: Whole, ended: Ended, named: str, at: str) -> dict
     if then == PASSED:
         said = line or readable(ended.text)
         unnoticed = f"not noticed: {missing[0]}" if missing else PASSED
-        then = judge(ended, named) if ended.status else unnoticed
+        then = judge(ended, named, base=ended.cpu) if ended.status else unnoticed  # its work may take long
     return {"first": ended.status, "outcome": then, "said": f"{at}: {said}"}
 
 
