@@ -32,6 +32,12 @@ print(sorted({"torch", "numpy", "yaml", "jsonargparse", "pytorch_lightning"} & s
 """
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """As wide as a screen is, whatever the tests were started in."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 def told(capsys, *args):
     assert main(list(args)) == 0
     return capsys.readouterr().out
