@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
+from difflib import get_close_matches
 from html import escape
 from typing import Literal
 
-__all__ = ["Place", "shown"]
+__all__ = ["Place", "meant", "shown"]
 
 Place = Literal["terminal", "markdown", "html", "csv", "latex", "figure"]
 
@@ -63,3 +65,9 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def meant(word: str, known: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:
+    """A question for the known word that is nearest, or nothing if none is near."""
+    nearest = get_close_matches(word, list(known), 1, cutoff)
+    return f"; did you mean {prefix}{nearest[0]}?" if nearest else ""

@@ -14,8 +14,7 @@ from typing import Any
 from torch import nn
 
 from lit_pursamere.configuration.building import build
-from lit_pursamere.configuration.composition import read_yaml
-from lit_pursamere.configuration.named import configuration_of
+from lit_pursamere.configuration.composition import configuration_of, read_yaml
 from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.purifiers import Purifier
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-__all__ = ["forked_randomness", "generator", "reseed", "run_seed"]
+__all__ = ["forked_randomness", "generator", "kept_randomness", "reseed", "run_seed"]
 
 
 def run_seed() -> int:
@@ -32,6 +33,17 @@ def generator(*key: int | str) -> torch.Generator:
 def reseed(*key: int | str) -> None:
     """Set torch's global generators, of the CPU and of the accelerator, by a tuple of numbers and texts."""
     torch.manual_seed(mixed(*key))
+
+
+@contextmanager
+def kept_randomness() -> Iterator[None]:
+    """Put the generators of NumPy and of Python, which this package leaves alone, back afterwards."""
+    before = np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        np.random.set_state(before[0])
+        random.setstate(before[1])
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from lit_pursamere.attacks.base import View
 from lit_pursamere.attacks.foolbox_attacks import quiet_import, search
 from lit_pursamere.attacks.library import LibraryView, fingerprint, require
 from lit_pursamere.attacks.survivors import Run, SurvivorAttack
+from lit_pursamere.seeding import kept_randomness
 from lit_pursamere.threat import ThreatModel, over_images
 
 __all__ = ["Wrapped"]
@@ -144,12 +145,8 @@ def number(value: Any) -> Any:
 @contextlib.contextmanager
 def all_seeded(*key: int) -> Iterator[None]:
     """Seed what libraries draw from beside torch; afterwards it is as it was."""
-    before = np.random.get_state(), random.getstate()
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
-    np.random.seed(seed)
-    random.seed(seed)
-    try:
+    with kept_randomness():
+        np.random.seed(seed)
+        random.seed(seed)
         yield
-    finally:
-        np.random.set_state(before[0])
-        random.setstate(before[1])

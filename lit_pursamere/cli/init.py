@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from lit_pursamere.configuration.building import build
-from lit_pursamere.configuration.composition import part_of
 from lit_pursamere.data import ImageDataModule
+from lit_pursamere.front.named import told_of
 from lit_pursamere.front.project import write_project
-from lit_pursamere.shipped import names_of
 from lit_pursamere.threat import ThreatModel
 
 __all__ = ["init"]
+
+PATHS = ("root", "path")  # the project is run in its own folder
+KEPT = (*PATHS, "download", "image_size", "channels")  # of what is told of the images; all else the project says
 
 
 def init(
@@ -37,21 +38,8 @@ def init(
         FileExistsError: If there is something of that name.
         FileNotFoundError: If there are no such images.
     """
-    path = Path(images)
-    told: dict[str, Any]
-    if path.is_dir():
-        shape = {"image_size": image_size, "channels": channels}
-        told = {"class_path": "lit_pursamere.data.ImageFolder", "init_args": {"root": os.path.abspath(path), **shape}}
-    elif path.suffix == ".npz":
-        told = {"class_path": "lit_pursamere.data.NPZ", "init_args": {"path": os.path.abspath(path)}}
-    elif images in names_of(["data"]):
-        told = part_of(images, ["data"])
-        own = {key: value for key, value in told.get("init_args", {}).items() if key in ("root", "download")}
-        own |= {key: os.path.abspath(value) for key, value in own.items() if key == "root"}
-        told = {"class_path": told["class_path"], "init_args": own}
-    else:
-        raise FileNotFoundError(
-            f"there is no folder or file {images}, and no data set of that name; known: {', '.join(names_of(['data']))}"
-        )
+    told = told_of(images, image_size=image_size, channels=channels)
+    own = {key: value for key, value in told.get("init_args", {}).items() if key in KEPT}
+    told["init_args"] = {key: os.path.abspath(value) if key in PATHS else value for key, value in own.items()}
     files = write_project(Path(name), told, build(ImageDataModule, told), ThreatModel.of(threat))
     print(f"{len(files)} files in {name}; next: cd {name} && lit-pursamere experiment experiment.yaml")

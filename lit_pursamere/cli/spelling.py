@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ from lit_pursamere.cli.signatures import (
 )
 from lit_pursamere.cli.usage import LIGHTNING_VERBS, VERBS
 from lit_pursamere.configuration.composition import asks_for_help, gathered, read_yaml
+from lit_pursamere.names import meant
 from lit_pursamere.shipped import names_of
 
-__all__ = ["check_words", "meant"]
+__all__ = ["check_words"]
 
 TRAINED = (*LIGHTNING_VERBS, "estimate", "audit")  # verbs of one configuration with a trainer
 OF_A_FILE = ("compare", "experiment")  # verbs whose first word is the file of what they do
@@ -145,12 +145,6 @@ def require(word: str, known: Iterable[str] | Parameters, refusal: str, prefix: 
     known = [name for name in known if name != "help"]
     if word.removesuffix("+") not in (*known, "help"):
         raise ValueError(refusal + (meant(word, known, prefix) or f"; known: {', '.join(sorted(known))}"))
-
-
-def meant(word: str, known: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:
-    """A question for the known word that is nearest, or nothing if none is near."""
-    nearest = get_close_matches(word, list(known), 1, cutoff)
-    return f"; did you mean {prefix}{nearest[0]}?" if nearest else ""
 
 
 def options_in(words: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
 """Configurations: files, names and options become one, and its parts are built.
 
-files, options, names of what is shipped -> composition.py, named.py -> one mapping -> building.py -> objects
+files, options, names of what is shipped -> composition.py -> one mapping -> building.py -> objects
 """

@@ -10,23 +10,37 @@ name is read, never run. `~/` is the home folder everywhere.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lit_pursamere.shipped import configuration, names_of, part
+from lit_pursamere.names import meant
+from lit_pursamere.shipped import configuration, home, names_of, part
 
-__all__ = ["about", "asks_for_help", "at_home", "compose", "gathered", "overlay", "part_of", "read_yaml"]
+if TYPE_CHECKING:
+    from lit_pursamere.weights.registry import Entry
+
+__all__ = [
+    "about",
+    "asks_for_help",
+    "at_home",
+    "compose",
+    "configuration_of",
+    "gathered",
+    "overlay",
+    "part_of",
+    "read_yaml",
+]
 
 SECTIONS = ("model", "data")  # what options may take apart; those of the trainer are left to the parser
 WHOLE = ("attacks",)
-NAMED = ("score_model", "classifier")  # what may be told by the name of its weights
+NAMED = {"score_model": "score model", "classifier": "classifier"}  # what may be told by the name of its weights
 MOST_ENTRIES = 1_000_000  # of a file; a few lines of aliases of aliases stand for billions
 BEYOND = [f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "binary", "set", "omap", "pairs")]  # JSON
 FILE = re.compile(r"[^\s{}\[\]]+\.ya?ml")
@@ -99,11 +113,11 @@ def read_yaml(file: Path, within: tuple[Path, ...] = ()) -> Any:
     if not file.is_file():
         if found := configuration(file):
             return read_yaml(found, within)
-        nearest = get_close_matches(str(file).removeprefix("configs/").removesuffix(".yaml"), names_of(), 1, 0.8)
+        hint = meant(str(file).removeprefix("configs/").removesuffix(".yaml"), names_of(), cutoff=0.8)
         raise FileNotFoundError(
             f"there is no file {file}"
             + (f", which {within[-1]} names" if within else "")
-            + (f"; did you mean {nearest[0]}, which comes with the package?" if nearest else "")
+            + (f"{hint.removesuffix('?')}, which comes with the package?" if hint else "")
         )
     if file.resolve() in within:
         raise ValueError(f"{file} names itself, by way of {', '.join(map(str, within))}")
@@ -144,12 +158,30 @@ def _inlined(value: Any, file: Path, within: tuple[Path, ...], path: tuple[str, 
 
 
 def _named(key: str, value: Any) -> Any:
-    """What the name of weights stands for: a class, its arguments and the weights; anything else as it is."""
+    """What the name of weights stands for: a class, its arguments and the weights; anything else as it is.
+
+    Raises:
+        ValueError: If it is the name of weights of the other kind, or nearly one.
+    """
     if key not in NAMED or not isinstance(value, str) or "/" not in value:
         return value
-    from lit_pursamere.configuration.named import spelled_out  # imports torch
+    from lit_pursamere.weights.registry import entries  # imports torch
 
-    return spelled_out(key, value)
+    entry = entries().get(value)
+    if entry is None:
+        if hint := meant(value, entries()):
+            raise ValueError(f"{key}: no weights are called {value}{hint}")
+        return value
+    if entry.kind != NAMED[key]:
+        raise ValueError(f"{key}: {value} is the name of a {entry.kind}")
+    return configuration_of(entry)
+
+
+def configuration_of(entry: Entry) -> dict[str, Any]:
+    """The class that takes the weights of an entry, its arguments, and the weights by their name."""
+    built = copy.deepcopy(entry.build)
+    content = built if isinstance(built, dict) else read_yaml(home("configs") / built)
+    return {**content, "init_args": {**content.get("init_args", {}), "checkpoint": entry.name}}
 
 
 def at_home(text: str) -> str:

@@ -48,6 +48,14 @@ class ResidentLoader(TrainingLoader):
             yield x, self.labels[chosen], self.index[chosen]
 
 
+def to_levels(images: Tensor) -> Tensor:
+    """Images in [0, 1] as uint8 where that is exactly what they are, otherwise as they are."""
+    if images.dtype == torch.uint8:
+        return images
+    levels = (images * 255).round().to(torch.uint8)
+    return levels if torch.equal(to_float(levels).to(images.dtype), images) else images
+
+
 def to_float(images: Tensor) -> Tensor:
     """Images in [0, 1] as float32, from uint8 in 0..255 or floats in [0, 1]."""
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()

@@ -22,11 +22,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from lit_pursamere.data.arrays import list_arrays, read_array
-from lit_pursamere.data.resident import to_float
+from lit_pursamere.data.resident import to_levels
 from lit_pursamere.names import shown
 from lit_pursamere.store import read_rows
 from lit_pursamere.store.atomic import replacing
@@ -82,8 +80,8 @@ def exported(folder: Path, iterate: Iterate = "any") -> Exported:
     clean, _ = read_images(folder, [untouched[index] for index in order])
     last, any_ = read_images(folder, attacked)
     return Exported(
-        levels(last if iterate == "last" else any_),
-        levels(clean),
+        to_levels(last if iterate == "last" else any_).numpy(),
+        to_levels(clean).numpy(),
         np.array([order[row["index"]] for row in attacked], np.int64),
         np.array([row["label"] for row in attacked], np.int64),
         np.array([row["index"] for row in attacked], np.int64),
@@ -92,12 +90,6 @@ def exported(folder: Path, iterate: Iterate = "any") -> Exported:
         np.array([rightness(row, iterate) for row in attacked]),
         {"format": FORMAT, "iterate": iterate, **manifest},
     )
-
-
-def levels(images: Tensor) -> np.ndarray:
-    """Images as uint8 where that is exactly what they are, otherwise as they are."""
-    whole = (images * 255).round().to(torch.uint8)
-    return (whole if torch.equal(to_float(whole).to(images.dtype), images) else images).numpy()
 
 
 def rightness(row: Row, iterate: Iterate) -> float:

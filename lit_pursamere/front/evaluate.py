@@ -38,7 +38,7 @@ from lit_pursamere.preflight import preflight as preflight_of
 from lit_pursamere.pretrained import load_classifier
 from lit_pursamere.purifiers import Identity, Purifier
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete
-from lit_pursamere.seeding import forked_randomness
+from lit_pursamere.seeding import forked_randomness, kept_randomness
 from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.tasks import LitRobustness
 from lit_pursamere.threat import ThreatModel
@@ -222,16 +222,13 @@ def sized(
     """
     defense = next(iter(task.systems.values())).to(device)
     x, y = (part.to(device) for part in images.tensors())
-    size = min(size, len(x)) if size else fitting_batch_size(defense, task.attacks, x, min(BATCH, len(x)))
-    if not look:
-        return size
     named: dict[str, Any] = {"class_names": images.class_names, "normalised": normalised}
-    doubts = preflight_of(defense, task.attacks, x, y, batch_size=size, seed=seed, **named)
+    doubts = preflight_of(defense, task.attacks, x, y, batch_size=size or 1, seed=seed, **named) if look else []
     for doubt in doubts:
         if doubt.stops:
             raise ValueError(f"{doubt.what} (preflight=False, or --no-preflight, runs it all the same)")
         warnings.warn(doubt.what, stacklevel=3)
-    return size
+    return min(size, len(x)) if size else fitting_batch_size(defense, task.attacks, x, min(BATCH, len(x)))
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -262,12 +259,11 @@ def keep(images: Images, file: Path) -> None:
 def seeded(seed: int) -> Iterator[None]:
     """As after `seed_everything`, for whatever asks for the seed of the run; afterwards all is as before."""
     before = os.environ.get("PL_GLOBAL_SEED")
-    state = np.random.get_state()
     os.environ["PL_GLOBAL_SEED"] = str(seed)
     try:
-        yield
+        with kept_randomness():
+            yield
     finally:
-        np.random.set_state(state)
         if before is None:
             del os.environ["PL_GLOBAL_SEED"]
         else:

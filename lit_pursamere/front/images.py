@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lit_pursamere.data import ImageDataModule
 from lit_pursamere.data.arrays import to_nchw
-from lit_pursamere.data.resident import to_float
+from lit_pursamere.data.resident import to_float, to_levels
 from lit_pursamere.store.atomic import replacing
 
 __all__ = ["Images", "gathered"]
@@ -149,8 +149,7 @@ def pixels_of(images: Any) -> np.ndarray:
     if not (low >= 0 and high <= 1):
         raise ValueError(f"float images must lie in [0, 1]; these range from {low:g} to {high:g}{_seems(low, high)}")
     pixels = pixels.astype(np.float32)
-    levels = np.rint(pixels * 255).astype(np.uint8)
-    return levels if np.array_equal(to_float(torch.from_numpy(levels)).numpy(), pixels) else pixels
+    return to_levels(torch.from_numpy(pixels)).numpy()
 
 
 def _seems(low: float, high: float) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from lit_pursamere.configuration.building import build
 from lit_pursamere.configuration.composition import part_of
-from lit_pursamere.data import NPZ, ImageDataModule, ImageFolder
+from lit_pursamere.data import ImageDataModule
 from lit_pursamere.data.folder import class_folders
 from lit_pursamere.data.image_files import images_in
 from lit_pursamere.front.checkpoint import load_module
@@ -18,7 +18,7 @@ from lit_pursamere.pretrained import load_classifier
 from lit_pursamere.shipped import names_of
 from lit_pursamere.zoo import is_zoo, zoo_classifier
 
-__all__ = ["data_of", "network_of"]
+__all__ = ["data_of", "network_of", "told_of"]
 
 
 def network_of(name: str, weights: str | None, arguments: str = "{}", download: bool = False) -> nn.Module:
@@ -50,6 +50,27 @@ def network_of(name: str, weights: str | None, arguments: str = "{}", download: 
     return load_module(name, weights, given)
 
 
+def told_of(name: str, **shape: int) -> dict[str, Any]:
+    """What a configuration says of images that are told by a path or by the name of a data set.
+
+    Args:
+        name: A folder of class folders, an .npz file, or `cifar10`.
+        shape: `image_size` and `channels` of the pictures of a folder.
+
+    Raises:
+        FileNotFoundError: If there is nothing of that name.
+    """
+    if Path(name).is_dir():
+        return {"class_path": "lit_pursamere.data.ImageFolder", "init_args": {"root": name, **shape}}
+    if Path(name).suffix == ".npz":
+        return {"class_path": "lit_pursamere.data.NPZ", "init_args": {"path": name}}
+    if name not in (known := names_of(["data"])):
+        raise FileNotFoundError(
+            f"there is no folder or file {name}, and no data set of that name; known: {', '.join(known)}"
+        )
+    return part_of(name, ["data"])
+
+
 def data_of(name: str, network: nn.Module, image_size: int | None = None) -> ImageDataModule:
     """Images by the path of a folder or .npz file, or by the name of a data set.
 
@@ -61,7 +82,7 @@ def data_of(name: str, network: nn.Module, image_size: int | None = None) -> Ima
     Raises:
         FileNotFoundError: If there is nothing of that name.
     """
-    path = Path(name)
+    path, shape = Path(name), {}
     if path.is_dir():
         root = path if (path / "test").is_dir() else path.parent
         split = path / "test" if root == path else path
@@ -69,14 +90,8 @@ def data_of(name: str, network: nn.Module, image_size: int | None = None) -> Ima
             raise FileNotFoundError(
                 f"{path} has no class folders; put the pictures of each class in a folder of its own"
             )
-        return ImageFolder(str(path), image_size=image_size or side_of(split), channels=channels_of(network))
-    if path.suffix == ".npz":
-        return NPZ(name)
-    if name not in names_of(["data"]):
-        raise FileNotFoundError(f"there is no folder or file {name}, and no data set of that name; known: "
-                                f"{', '.join(names_of(['data']))}")  # fmt: skip
-    told: dict[str, Any] = part_of(name, ["data"])
-    return build(ImageDataModule, told)
+        shape = {"image_size": image_size or side_of(split), "channels": channels_of(network)}
+    return build(ImageDataModule, told_of(name, **shape))
 
 
 def side_of(folder: Path) -> int:

@@ -31,7 +31,7 @@ from lit_pursamere.front.images import Images, gathered, labels_of, pair_of, pix
 from lit_pursamere.networks import Normalised
 from lit_pursamere.purifiers import Purifier
 from lit_pursamere.purifiers.base import Knowledge
-from lit_pursamere.seeding import forked_randomness
+from lit_pursamere.seeding import forked_randomness, kept_randomness
 from lit_pursamere.store.records import CLEAN
 from lit_pursamere.tasks.folder_task import require_precision
 from lit_pursamere.threat import ThreatModel
@@ -252,8 +252,7 @@ def undisturbed(module: nn.Module, seed: int) -> Iterator[None]:
     """Take gradients and draw random numbers inside; afterwards the module and all generators are as before."""
     modes = [(part, part.training) for part in module.modules()]
     trained = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
-    drawn = np.random.get_state(), random.getstate()
-    with torch.inference_mode(False), torch.enable_grad(), forked_randomness(seed):
+    with torch.inference_mode(False), torch.enable_grad(), forked_randomness(seed), kept_randomness():
         np.random.seed(seed)
         random.seed(seed)
         try:
@@ -263,5 +262,3 @@ def undisturbed(module: nn.Module, seed: int) -> Iterator[None]:
                 parameter.requires_grad_(wanted)
             for part, mode in modes:
                 part.training = mode
-            np.random.set_state(drawn[0])
-            random.setstate(drawn[1])

@@ -9,7 +9,7 @@ from lit_pursamere.report.formats import as_csv, as_json, as_latex, as_markdown
 from lit_pursamere.report.html import as_html
 from lit_pursamere.report.report import Report, make_report
 from lit_pursamere.report.runs import Run, read_runs
-from lit_pursamere.report.saving import FORMATS, ON_REQUEST, save_report, write_report
+from lit_pursamere.report.saving import FORMATS, ON_REQUEST, save_report
 from lit_pursamere.report.statistics import INTERVALS, Accuracy
 from lit_pursamere.report.verdicts import SEMANTICS, accuracies, worst_cases
 
@@ -33,5 +33,4 @@ __all__ = [
     "read_runs",
     "save_report",
     "worst_cases",
-    "write_report",
 ]

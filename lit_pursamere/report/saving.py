@@ -11,10 +11,10 @@ from lit_pursamere.report.drawing import beside, save_figure
 from lit_pursamere.report.formats import as_csv, as_json, as_latex, as_markdown
 from lit_pursamere.report.html import as_html
 from lit_pursamere.report.parquet import as_parquet
-from lit_pursamere.report.report import Report, make_report
+from lit_pursamere.report.report import Report
 from lit_pursamere.store.atomic import write_whole
 
-__all__ = ["FORMATS", "ON_REQUEST", "save_comparison", "save_report", "write_report"]
+__all__ = ["FORMATS", "ON_REQUEST", "save_comparison", "save_report"]
 
 FORMATS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "markdown": ("md", as_markdown),
@@ -44,18 +44,6 @@ def save(content: str | bytes, file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, content.encode() if isinstance(content, str) else content)
     return file
-
-
-def write_report(folder: str | Path) -> str:
-    """Write the report of one evaluation beside its records; returns the Markdown.
-
-    Raises:
-        FileNotFoundError: If the folder holds no records.
-        ValueError: If records or manifest are damaged.
-    """
-    report = make_report([folder])
-    save_report(report, folder)
-    return as_markdown(report)
 
 
 def save_comparison(comparison: Comparison, folder: str | Path) -> None:

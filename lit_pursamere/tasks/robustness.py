@@ -24,7 +24,7 @@ from lit_pursamere.evaluation.recording import RecordedEvaluation
 from lit_pursamere.progress import Progress
 from lit_pursamere.purifiers import Purifier, PurSAMERE
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete, equipped
-from lit_pursamere.report import SEMANTICS, Report, make_report, write_report
+from lit_pursamere.report import SEMANTICS, Report, as_markdown, make_report, save_report
 from lit_pursamere.report.accuracy_figures import accuracy_figure
 from lit_pursamere.report.drawing import beside, save_figure
 from lit_pursamere.report.headline import headline
@@ -203,14 +203,16 @@ class LitRobustness(FolderTask):
         self.evaluation.progress.close()
         self.trainer.strategy.barrier("records written")
         if self.trainer.is_global_zero:
-            self.print(f"\n{write_report(self.output)}\n{self.ending()}")
-            self._track(make_report([self.output]))
+            report = make_report([self.output])
+            save_report(report, self.output)
+            self.print(f"\n{as_markdown(report)}\n{self.ending(report)}")
+            self._track(report)
 
-    def ending(self) -> str:
+    def ending(self, report: Report) -> str:
         """What was made, how robust the defence is, and how to ask whether the attacks were strong enough."""
         file = self.output / "config.yaml"
         then = command("audit", "--config", file) if file.is_file() else command("report", self.output)
-        return ending(f"records, tables and pictures in {self.output}", headline(make_report([self.output])), then)
+        return ending(f"records, tables and pictures in {self.output}", headline(report), then)
 
     def _track(self, report: Report) -> None:
         """Log accuracies by the headline semantics: `robustness/ATTACK` of the defence, `undefended/ATTACK`."""

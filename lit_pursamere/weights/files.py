@@ -21,9 +21,10 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from lit_pursamere.names import meant
 from lit_pursamere.weights.cache import located
 from lit_pursamere.weights.pickles import ModuleState, NeedsCode, Refused, is_legacy, read_pickle
-from lit_pursamere.weights.registry import near
+from lit_pursamere.weights.registry import entries
 
 __all__ = ["Content", "printable", "read_content", "some"]
 
@@ -76,7 +77,7 @@ def read_content(path: str | Path, execute: bool = False, weights: str = "ema") 
     if not path.is_file():
         raise FileNotFoundError(
             f"no weight file at {path} (looked from {Path.cwd()}); give the path of a checkpoint, or a name"
-            f"{near(path.as_posix()) or ' of those that lit-pursamere weights list shows'}"
+            f"{meant(path.as_posix(), entries()) or ' of those that lit-pursamere weights list shows'}"
         )
     with open(path, "rb") as file:
         head = file.read(512)

@@ -18,7 +18,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +25,9 @@ from urllib.parse import urlsplit
 
 import yaml
 
-__all__ = ["Entry", "File", "entries", "find", "near", "score_model_of"]
+from lit_pursamere.names import meant
+
+__all__ = ["Entry", "File", "entries", "find", "score_model_of"]
 
 FOLDER = Path(__file__).with_name("entries")
 PURIFIERS = FOLDER / "purifiers.yaml"
@@ -85,14 +86,10 @@ def find(name: str) -> Entry:
         ValueError: If there is none; the message says which was meant.
     """
     if name not in entries():
-        raise ValueError(f"no weights are called {name!r}{near(name) or '; lit-pursamere weights list shows all'}")
+        raise ValueError(
+            f"no weights are called {name!r}{meant(name, entries()) or '; lit-pursamere weights list shows all'}"
+        )
     return entries()[name]
-
-
-def near(name: str) -> str:
-    """A question for the name that is nearest, or nothing if none is near."""
-    nearest = get_close_matches(name, entries(), 1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def score_model_of(purifier: str) -> dict[str, str] | None:

@@ -12,7 +12,8 @@ import torch
 
 from lit_pursamere.cli.experiment import last_line
 from lit_pursamere.cli.main import main
-from lit_pursamere.evaluation.exported import exported, levels, read_exported, write_exported
+from lit_pursamere.data.resident import to_levels
+from lit_pursamere.evaluation.exported import exported, read_exported, write_exported
 from lit_pursamere.networks import WideResNet
 from lit_pursamere.store import read_rows
 from lit_pursamere.store.images import read_images
@@ -84,6 +85,10 @@ def test_the_images_are_those_that_were_judged(world):
         assert told == [row["system"], row["attack"], row["index"], row["label"]]
         assert found.accuracy[k] == row["votes_any"]
     assert found.manifest["iterate"] == "any" and found.manifest["attacks"]["L2"]["threat"]["eps"] == 0.5
+
+
+def levels(images):
+    return to_levels(images).numpy()
 
 
 def test_whole_grey_levels_are_bytes():

@@ -18,8 +18,9 @@ import torch
 from lit_pursamere.cli.main import main
 from lit_pursamere.cli.parsing import option
 from lit_pursamere.cli.signatures import class_names, definitions, function, parameters, trainer_parameters, verbs_of
-from lit_pursamere.cli.spelling import check_words, meant
+from lit_pursamere.cli.spelling import check_words
 from lit_pursamere.cli.usage import VERBS
+from lit_pursamere.names import meant
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST = ["test", "--config=configs/digits/robustness.yaml"]

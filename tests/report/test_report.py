@@ -21,7 +21,7 @@ from lit_pursamere.report import (
     as_latex,
     as_markdown,
     make_report,
-    write_report,
+    save_report,
 )
 
 EPS = 8 / 255
@@ -312,6 +312,13 @@ def test_mixed_runs_are_labelled_and_the_note_says_how_they_differ(folder, rows,
     ) in markdown
     assert "any (run): wrong" in markdown and "last (other): wrong" in markdown
     assert "`PurSAMERE` has other weights in other than in run." in markdown
+
+
+def write_report(folder):
+    """As a test does when it ends; returns the Markdown."""
+    report = make_report([folder])
+    save_report(report, folder)
+    return as_markdown(report)
 
 
 def test_write_report_writes_beside_the_records_and_returns_the_markdown(folder):

@@ -10,8 +10,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from lit_pursamere.configuration.building import know_names
-from lit_pursamere.configuration.composition import read_yaml
-from lit_pursamere.configuration.named import KINDS, configuration_of
+from lit_pursamere.configuration.composition import NAMED, configuration_of, read_yaml
 from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.shipped import home
 from lit_pursamere.weights import sha256
@@ -67,7 +66,7 @@ def test_every_entry_builds_its_network(entry):
 
 
 def test_configurations_name_their_own_entry():
-    for folder, kind in KINDS.items():
+    for folder, kind in NAMED.items():
         for file in (CONFIGS / folder).glob("*.yaml"):
             checkpoint = read_yaml(file)["init_args"]["checkpoint"]
             if not checkpoint.startswith("runs/"):  # what a training writes
