@@ -133,8 +133,9 @@ def wrong(file: File, place: Path, want: str | None) -> str | None:
     size = place.stat().st_size
     if file.size is not None and size != file.size:
         return f"has {size:,} bytes, and should have {file.size:,}"
-    found = sha256(place)
-    return f"has the sha256 {found}, and should have {want}" if want is not None and found != want else None
+    if want is None or (found := sha256(place)) == want:
+        return None
+    return f"has the sha256 {found}, and should have {want}"
 
 
 def _record(place: Path) -> Path:

@@ -144,7 +144,7 @@ def _accepted(file: File, path: Path, place: Path, origin: str) -> str:
             read_content(path)
         except ValueError as error:
             raise ValueError(f"{origin} is no file of weights: {str(error).partition(': ')[2]}") from error
-    return sha256(path)
+    return want or sha256(path)  # what is wanted was found just now
 
 
 def _among(source: Path, entry: Entry, file: File) -> Path:
