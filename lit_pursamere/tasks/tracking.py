@@ -105,7 +105,8 @@ def log_table(trainer: pl.Trainer, name: str, columns: Sequence[str], rows: Sequ
 
     def tell(logger: Any) -> None:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_text(name, markdown_table(columns, rows), trainer.global_step)
+            legible = [[f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in rows]
+            logger.experiment.add_text(name, markdown_table(columns, legible), trainer.global_step)
         elif hasattr(type(logger), "log_table"):
             logger.log_table(name, columns=list(columns), data=[list(row) for row in rows], step=trainer.global_step)
         elif hasattr(type(logger), "run_id"):
