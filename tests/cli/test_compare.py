@@ -142,6 +142,7 @@ def test_runs_each_as_the_same_test_alone_once_and_continues(compare, runs, tmp_
     assert verdicts("out/still") == whole and (tmp_path / "out/still/cost.json").read_text() == cost
 
 
+@pytest.mark.slow
 def test_pictures_that_could_not_be_written_come_with_the_same_command(compare, content, runs, tmp_path):
     content["test"]["model"]["init_args"]["pictures"] = 2
     assert compare("--only", "none")[0] == 0
@@ -152,6 +153,7 @@ def test_pictures_that_could_not_be_written_come_with_the_same_command(compare, 
     assert picture.read_bytes() == drawn and len(runs) == started + 1
 
 
+@pytest.mark.slow
 def test_options_of_test_hold_for_all_and_only_chooses(compare, runs):
     options = "--only", "still", "none", "--data.test_size", "3", "--output", "elsewhere"
     status, out, _ = compare(*options)
@@ -165,6 +167,7 @@ def test_options_of_test_hold_for_all_and_only_chooses(compare, runs):
     assert len(runs) == 3 and report.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_networks_of_every_purifier_stand_below_the_table(compare, content):
     """As the configurations of the runs say: with its own score model, with that of all, and without any."""
     network = {"class_path": "WideResNet", "init_args": {"depth": 10, "width": 2, "channels": 1}}

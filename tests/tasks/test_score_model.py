@@ -222,6 +222,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, world):
             assert torch.equal(mine, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_run_goes_on_with_images_that_are_read_one_by_one_as_with_resident_ones(tmp_path):
     whole = curve(tmp_path / "whole", *OBJECTIVES["ncsn"], resident=True)
