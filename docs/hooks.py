@@ -70,5 +70,5 @@ def shown(output: dict[str, Any]) -> str:
     if "image/png" in data:
         return f'<img alt="what the cell above draws" src="data:image/png;base64,{"".join(data["image/png"]).strip()}">'
     if "text/html" in data:
-        return f'<div>{"".join(data["text/html"])}</div>'
+        return f"<div>{''.join(data['text/html'])}</div>"
     return f"```text\n{''.join(data['text/plain']).rstrip()}\n```"
