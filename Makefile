@@ -2,6 +2,7 @@
 # make test         install, run the test suite; SLOW=1: with the tests that kill and start processes
 # make lint         ruff, and mypy: half a minute at first, then seconds
 # make docs         the documentation as a site in build/site; warnings are errors
+# make notebooks    execute docs/notebooks, and store them with what they print
 # SHORT=1 makes the quickstart a check of a minute that writes to runs/short.
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ RUNS := runs/digits
 EXPERIMENT := configs/digits/experiment.yaml
 endif
 
-.PHONY: quickstart test lint docs
+.PHONY: quickstart test lint docs notebooks
 quickstart: $(VENV)/.installed
 	@$(CLI) experiment $(EXPERIMENT)
 	@echo "Accuracy in % with 95 % intervals on the first test images; undefended beside PurSAMERE, same classifier."
@@ -35,6 +36,9 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+notebooks: $(VENV)/.installed
+	$(VENV)/bin/python docs/execute.py
 
 # An environment of its own: the API is read from the sources, so that neither torch nor the package is needed.
 DOCS ?= build/docs-env

@@ -31,7 +31,10 @@ def test_every_page_is_in_the_menu_of_the_site_and_every_entry_is_a_page():
     listed = pages(load("mkdocs.yml")["nav"])
     assert len(listed) == len({*listed})
     assert {path.name for path in (ROOT / "docs").glob("*.md")} <= {*listed}
-    lost = [page for page in listed if not (ROOT / "docs" / page).exists() and not (ROOT / page).exists()]
+    notebooks = {f"notebooks/{path.stem}.md" for path in (ROOT / "docs/notebooks").glob("*.ipynb")}
+    assert notebooks <= {*listed}
+    pages_there = {page for page in listed if (ROOT / "docs" / page).exists() or (ROOT / page).exists()} | notebooks
+    lost = [page for page in listed if page not in pages_there]
     assert lost == ["index.md"]  # README.md
 
 

@@ -83,11 +83,21 @@ class Result:
         notes = "".join(f"<p>{escape(note)}</p>" for note in self.report.notes)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
-    def plot(self) -> Figure:
-        """Accuracy of every system under every attack, with intervals."""
-        from lit_pursamere.report.accuracy_figures import accuracy_figure
+    def plot(self, kind: str = "worst-case") -> Figure:
+        """Draw what the records allow, see `report.plots`.
 
-        return accuracy_figure(self.report)
+        Args:
+            kind: `worst-case`, accuracy of every system under every attack; `accuracy-eps` and `accuracy-steps`, of
+                attacks that differ in nothing else; `survival` over the steps of each attack; `roc` of a detector.
+
+        Raises:
+            ValueError: If there is no such figure, or the records do not hold what it is about.
+        """
+        from lit_pursamere.report.plots import FIGURES
+
+        if kind not in FIGURES:
+            raise ValueError(f"a figure is one of {', '.join(FIGURES)}; got {kind!r}")
+        return FIGURES[kind](self.report)
 
     def save(self, folder: str | Path) -> Path:
         """Keep the folder of the run: a copy under another name; returns its path.

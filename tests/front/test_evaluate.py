@@ -156,7 +156,9 @@ def test_a_result_in_every_form(mine, images, tmp_path):
     assert result.worst_case.n == 4 and 0 <= result.worst_case.value <= 1
     assert "<td>BPDA</td>" in result._repr_html_()
     assert result.to_html().startswith("<!doctype html>") and "<script" not in result.to_html()
-    assert result.plot().axes
+    assert result.plot().axes and result.plot("survival").axes
+    with pytest.raises(ValueError, match=r"a figure is one of worst-case, .*; got 'surviving'"):
+        result.plot("surviving")
     assert repr(result) == f"<Identity: {100 * result.worst_case.value:.1f} % of 4 images withstand BPDA>"
     kept = result.save(tmp_path / "copy")
     assert (kept / "report.csv").read_bytes() == (tmp_path / "run/report.csv").read_bytes()
