@@ -31,6 +31,7 @@ class Trial:
         evaluations: Verdicts per image.
         batch: Images, or draws, per forward pass.
         seed: Seed of random points and of noise that is drawn anew.
+        precision: That of weights and forward passes, as Lightning calls it.
         hidden: Whether to keep progress to oneself.
     """
 
@@ -44,6 +45,7 @@ class Trial:
     evaluations: int = 1
     batch: int = 64
     seed: int = 0
+    precision: str = "32-true"
     hidden: bool = True
 
 
@@ -87,6 +89,7 @@ class Audit(ABC):
             "defense": trial.defense.settings,
             "weights": state_digest(trial.defense),
             "data": trial.data,
+            "precision": trial.precision,
         }
 
 

@@ -4,7 +4,7 @@ twin = the same defence with one noise table for everything          (Liu et al.
 for every image that has no row yet:  row = eot_similarity(defence, twin, attack on the twin)
 rows  ->  similarity.json, similarity.png
 
-FOLDER/images.jsonl         one line per image: index, label, cosines with both references by number of draws
+FOLDER/images.jsonl         one line per image: index, label, digest, cosines with both references by number of draws
 FOLDER/similarity.json      what was compared, the counts, means and 95 % intervals (Student's t), all rows
 """
 
@@ -83,8 +83,8 @@ class Similarity(Audit):
         ):
             rows = opened.read_rows(ROWS, lambda row: int(row["index"]))
             for image, label, position in zip(trial.x.split(1), trial.y.split(1), trial.index, strict=True):
-                new, pixels = position not in rows, tensors_digest({"x": image})
-                if not new and rows[position]["pixels"] != pixels:
+                new, digest = position not in rows, tensors_digest({"x": image, "y": label})
+                if not new and rows[position]["image"] != digest:
                     raise ValueError(
                         f"image {position} of {trial.data} is not the one that {opened.folder / ROWS} has a row of; "
                         "choose another `audit.output`, or restore the data"
@@ -95,7 +95,7 @@ class Similarity(Audit):
                             view, known, trial.attack, image, label, self.counts, trial.batch, draws
                         )
                     values = {key: value[0].tolist() for key, value in cosines._asdict().items()}
-                    row = {"index": position, "label": int(label), "pixels": pixels, **values}
+                    row = {"index": position, "label": int(label), "image": digest, **values}
                     (rows[position],) = opened.append_rows(ROWS, [row])
                 progress.advance(1, skipped=not new)
             wanted, title = [rows[i] for i in trial.index], f"{type(trial.defense.purifier).__name__}, {trial.name}"

@@ -198,6 +198,7 @@ def pursamere(**settings) -> PurSAMERE:
         ({"seed": 1}, "seed: there 0, now 1"),
         ({"data": "others"}, "data: there 'digits', now 'others'"),
         ({"batch": 8}, "batch: there 64, now 8"),
+        ({"precision": "64-true"}, "precision: there '32-true', now '64-true'"),
         ({"classifier": 1.5}, "weights"),
     ],
     ids=str,
@@ -208,13 +209,14 @@ def test_an_audit_answers_for_nothing_else(other, named, tmp_path):
     audit = Checklist(queries=4, planted=1, checks=["single_step"], output=str(tmp_path / "out"))
     attack = PGD(ThreatModel("linf", 0.1), "bpda", 1)
 
-    def ask(pixel=None, label=None, seed=0, data="digits", batch=64, classifier=1.0, **settings):
+    def ask(pixel=None, label=None, seed=0, data="digits", batch=64, classifier=1.0, precision="32-true", **settings):
         defense = world(pursamere(**settings))[0]
         defense.classifier[1].weight.data.mul_(classifier)
         images, classes = x.clone(), y.clone()
         images[2, 0, 0, 0] = images[2, 0, 0, 0] if pixel is None else pixel
         classes[2] = classes[2] if label is None else label
-        return audit.run(Trial(defense, "PGD1", attack, images, classes, batch=batch, seed=seed, data=data))
+        trial = Trial(defense, "PGD1", attack, images, classes, batch=batch, seed=seed, data=data, precision=precision)
+        return audit.run(trial)
 
     assert ask() == ask()
     with pytest.raises(ValueError, match="another configuration.*" + re.escape(named)):
