@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -13,7 +13,14 @@ from lit_pursamere.attacks import Attack
 from lit_pursamere.defense import Defense
 from lit_pursamere.weights import state_digest
 
-__all__ = ["Audit", "Trial", "choose_attack"]
+__all__ = ["Answer", "Audit", "Trial", "choose_attack"]
+
+
+class Answer(NamedTuple):
+    """What an audit found, in Markdown, and the short of it; empty if there is no short of it."""
+
+    text: str
+    headline: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +81,8 @@ class Audit(ABC):
                 raise ValueError(f"{type(self).__name__} needs {name} >= {least}; got {getattr(self, name)}")
 
     @abstractmethod
-    def run(self, trial: Trial) -> str:
-        """Answer the question, write the answer into the output folder, and return it in Markdown.
+    def run(self, trial: Trial) -> Answer:
+        """Answer the question, write the answer into the output folder, and return it.
 
         Raises:
             ValueError: If it does not apply to the defence, or the folder holds another audit.

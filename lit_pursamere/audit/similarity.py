@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_pursamere.attacks.similarity import eot_similarity
-from lit_pursamere.audit.base import Audit, Trial
+from lit_pursamere.audit.base import Answer, Audit, Trial
 from lit_pursamere.audit.similarity_table import REFERENCES, mean_interval, similarity_figure, similarity_table
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import SeededNoise
@@ -64,8 +64,8 @@ class Similarity(Audit):
         """1, 2, 4, ... and the largest number of draws."""
         return tuple(sorted({*(2**i for i in range(self.draws.bit_length())), self.draws}))
 
-    def run(self, trial: Trial) -> str:
-        """Complete the rows of the images, write similarity.json and similarity.png, and return the table.
+    def run(self, trial: Trial) -> Answer:
+        """Complete the rows of the images, write similarity.json and similarity.png, and answer with the table.
 
         Raises:
             ValueError: If the purifier draws no fresh noise, or the folder holds another comparison.
@@ -99,7 +99,7 @@ class Similarity(Audit):
                     (rows[position],) = opened.append_rows(ROWS, [row])
                 progress.advance(1, skipped=not new)
             wanted, title = [rows[i] for i in trial.index], f"{type(trial.defense.purifier).__name__}, {trial.name}"
-            return save(opened.folder, self.counts, wanted, manifest, title)
+            return Answer(save(opened.folder, self.counts, wanted, manifest, title))
 
     def manifest(self, trial: Trial) -> dict[str, object]:
         settings = {key: value for key, value in asdict(self).items() if key not in ("attack", "images", "output")}

@@ -148,7 +148,10 @@ def test_an_audit_that_was_stopped_goes_on(tmp_path):
     audit = Checklist(queries=20, planted=2, checks=["single_step", "planted"], output=str(tmp_path / "out"))
     attack = PGD(ThreatModel("linf", 0.2), "exact", 5)
     first = audit.run(Trial(defense, "PGD5", attack, x, y))
-    assert (tmp_path / "out/audit.md").read_text() == first and "| single_step |" in first
+    assert (tmp_path / "out/audit.md").read_text() == first.text and "| single_step |" in first.text
+    asked, (head, *rows), summary = json.loads((tmp_path / "out/audit.json").read_text())
+    assert asked in first.text and head[0] == "check" and [row[0] for row in rows] == ["single_step", "planted"]
+    assert summary.startswith(f"{first.headline}. Of the examined images")
     verdicts = json.loads((tmp_path / "out/verdicts.json").read_text())
     (tmp_path / "out/verdicts.json").write_text(json.dumps(dict(list(verdicts.items())[:3])))
     Counted.calls = 0
@@ -275,6 +278,6 @@ def test_that_a_detector_is_left_out_is_said(tmp_path):
     attack, texts = PGD(ThreatModel("linf", 0.2), "exact", 2), []
     for audited in (defense, guarded):
         audit = Checklist(output=str(tmp_path / str(len(texts))), checks=["single_step"])
-        texts.append(audit.run(Trial(audited, "PGD", attack, x, y)))
+        texts.append(audit.run(Trial(audited, "PGD", attack, x, y)).text)
     said = "The detector Everything(threshold=0.5, fpr=None) is left out: nothing was rejected."
     assert texts[1] == f"{texts[0]}\n{said}\n", "the findings are those of purifier and classifier"

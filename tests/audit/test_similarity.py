@@ -33,8 +33,8 @@ def compare(defense, images, tmp_path):
         x, y = images[:count].clone(), torch.arange(count) % 3
         x[1, 0, 0, 0], y[1] = x[1, 0, 0, 0] if pixel is None else pixel, label
         index = [10 * i for i in range(count)]
-        table = settings.run(Trial(defense, "PGD2", attack, x, y, index, "a set", batch=4, precision=precision))
-        return table, json.loads((tmp_path / "out/similarity.json").read_text())
+        trial = Trial(defense, "PGD2", attack, x, y, index, "a set", batch=4, precision=precision)
+        return settings.run(trial).text, json.loads((tmp_path / "out/similarity.json").read_text())
 
     return run
 
