@@ -1,6 +1,6 @@
 """Audit: could this attack have broken this defence, by the field's checklists; and how many draws does EoT need?"""
 
-from lit_pursamere.audit.base import Audit, Trial, choose_attack
+from lit_pursamere.audit.base import Answer, Audit, Trial, choose_attack
 from lit_pursamere.audit.binarization import plant
 from lit_pursamere.audit.checklist import Checklist
 from lit_pursamere.audit.checks import CHECKS
@@ -9,6 +9,7 @@ from lit_pursamere.audit.similarity import Similarity
 
 __all__ = [
     "CHECKS",
+    "Answer",
     "Audit",
     "Checklist",
     "Examination",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -13,7 +13,14 @@ from lit_pursamere.attacks import Attack
 from lit_pursamere.defense import Defense
 from lit_pursamere.weights import state_digest
 
-__all__ = ["Audit", "Trial", "choose_attack"]
+__all__ = ["Answer", "Audit", "Trial", "choose_attack"]
+
+
+class Answer(NamedTuple):
+    """What an audit found, in Markdown, and the short of it; empty if there is no short of it."""
+
+    text: str
+    headline: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +38,7 @@ class Trial:
         evaluations: Verdicts per image.
         batch: Images, or draws, per forward pass.
         seed: Seed of random points and of noise that is drawn anew.
+        precision: That of weights and forward passes, as Lightning calls it.
         hidden: Whether to keep progress to oneself.
     """
 
@@ -44,6 +52,7 @@ class Trial:
     evaluations: int = 1
     batch: int = 64
     seed: int = 0
+    precision: str = "32-true"
     hidden: bool = True
 
 
@@ -72,8 +81,8 @@ class Audit(ABC):
                 raise ValueError(f"{type(self).__name__} needs {name} >= {least}; got {getattr(self, name)}")
 
     @abstractmethod
-    def run(self, trial: Trial) -> str:
-        """Answer the question, write the answer into the output folder, and return it in Markdown.
+    def run(self, trial: Trial) -> Answer:
+        """Answer the question, write the answer into the output folder, and return it.
 
         Raises:
             ValueError: If it does not apply to the defence, or the folder holds another audit.
@@ -87,6 +96,7 @@ class Audit(ABC):
             "defense": trial.defense.settings,
             "weights": state_digest(trial.defense),
             "data": trial.data,
+            "precision": trial.precision,
         }
 
 

@@ -1,13 +1,19 @@
-"""Could the attack have broken the defence? Run the checks, and write down what they found."""
+"""Could the attack have broken the defence? Run the checks, and write down what they found.
+
+FOLDER/audit.md     the findings to read
+FOLDER/audit.json   the same for programs: paragraphs, and tables as rows of cells, the head first
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import get_args
 
-from lit_pursamere.audit.base import Audit, Trial
+from lit_pursamere.audit.base import Answer, Audit, Trial
 from lit_pursamere.audit.checks import CHECKS
-from lit_pursamere.audit.examination import Examination, Finding, NotApplicable
+from lit_pursamere.audit.examination import Examination, Finding, NotApplicable, Verdict
 from lit_pursamere.markdown import markdown_table
 from lit_pursamere.progress import Progress
 from lit_pursamere.report import Accuracy
@@ -17,6 +23,9 @@ from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.weights import tensors_digest
 
 __all__ = ["Checklist"]
+
+HEAD = ["check", "question", "verdict", "found"]
+Part = str | list[list[str]]  # a paragraph, or a table
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Checklist(Audit):
         queries: Evaluations per image that attacks without gradients may spend.
         planted: Images of the binarization test.
         checks: Names of the checks (None: all).
-        output: Folder of audit.md and of the verdicts, from which an audit that was stopped goes on.
+        output: Folder of audit.md, audit.json and the verdicts, from which an audit that was stopped goes on.
 
     Raises:
         ValueError: If a number is too small or a check unknown.
@@ -46,8 +55,8 @@ class Checklist(Audit):
         if unknown := sorted(set(self.checks or ()) - CHECKS.keys()):
             raise ValueError(f"there is no check {', '.join(unknown)}; known: {', '.join(CHECKS)}")
 
-    def run(self, trial: Trial) -> str:
-        """Make the checks, and write audit.md.
+    def run(self, trial: Trial) -> Answer:
+        """Make the checks, and write audit.md and audit.json.
 
         Raises:
             ValueError: If the folder holds another audit, or the defence gets no image right.
@@ -60,9 +69,11 @@ class Checklist(Audit):
                 for check in checks:
                     findings[check] = examine(exam, check)
                     progress.advance(1)
-            text = as_markdown(exam, findings)
+            parts = parts_of(exam, findings)
+            text = as_markdown(parts)
             write_whole(opened.folder / "audit.md", text.encode())
-            return text
+            write_whole(opened.folder / "audit.json", (json.dumps(parts, indent=1) + "\n").encode())
+            return Answer(text, counted(findings.values()))
 
     def manifest(self, trial: Trial) -> dict[str, object]:
         settings = {key: value for key, value in asdict(self).items() if key not in ("output", "checks", "attack")}
@@ -85,26 +96,31 @@ def examine(exam: Examination, check: str) -> Finding:
         return Finding("n/a", str(reason))
 
 
-def as_markdown(exam: Examination, findings: dict[str, Finding]) -> str:
-    """Table of the findings, and what the attacks of the audit leave together."""
-    rows = [(check, str(CHECKS[check].__doc__).splitlines()[0], f.verdict, f.detail) for check, f in findings.items()]
-    lines = [
-        f"Audit of {exam.name} ({type(exam.attack).__name__}, {exam.attack.budget}, view {exam.attack.view}) on "
-        f"{len(exam)} images that {type(exam.defense.purifier).__name__} gets right",
-        "",
-        markdown_table(["check", "question", "verdict", "found"], rows),
-        _summary(exam, list(findings.values())),
-    ]
-    if exam.defense.detector is not None:
-        lines += ["", f"The detector {exam.defense.detector} is left out: nothing was rejected."]
-    return "\n".join(lines) + "\n"
-
-
-def _summary(exam: Examination, findings: Sequence[Finding]) -> str:
-    counts = {verdict: sum(f.verdict == verdict for f in findings) for verdict in ("fail", "doubt", "pass", "n/a")}
+def parts_of(exam: Examination, findings: dict[str, Finding]) -> list[Part]:
+    """What was asked, the table of the findings, and what the attacks of the audit leave together."""
+    rows = [[check, str(CHECKS[check].__doc__).splitlines()[0], f.verdict, f.detail] for check, f in findings.items()]
     left = Accuracy(int(exam.left.sum()), len(exam))
     least = Accuracy(int((exam.left & ~exam.fallen).sum()), len(exam))
-    return (
-        f"{', '.join(f'{n} {verdict}' for verdict, n in counts.items())}. Of the examined images the attack on trial "
-        f"leaves {left} %, all attacks of this audit within the same budget {least} %."
+    asked = (
+        f"Audit of {exam.name} ({type(exam.attack).__name__}, {exam.attack.budget}, view {exam.attack.view}) on "
+        f"{len(exam)} images that {type(exam.defense.purifier).__name__} gets right"
     )
+    summary = (
+        f"{counted(findings.values())}. Of the examined images the attack on trial leaves {left} %, all attacks of "
+        f"this audit within the same budget {least} %."
+    )
+    detector = exam.defense.detector
+    said = [] if detector is None else [f"The detector {detector} is left out: nothing was rejected."]
+    return [asked, [HEAD, *rows], summary, *said]
+
+
+def as_markdown(parts: Sequence[Part]) -> str:
+    """Paragraphs and tables with an empty line between two."""
+    texts = [part if isinstance(part, str) else markdown_table(part[0], part[1:]).rstrip("\n") for part in parts]
+    return "\n\n".join(texts) + "\n"
+
+
+def counted(findings: Iterable[Finding]) -> str:
+    """How many checks ended how, in words."""
+    verdicts = [finding.verdict for finding in findings]
+    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in get_args(Verdict))

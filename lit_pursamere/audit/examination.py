@@ -26,9 +26,9 @@ from lit_pursamere.purifiers import Identity
 from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.store.atomic import write_whole
 
-__all__ = ["Examination", "Finding", "NotApplicable", "variant"]
+__all__ = ["Examination", "Finding", "NotApplicable", "Verdict", "variant"]
 
-Verdict = Literal["pass", "doubt", "fail", "n/a"]
+Verdict = Literal["fail", "doubt", "pass", "n/a"]
 
 
 @dataclass(frozen=True)

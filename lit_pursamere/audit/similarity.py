@@ -4,7 +4,7 @@ twin = the same defence with one noise table for everything          (Liu et al.
 for every image that has no row yet:  row = eot_similarity(defence, twin, attack on the twin)
 rows  ->  similarity.json, similarity.png
 
-FOLDER/images.jsonl         one line per image: index, label, cosines with both references by number of draws
+FOLDER/images.jsonl         one line per image: index, label, digest, cosines with both references by number of draws
 FOLDER/similarity.json      what was compared, the counts, means and 95 % intervals (Student's t), all rows
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_pursamere.attacks.similarity import eot_similarity
-from lit_pursamere.audit.base import Audit, Trial
+from lit_pursamere.audit.base import Answer, Audit, Trial
 from lit_pursamere.audit.similarity_table import REFERENCES, mean_interval, similarity_figure, similarity_table
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import SeededNoise
@@ -64,8 +64,8 @@ class Similarity(Audit):
         """1, 2, 4, ... and the largest number of draws."""
         return tuple(sorted({*(2**i for i in range(self.draws.bit_length())), self.draws}))
 
-    def run(self, trial: Trial) -> str:
-        """Complete the rows of the images, write similarity.json and similarity.png, and return the table.
+    def run(self, trial: Trial) -> Answer:
+        """Complete the rows of the images, write similarity.json and similarity.png, and answer with the table.
 
         Raises:
             ValueError: If the purifier draws no fresh noise, or the folder holds another comparison.
@@ -83,8 +83,8 @@ class Similarity(Audit):
         ):
             rows = opened.read_rows(ROWS, lambda row: int(row["index"]))
             for image, label, position in zip(trial.x.split(1), trial.y.split(1), trial.index, strict=True):
-                new, pixels = position not in rows, tensors_digest({"x": image})
-                if not new and rows[position]["pixels"] != pixels:
+                new, digest = position not in rows, tensors_digest({"x": image, "y": label})
+                if not new and rows[position]["image"] != digest:
                     raise ValueError(
                         f"image {position} of {trial.data} is not the one that {opened.folder / ROWS} has a row of; "
                         "choose another `audit.output`, or restore the data"
@@ -95,11 +95,11 @@ class Similarity(Audit):
                             view, known, trial.attack, image, label, self.counts, trial.batch, draws
                         )
                     values = {key: value[0].tolist() for key, value in cosines._asdict().items()}
-                    row = {"index": position, "label": int(label), "pixels": pixels, **values}
+                    row = {"index": position, "label": int(label), "image": digest, **values}
                     (rows[position],) = opened.append_rows(ROWS, [row])
                 progress.advance(1, skipped=not new)
             wanted, title = [rows[i] for i in trial.index], f"{type(trial.defense.purifier).__name__}, {trial.name}"
-            return save(opened.folder, self.counts, wanted, manifest, title)
+            return Answer(save(opened.folder, self.counts, wanted, manifest, title))
 
     def manifest(self, trial: Trial) -> dict[str, object]:
         settings = {key: value for key, value in asdict(self).items() if key not in ("attack", "images", "output")}

@@ -1,7 +1,5 @@
 """`lit-pursamere audit`: what an attack on a defence is worth."""
 
-import re
-
 from lit_pursamere.cli.lightning import command_line, examined
 from lit_pursamere.ending import command, ending
 
@@ -19,10 +17,10 @@ def audit(*options: str) -> None:
     name = choose_attack(settings.attack, task.attacks)
     trial = Trial(
         defense, name, task.attacks[name], x, y, index.tolist(), data.images_name, task.evaluations,
-        data.eval_batch_size, run_seed(), hidden=False,
+        data.eval_batch_size, run_seed(), str(cli.trainer.precision), hidden=False,
     )  # fmt: skip
-    text = settings.run(trial)
-    verdicts = re.search(r"^\d+ fail, .* n/a", text, re.MULTILINE)
+    with cli.trainer.precision_plugin.test_step_context():
+        answer = settings.run(trial)
     made = f"{type(settings).__name__} of {name} on {len(x)} images written to {settings.output}"
     then = command("test", "--config", "FILE", "--model.attacks.exact", "pgd20_exact", "--model.output", "OTHER")
-    print(f"{text}\n{ending(made, verdicts[0] if verdicts else '', then)}")
+    print(f"{answer.text}\n{ending(made, answer.headline, then)}")

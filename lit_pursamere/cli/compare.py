@@ -161,11 +161,9 @@ def prospect(folder: Path, name: str, cli: LightningCLI) -> Run:
 def measure(plan: Plan, name: str, options: Sequence[str]) -> None:
     """Purify the first batch of images: it must work, and what it costs is noted."""
     cli = build(plan, name, options)
-    precision = cli.trainer.precision_plugin
-    precision.convert_module(cli.model)
     defense, (x, _, _) = examined(cli, cli.datamodule.eval_batch_size, "a comparison")
-    with precision.test_step_context():
-        write_cost(plan.output / name, measure_cost(defense, precision.convert_input(x)))
+    with cli.trainer.precision_plugin.test_step_context():
+        write_cost(plan.output / name, measure_cost(defense, x))
     release()
 
 

@@ -222,21 +222,26 @@ def check_processes(cli: LightningCLI, verb: str) -> None:
 def examined(cli: LightningCLI, count: int, verb: str) -> tuple[Defense, tuple[Tensor, Tensor, Tensor]]:
     """The defence of a `test` configuration, and its first test images, their classes and positions.
 
+    Weights and images are of the trainer's precision; what is asked of them belongs in its `test_step_context`.
+
     Raises:
-        ValueError: If the configuration is not that of a test.
+        ValueError: If the configuration is not that of a test, or its precision rounds pixels.
     """
     import torch
 
     from lit_pursamere.tasks import LitRobustness
+    from lit_pursamere.tasks.folder_task import require_precision
 
     if not isinstance(cli.model, LitRobustness):
         raise ValueError(f"{verb} needs the configuration of a `test`; its model is {type(cli.model).__name__}")
-    device, data = cli.trainer.strategy.root_device, cli.datamodule
+    require_precision(cli.trainer)
+    device, data, precision = cli.trainer.strategy.root_device, cli.datamodule, cli.trainer.precision_plugin
+    precision.convert_module(cli.model)
     data.prepare_data()
     data.setup("test")
     batches = islice(data.test_dataloader(), -(-count // data.eval_batch_size))
     x, y, index = (torch.cat(column)[:count].to(device) for column in zip(*batches, strict=True))
-    return next(iter(cli.model.systems.values())).to(device), (x, y, index)
+    return next(iter(cli.model.systems.values())).to(device), (precision.convert_input(x), y, index)
 
 
 def fit(*options: str) -> None:

@@ -19,6 +19,7 @@ sigma_u are gone; Ho et al. (2020); Song et al. (2021).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -35,7 +36,7 @@ from lit_pursamere.weights import load_weights
 __all__ = ["DDPMScore", "DDPMppScore", "EDMScore", "FFDNetScore", "NCSNv2Score", "PreconditionedScore"]
 
 DATA_STD = 0.5  # EDM's sigma_data
-BAND = re.compile(r"val/error_sigma_([\d.e+-]+)_to_([\d.e+-]+)")  # levels of a validation, in the card of a training
+BAND = re.compile(r"val/error_sigma_([\d.e+-]+)_to_([\d.e+-]+)")  # how cards without `trained_at` tell the levels
 SLACK = 1e-6  # relative; levels are rounded to the images' type
 
 
@@ -88,9 +89,17 @@ def prepared(
     """
     network = network.to(memory_format=torch.channels_last)
     card = {} if checkpoint is None else load_weights(network, checkpoint, weights, settings)
-    bands = [match for name in card if (match := BAND.fullmatch(name))]
-    levels = [float(number) for band in bands for number in band.groups()]
-    return network, (min(levels), max(levels)) if levels else known
+    return network, stated_levels(card) or known
+
+
+def stated_levels(card: Mapping[str, str]) -> tuple[float, float] | None:
+    """The smallest and the largest noise level of a training, as the card of its weights states them."""
+    try:
+        low, high = map(float, json.loads(card.get("trained_at", "")))
+        return (low, high) if 0 <= low <= high else None
+    except (ValueError, TypeError):
+        levels = [float(number) for name in card if (band := BAND.fullmatch(name)) for number in band.groups()]
+        return (min(levels), max(levels)) if levels else None
 
 
 class PreconditionedScore(ScoreModel):

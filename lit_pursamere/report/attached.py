@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 from contextlib import suppress
 from pathlib import Path
 
 from lit_pursamere.report.runs import Run, flat
-from lit_pursamere.store.manifest import read_manifest
+from lit_pursamere.store.manifest import differences, read_manifest
 
-__all__ = ["SEARCH", "Grid", "audit_of", "audit_tables", "configuration", "own_file", "pictures", "starts"]
+__all__ = ["SEARCH", "Grid", "audit_of", "configuration", "own_file", "pictures", "starts"]
 
 LARGEST = 2**24  # bytes of a file that is shown
 SEARCH = "The purifier's search, level by level: reconstruction error, distance from the input, ascent."
@@ -62,8 +61,8 @@ def starts(run: Run) -> list[dict[str, str]]:
     return found
 
 
-def audit_of(run: Run, folder: Path | None = None) -> str:
-    """The audit.md of an audit of a run's defence; empty if there is none.
+def audit_of(run: Run, folder: Path | None = None) -> list[str | Grid]:
+    """Paragraphs and tables of an audit of a run's defence, in order; none if there is no such audit.
 
     Args:
         run: The run.
@@ -71,37 +70,63 @@ def audit_of(run: Run, folder: Path | None = None) -> str:
 
     Raises:
         FileNotFoundError: If a folder is named and holds no audit.
-        ValueError: If a folder is named whose audit is of a defence with other weights.
+        ValueError: If a folder is named whose audit is damaged, or of another defence or other images.
     """
     place = folder or run.folder / "audit"
-    content = own_file(place, "audit.md")
+    content = own_file(place, "audit.json")
     if content is None:
         if folder is not None:
             raise FileNotFoundError(f"no audit in {folder}; name the folder that `lit-pursamere audit` wrote")
-        return ""
+        return []
     try:
-        weights = (read_manifest(place) or {}).get("weights")
-        if weights not in run.manifest["weights"].values():
-            raise ValueError(
-                f"the audit in {place} is of other weights than any system of {run.folder}; audit that run"
-            )
+        require_audited(place, run)
+        return parts_in(place / "audit.json", content)
     except ValueError:
         if folder is not None:
             raise
-        return ""
-    return content.decode(errors="replace")
+        return []
 
 
-def audit_tables(markdown: str) -> list[str | Grid]:
-    """Paragraphs and tables of a Markdown text as this package writes it, in order, its escapes undone."""
-    found: list[str | Grid] = []
-    for line in markdown.splitlines():
-        if line.startswith("|"):
-            cells = [re.sub(r"\\(?=[!-/:-@\[-`{-~])", "", cell).strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-            if not all(set(cell) <= {"-"} for cell in cells):
-                if not found or isinstance(found[-1], str):
-                    found.append([])
-                found[-1].append(cells)  # type: ignore[union-attr]
-        elif line.strip():
-            found.append(line.strip())
-    return found
+def require_audited(place: Path, run: Run) -> None:
+    """Refuse the audit of something else than a run has evaluated; detectors, which audits leave out, may differ.
+
+    Raises:
+        ValueError: If no system of the run has its settings, weights, data and precision; the message names one.
+    """
+    audit, evaluated = read_manifest(place) or {}, run.manifest
+    asked = question(audit, audit.get("defense"), audit.get("weights"))
+    settings = evaluated.get("defenses", {})
+    found = [differences(asked, question(evaluated, settings.get(name), weights))
+             for name, weights in evaluated["weights"].items()]  # fmt: skip
+    if nearest := min(found, key=len):
+        raise ValueError(
+            f"the audit in {place} is of another defence than any system of {run.folder} ({nearest}); audit that run"
+        )
+
+
+def question(manifest: dict, defense: object, weights: object) -> dict[str, object]:
+    """What decides the answers of a defence, of the manifest of an audit or a run."""
+    parts = {name: part for name, part in defense.items() if name != "detector"} if isinstance(defense, dict) else {}
+    return {"data": manifest.get("data"), "precision": manifest.get("precision"), "weights": weights, "defense": parts}
+
+
+def parts_in(file: Path, content: bytes) -> list[str | Grid]:
+    """Paragraphs and tables of an audit.json.
+
+    Raises:
+        ValueError: If it holds something else.
+    """
+    try:
+        parts = json.loads(content)
+        if all(isinstance(part, str) or is_grid(part) for part in parts):
+            return parts
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise ValueError(f"{file} is damaged; remove it, and run the audit again")
+
+
+def is_grid(part: object) -> bool:
+    """Whether a JSON value is a table: rows of as many words each, at least the head."""
+    rows = part if isinstance(part, list) else []
+    words = all(isinstance(row, list) and all(isinstance(cell, str) for cell in row) for row in rows)
+    return bool(rows) and words and {len(row) for row in rows} == {len(rows[0])}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lit_pursamere import __version__
-from lit_pursamere.report.attached import SEARCH, audit_of, audit_tables, configuration, pictures, starts
+from lit_pursamere.report.attached import SEARCH, audit_of, configuration, pictures, starts
 from lit_pursamere.report.costs import cost_cells, cost_notes
 from lit_pursamere.report.drawing import beside, figure_content
 from lit_pursamere.report.formats import cells, remarks
@@ -144,7 +144,7 @@ def _pictures(report: Report) -> Iterator[str]:
 
 def _audit(report: Report, folder: Path | None) -> Iterator[str]:
     for number, run in enumerate(report.runs):
-        found = audit_tables(audit_of(run, folder if number == 0 else None))
+        found = audit_of(run, folder if number == 0 else None)
         if found and report.several:
             yield f"<h3>{text(run.label)}</h3>"
         for part in found:

@@ -166,6 +166,7 @@ class LitScoreModel(Training):
             "score_model": type(self.score_model).__name__,
             **getattr(self.score_model, "settings", {}),
             "objective": repr(self.objective),
+            "trained_at": [min(self.objective.levels), max(self.objective.levels)],
             "lr": self.lr,
             "ema_decay": self.ema_decay,
         }

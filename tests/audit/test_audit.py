@@ -148,7 +148,10 @@ def test_an_audit_that_was_stopped_goes_on(tmp_path):
     audit = Checklist(queries=20, planted=2, checks=["single_step", "planted"], output=str(tmp_path / "out"))
     attack = PGD(ThreatModel("linf", 0.2), "exact", 5)
     first = audit.run(Trial(defense, "PGD5", attack, x, y))
-    assert (tmp_path / "out/audit.md").read_text() == first and "| single_step |" in first
+    assert (tmp_path / "out/audit.md").read_text() == first.text and "| single_step |" in first.text
+    asked, (head, *rows), summary = json.loads((tmp_path / "out/audit.json").read_text())
+    assert asked in first.text and head[0] == "check" and [row[0] for row in rows] == ["single_step", "planted"]
+    assert summary.startswith(f"{first.headline}. Of the examined images")
     verdicts = json.loads((tmp_path / "out/verdicts.json").read_text())
     (tmp_path / "out/verdicts.json").write_text(json.dumps(dict(list(verdicts.items())[:3])))
     Counted.calls = 0
@@ -198,6 +201,7 @@ def pursamere(**settings) -> PurSAMERE:
         ({"seed": 1}, "seed: there 0, now 1"),
         ({"data": "others"}, "data: there 'digits', now 'others'"),
         ({"batch": 8}, "batch: there 64, now 8"),
+        ({"precision": "64-true"}, "precision: there '32-true', now '64-true'"),
         ({"classifier": 1.5}, "weights"),
     ],
     ids=str,
@@ -208,13 +212,14 @@ def test_an_audit_answers_for_nothing_else(other, named, tmp_path):
     audit = Checklist(queries=4, planted=1, checks=["single_step"], output=str(tmp_path / "out"))
     attack = PGD(ThreatModel("linf", 0.1), "bpda", 1)
 
-    def ask(pixel=None, label=None, seed=0, data="digits", batch=64, classifier=1.0, **settings):
+    def ask(pixel=None, label=None, seed=0, data="digits", batch=64, classifier=1.0, precision="32-true", **settings):
         defense = world(pursamere(**settings))[0]
         defense.classifier[1].weight.data.mul_(classifier)
         images, classes = x.clone(), y.clone()
         images[2, 0, 0, 0] = images[2, 0, 0, 0] if pixel is None else pixel
         classes[2] = classes[2] if label is None else label
-        return audit.run(Trial(defense, "PGD1", attack, images, classes, batch=batch, seed=seed, data=data))
+        trial = Trial(defense, "PGD1", attack, images, classes, batch=batch, seed=seed, data=data, precision=precision)
+        return audit.run(trial)
 
     assert ask() == ask()
     with pytest.raises(ValueError, match="another configuration.*" + re.escape(named)):
@@ -273,6 +278,6 @@ def test_that_a_detector_is_left_out_is_said(tmp_path):
     attack, texts = PGD(ThreatModel("linf", 0.2), "exact", 2), []
     for audited in (defense, guarded):
         audit = Checklist(output=str(tmp_path / str(len(texts))), checks=["single_step"])
-        texts.append(audit.run(Trial(audited, "PGD", attack, x, y)))
+        texts.append(audit.run(Trial(audited, "PGD", attack, x, y)).text)
     said = "The detector Everything(threshold=0.5, fpr=None) is left out: nothing was rejected."
     assert texts[1] == f"{texts[0]}\n{said}\n", "the findings are those of purifier and classifier"

@@ -28,12 +28,13 @@ def defense(mixture, linear_classifier):
 def compare(defense, images, tmp_path):
     """Run the comparison on the first images; returns the table and what was written."""
 
-    def run(count=3, attack=ATTACK, defense=defense, **changes):
+    def run(count=3, attack=ATTACK, defense=defense, pixel=None, label=1, precision="32-true", **changes):
         settings = Similarity(**{"draws": 6, "output": str(tmp_path / "out"), **changes})
-        x, y = images[:count], torch.arange(count) % 3
+        x, y = images[:count].clone(), torch.arange(count) % 3
+        x[1, 0, 0, 0], y[1] = x[1, 0, 0, 0] if pixel is None else pixel, label
         index = [10 * i for i in range(count)]
-        table = settings.run(Trial(defense, "PGD2", attack, x, y, index, "a set", batch=4))
-        return table, json.loads((tmp_path / "out/similarity.json").read_text())
+        trial = Trial(defense, "PGD2", attack, x, y, index, "a set", batch=4, precision=precision)
+        return settings.run(trial).text, json.loads((tmp_path / "out/similarity.json").read_text())
 
     return run
 
@@ -77,10 +78,21 @@ def test_a_run_that_was_stopped_goes_on_and_may_grow(compare, tmp_path, monkeypa
     assert compare(count=4)[1]["rows"][:3] == whole["rows"]
 
 
-@pytest.mark.parametrize("change", [{"draws": 7}, {"seed": 1}, {"table": 1}, {"attack": replace(ATTACK, steps=3)}])
+@pytest.mark.parametrize(
+    "change",
+    [{"draws": 7}, {"seed": 1}, {"table": 1}, {"attack": replace(ATTACK, steps=3)}, {"precision": "64-true"}],
+    ids=str,
+)
 def test_another_comparison_is_refused_in_the_same_folder(compare, change):
     compare()
     with pytest.raises(ValueError, match="results of another configuration"):
+        compare(**change)
+
+
+@pytest.mark.parametrize("change", [{"pixel": 0.5}, {"label": 2}], ids=str)
+def test_another_image_at_the_same_place_is_refused(compare, change):
+    compare()
+    with pytest.raises(ValueError, match=r"image 10 of a set is not the one that .*images\.jsonl has a row of"):
         compare(**change)
 
 
@@ -113,6 +125,10 @@ def test_from_the_command_line(repository_root, tmp_path, monkeypatch, capsys):
     assert "Similarity needs draws >= 1; got 0" in capsys.readouterr().err
     assert main([*args, "--audit.queries=3"]) == 1
     assert "queries" in capsys.readouterr().err, "an option of the checklist"
+    assert main([*args, "--trainer.precision=64-true"]) == 1
+    assert "precision: there '32-true', now '64-true'" in capsys.readouterr().err
+    assert main([*args, "--trainer.precision=16-true"]) == 1
+    assert "--trainer.precision 16-true rounds pixels" in capsys.readouterr().err
     assert main([*args, "--model.noise=fixed"]) == 1
     assert "draws no fresh noise" in capsys.readouterr().err
     assert main(["audit", "--config=configs/digits/score.yaml", "--audit=Similarity"]) == 1

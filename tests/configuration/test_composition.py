@@ -14,7 +14,9 @@ from lit_pursamere.configuration.composition import compose, overlay, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST = "configs/cifar10/tables_1_2.yaml"
-PROTOCOLS, PURIFIERS = (sorted((ROOT / "configs" / kind).glob("*.yaml")) for kind in ("protocol", "purifier"))
+PROTOCOLS, PURIFIERS, CLASSIFIERS = (
+    sorted((ROOT / "configs" / kind).glob("*.yaml")) for kind in ("protocol", "purifier", "classifier")
+)
 PAIRS = list(product(PROTOCOLS, PURIFIERS))
 
 
@@ -52,6 +54,11 @@ def test_a_classifier_on_a_classifier_leaves_nothing_of_it(how, tmp_path):
         "word": f"--model.classifier={CLASS}",
     }
     assert settings(args[how])["classifier"] == (CLASS if how == "word" else OTHER)
+
+
+@pytest.mark.parametrize("first, last", product(CLASSIFIERS, repeat=2), ids=lambda path: path.stem)
+def test_of_two_classifiers_the_last_one_is_meant(first, last):
+    assert settings(f"--model.classifier={first}", f"--model.classifier={last}")["classifier"] == read_yaml(last)
 
 
 def test_a_dotted_option_changes_one_setting():

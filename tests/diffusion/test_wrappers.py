@@ -17,6 +17,7 @@ from lit_pursamere.diffusion import (
     VariancePreserving,
     expected_reconstruction_error,
 )
+from lit_pursamere.diffusion.wrappers import stated_levels
 
 VP = VariancePreserving()
 MEAN, TAU = 0.4, 0.2  # of the Gaussian, in [0, 1] pixels
@@ -193,3 +194,21 @@ def test_a_checkpoint_fills_the_network_that_it_came_from(build, tmp_path):
     y = torch.rand(2, 1, 8, 8)
     load_weights(second.network, tmp_path / "network.safetensors")
     assert torch.equal(second.predict_noise(y, 0.3), first.predict_noise(y, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("card", "levels"),
+    [
+        ({"trained_at": "[0.01, 5]"}, (0.01, 5.0)),
+        ({"trained_at": "[0.01, 5]", "val/error_sigma_9_to_1": "2"}, (0.01, 5.0)),
+        ({"val/error_sigma_5_to_1.5": "2", "val/error_sigma_1.4_to_1e-2": "2"}, (0.01, 5.0)),
+        ({"trained_at": "[5, 0.01]"}, None),
+        ({"trained_at": "[NaN, 1]"}, None),
+        ({"trained_at": "wide"}, None),
+        ({"trained_at": "[1]"}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_a_card_states_the_levels_of_its_training(card, levels):
+    assert stated_levels(card) == levels

@@ -67,6 +67,8 @@ def others(kind: type[Purifier]) -> dict[str, object]:
 
 def another(value: object) -> object:
     """Another value than a default; a purifier for which this is out of range, or nothing, needs an entry in OTHERS."""
+    if isinstance(value, tuple | list):
+        return [another(one) for one in value]
     return not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else value / 2
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from lit_pursamere.cli.main import main
 from lit_pursamere.report import as_html, make_report
-from lit_pursamere.report.attached import LARGEST, audit_tables, own_file
+from lit_pursamere.report.attached import LARGEST, own_file
 from lit_pursamere.store.costs import Asked, Cost, write_cost
 from lit_pursamere.store.manifest import write_manifest
 
@@ -23,14 +23,12 @@ PNG = bytes.fromhex(
 )
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "\x1b[31m\u202e</style></td><script>alert(1)</script><img src=x onerror=alert(2)>\"' onload=x"
-AUDIT = """Audit of BPDA20 on 3 images
-
-| check   | question | verdict | found         |
-|---------|----------|---------|---------------|
-| radius  | Why?     | fail    | a \\| \\<b>x |
-
-1 fail, 0 pass.
-"""
+AUDIT = [
+    "Audit of BPDA20 on 3 images",
+    [["check", "question", "verdict", "found"], ["radius", "Why?", "fail", "a | <b>x"]],
+    "1 fail, 0 pass.",
+]
+AUDITED = {"weights": "ab", "data": "digits, test images", "defense": {"purifier": {"lr_max": 0.1}}}
 
 
 class Page(HTMLParser):
@@ -76,7 +74,10 @@ def records(rows):
 @pytest.fixture
 def run(records, pgd, write_run):
     """A run with all that can lie beside its records."""
-    folder = write_run("run", records(), {"BPDA20": pgd()}, systems={"PurSAMERE": "P()", "undefended": "I()"})
+    folder = write_run(
+        "run", records(), {"BPDA20": pgd()}, systems={"PurSAMERE": "P()", "undefended": "I()"},
+        defenses={"PurSAMERE": {"purifier": {"lr_max": 0.1}, "detector": {"threshold": 3}}, "undefended": {}},
+    )  # fmt: skip
     for name in ("pictures.png", "levels.png"):
         (folder / name).write_bytes(PNG)
     (folder / "config.yaml").write_text("seed_everything: 0\nmodel: {class_path: <LitRobustness>}\n")
@@ -85,8 +86,8 @@ def run(records, pgd, write_run):
     (folder / "environment.jsonl").write_text("".join(json.dumps(start) + "\n" for start in starts) + "{torn")
     write_cost(folder, Cost("P()", "ab", {"s": Asked("S", True, 52, 52)}, 4, 0.25, True, "cpu: abacus", 1, ""))
     (folder / "audit").mkdir()
-    (folder / "audit/audit.md").write_text(AUDIT)
-    write_manifest(folder / "audit", {"weights": "ab"})
+    (folder / "audit/audit.json").write_text(json.dumps(AUDIT))
+    write_manifest(folder / "audit", AUDITED)
     return folder
 
 
@@ -104,7 +105,7 @@ def everything_is_there(page):
     assert page.texts["strong"] == ["25.0 %", "0.0 %"], "worst cases; the purifier's leads"
     cells = page.texts["td"] + page.texts["th"]
     assert {"25.0 [4.6, 69.9]", "worst case", "52 + 52", "3", "2026-01-02T03:04:05+00:00", "fail"} <= {*cells}
-    assert "a | <b>x" in cells, "escapes of Markdown are undone, those of HTML are not"
+    assert "a | <b>x" in cells, "text stays text"
     assert any("(the last of 2 starts)" in text for text in page.texts["span"])
     assert page.texts["pre"] == ["seed_everything: 0\nmodel: {class_path: <LitRobustness>}"]
     assert any("few images" in text for text in page.texts["li"])
@@ -152,7 +153,7 @@ def test_words_of_strangers_are_text(records, pgd, write_run):
 def test_files_of_others_do_not_come_in_through_links(run, tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("private words")
-    for name in ("config.yaml", "environment.jsonl", "audit/audit.md", "pictures.png"):
+    for name in ("config.yaml", "environment.jsonl", "audit/audit.json", "pictures.png"):
         (run / name).unlink()
         (run / name).symlink_to(secret)
     text = as_html(make_report([run]))
@@ -170,34 +171,52 @@ def test_only_regular_files_of_some_size_that_are_pictures_are_shown(run):
     assert len(page.attributes("img", "src")) == 3 and "pre" not in page.texts
 
 
-def test_the_audit_of_another_defence_is_refused(run, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"weights": "cd"}, "weights: there 'cd', now 'ab'"),
+        ({"defense": {"purifier": {"lr_max": 0.003}}}, "defense.purifier.lr_max: there 0.003, now 0.1"),
+        ({"data": "photos, test images"}, "data: there 'photos, test images'"),
+        ({"precision": "16-mixed"}, "precision: there '16-mixed'"),
+    ],
+    ids=str,
+)
+def test_the_audit_of_another_defence_is_refused(change, named, run, tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(run / "audit", other)
     assert main(["report", str(run), "--format", "html", "--audit", str(other)]) == 0
-    write_manifest(other, {"weights": "cd"})
+    write_manifest(other, AUDITED | change)
     assert main(["report", str(run), "--format", "html", "--audit", str(other)]) == 1
-    assert "is of other weights than any system of" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "is of another defence than any system of" in error and named in error
+
+
+@pytest.mark.parametrize("content", ["[", "5", "[5]", '[["check"]]', '[[["a", "b"], ["c"]]]', "[[]]", "[" * 100_000])
+def test_an_audit_that_is_none_is_refused_or_left_out(content, run, tmp_path, capsys):
+    (run / "audit/audit.json").write_text(content)
+    assert "Audit" not in Page(as_html(make_report([run]))).texts["h2"]
+    assert main(["report", str(run), "--format", "html", "--audit", str(run / "audit")]) == 1
+    assert "audit.json is damaged; remove it, and run the audit again" in capsys.readouterr().err
+
+
+def test_an_audit_is_asked_for_where_it_belongs(run, tmp_path, capsys):
+    other = run / "audit"
     assert main(["report", str(run), "--format", "html", "--audit", str(tmp_path)]) == 1
     assert "no audit in" in capsys.readouterr().err
     assert main(["report", str(run), "--audit", str(other)]) == 1
     assert "an audit is shown by --format html" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("manifest", ["{", '{"manifest_format": 3, "weights": "cd"}'])
+@pytest.mark.parametrize(
+    "manifest",
+    ["{", '{"manifest_format": 3, "weights": "cd"}', '{"manifest_format": 3, "weights": "ab", "defense": 5}'],
+)
 def test_what_is_damaged_or_foreign_in_the_folder_is_left_out(run, manifest, capsys):
     (run / "audit/manifest.json").write_text(manifest)
     (run / "cost.json").write_text(json.dumps(json.loads((run / "cost.json").read_text()) | {"seconds": "many"}))
     page = Page(as_html(make_report([run])))
     assert "Audit" not in page.texts["h2"] and "worst case" in page.texts["th"]
     assert "there is no cost of a purification in the page" in capsys.readouterr().err
-
-
-def test_markdown_of_audits_is_read():
-    assert audit_tables(AUDIT) == [
-        "Audit of BPDA20 on 3 images",
-        [["check", "question", "verdict", "found"], ["radius", "Why?", "fail", "a | <b>x"]],
-        "1 fail, 0 pass.",
-    ]
 
 
 def test_the_verb_writes_one_file_and_prints_no_page(run, capsys, tmp_path):

@@ -287,6 +287,7 @@ def test_the_exported_file_carries_its_card(tmp_path, tiny):
     with safe_open(tmp_path / "score.safetensors", "pt") as file:
         card = file.metadata()
     assert card["steps"] == "2" and card["ema_decay"] == "0.999" and "NCSNObjective" in card["objective"]
+    assert NCSNv2Score(**TINY, checkpoint=str(tmp_path / "score.safetensors")).trained_at == pytest.approx((0.1, 1.0))
     assert float(card["val/loss"]) > 0 and torch.__version__.startswith(card["torch"])
 
 
