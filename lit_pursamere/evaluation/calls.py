@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class Calls:
     forward: int = 0
     backward: int = 0
     second: int = 0
-    together: int = 0
+    together: int = field(default=0, compare=False)
 
     def add(self, network: nn.Module, inputs: tuple, result: Tensor) -> None:
         """A forward hook."""

@@ -89,7 +89,7 @@ def test_a_purifier_that_wants_more_of_its_network_asks_the_network_itself(tiny_
             self.score_model = score_model
 
         def purify(self, x, noise):
-            return self.score_model.network(x).clamp(0, 1)
+            return self.score_model.denoise(x, 0.1 * len([*self.score_model.network.children()]))
 
     asking = Asking(Nosy(tiny_score), Digits())
     with FlopCount() as real:
