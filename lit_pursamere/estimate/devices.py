@@ -30,7 +30,7 @@ class Device(NamedTuple):
     number: int
     measured: bool
     float32: float
-    bf16: float
+    bf16: float | None
 
     def seconds(self, stage: Stage) -> float | None:
         """What a stage takes, if devices never wait for one another; None: not known."""
@@ -64,7 +64,7 @@ def devices_of(words: str) -> list[Device]:
             raise ValueError(f"estimate.devices: there is no device {name!r} in the table{hint}")
         row = known[name]
         share = 1 if "measured" in row else utilisation()
-        speeds = share * row.get("tf32", row["float32"]), share * row["bf16"]
+        speeds = share * row.get("tf32", row["float32"]), share * row["bf16"] if "bf16" in row else None
         found.append(Device(word, int(times or 1), "measured" in row, *speeds))
     return found
 
@@ -81,7 +81,7 @@ class Estimate:
         ValueError: If a device is not in the table.
     """
 
-    devices: str = "2-core-cpu,rtx-4090,a100,h100"
+    devices: str = "1-core-cpu,2-core-cpu,rtx-4090,a100,h100"
     measure: bool = False
 
     def __post_init__(self) -> None:

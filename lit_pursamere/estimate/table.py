@@ -60,7 +60,7 @@ def notes(stages: Sequence[Stage], devices: Sequence[Device], here: bool) -> str
                 f"{quantity(free, 'B')} are free here; lower {setting} to {fits:,} or less"
             )
     if any(device.measured for device in devices) or here:
-        lines.append("A measured speed is that of large networks; small ones reach less." if not here else
+        lines.append("Measured: 1-core-cpu with small networks, 2-core-cpu with large ones." if not here else
                      "This machine: a network of each stage, clocked at its batch, by its FLOP.")  # fmt: skip
     return "\n".join(lines) + "\n"
 

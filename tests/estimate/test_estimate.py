@@ -192,7 +192,7 @@ def test_every_device_of_the_table_says_where_its_numbers_are_from():
     assert 0 < table["utilisation"] <= 1
     for name, row in table["devices"].items():
         measured = {"measured", "command"} & row.keys()
-        assert {"name", "page", "float32", "bf16"} <= row.keys() and len(measured) in (0, 2), name
+        assert {"name", "page", "float32"} <= row.keys() and len(measured) in (0, 2), name
         assert isinstance(row.get("measured", date.today()), date)
         assert row["page"].startswith("docs/" if measured else "https://")
 
