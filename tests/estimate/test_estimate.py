@@ -15,10 +15,11 @@ from lit_pursamere.cli.main import main
 from lit_pursamere.data import CIFAR10, MNIST, Digits
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import AutoencoderScore, FFDNetScore, NCSNv2Score
+from lit_pursamere.estimate.asking import Asking, Cost
 from lit_pursamere.estimate.calls import Queries, count_calls, count_queries
 from lit_pursamere.estimate.devices import Device, devices_of, read, speed
 from lit_pursamere.estimate.prices import FlopCount, Price
-from lit_pursamere.estimate.stages import Asking, Cost, Stage, limited, stages_of, training_batches
+from lit_pursamere.estimate.stages import Stage, limited, stages_of, training_batches
 from lit_pursamere.estimate.table import duration, told
 from lit_pursamere.evaluation.judge import judge
 from lit_pursamere.networks import DenoisingAutoencoder, WideResNet
