@@ -42,7 +42,7 @@ def estimate(*options: str) -> None:
         raise ValueError("there is nothing to estimate: no fit, predict, test or compare")
     print(told(stages, devices_of(asked.devices)), end="")
     if left_out:
-        print(f"Not estimated: {', '.join(left_out)}")
+        print(f"Not estimated: {', '.join(dict.fromkeys(left_out))}")
     if missing:
         print(f"Not there yet: {', '.join(missing)}")
 
