@@ -108,7 +108,7 @@ VERBS = {
     "--audit.draws 2 --audit.output out",
     "EVALUATE": "evaluate digits/wrn-10-2-pairs small.npz --purifier purifier.yaml --score_model digits --n 4 --seed 1 "
     "--threat 'linf 0.15' --attacks bpda2.yaml --batch_size 2 --output out",
-    "ESTIMATE": "estimate --config test.yaml --estimate.seconds 0.1",
+    "ESTIMATE": "estimate --config test.yaml",
     "EXPERIMENT": "experiment experiment.yaml",
     "PURIFY": f"purify photos out --purifier purifier.yaml --score_model {SCORE} --batch_size 2",
     "ARRAY": f"purify small.npz out --purifier purifier.yaml --score_model {SCORE} --batch_size 2",

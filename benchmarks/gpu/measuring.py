@@ -19,7 +19,7 @@ import torch
 from session import synchronise
 from torch import Tensor, nn
 
-from lit_pursamere.estimate.calls import FlopCount
+from lit_pursamere.estimate.prices import FlopCount
 
 __all__ = [
     "PRECISIONS",

@@ -181,7 +181,7 @@ def eot_similarity(place: Place) -> list[str]:
 
 
 def estimate(place: Place) -> list[str]:
-    return robustness(place, "--estimate.seconds=0.1")
+    return robustness(place, "--estimate.measure=true")
 
 
 def compare(place: Place) -> list[str]:

@@ -79,7 +79,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "estimate": (
         "estimate --config cifar10/tables_1_2",
-        "estimate fit --config cifar10/score --estimate.devices 8 --estimate.seconds 20",
+        "estimate experiment cifar10/paper --estimate.devices h100,8xa100",
+        "estimate compare compare/digits",
+        "estimate fit --config digits/score --estimate.measure true",
     ),
     "audit": (
         "audit --config digits/robustness --audit.attack BPDA20-det --audit.images 32",

@@ -52,7 +52,7 @@ def first_words(verb: str, function: str) -> Iterable[str]:
     if verb == "evaluate":
         return weights("classifier")
     if verb == "estimate":
-        return LIGHTNING_VERBS
+        return (*LIGHTNING_VERBS, *FIRST)
     if verb in FIRST:
         return names_of_configurations((f"\n{FIRST[verb]}:",))
     known = about_verb(VERBS[verb.split()[0]].module, function).arguments

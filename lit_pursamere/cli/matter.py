@@ -25,7 +25,7 @@ MATTER = {  # of the verbs of a configuration: what of it is mostly changed
         "config", *(f"LitRobustness.{name}" for name in (*DEFENCE, "attacks", "threat", "evaluations", "output")),
         "data", "ImageDataModule.test_size", "ImageDataModule.eval_batch_size", *RUNS, "seed_everything",
     ),
-    "estimate": ("config", "Estimate.devices", "Estimate.seconds", "trainer.accelerator"),
+    "estimate": ("config", "Estimate.devices", "Estimate.measure", "trainer.accelerator", "trainer.precision"),
     "audit": (
         "config", "audit", *(f"Checklist.{name}" for name in ("attack", "images", "output", "queries", "checks")),
         "trainer.accelerator",

@@ -35,7 +35,7 @@ GROUPS = {  # by what one comes for
         "validate": Entry("lightning", "run the validation of a training"),
         "sigmas": Entry("sigmas", "choose the noise levels for a data set"),
         "experiment": Entry("experiment", "run the stages of an experiment in order"),
-        "estimate": Entry("estimate", "say what a fit, predict or test will cost"),
+        "estimate": Entry("estimate", "say what a run, or a whole experiment, will cost"),
     },
     "Look at results": {
         "report": Entry("report", "print the table of test runs again, as a page, CSV, LaTeX"),

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
@@ -154,6 +155,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     channels: int
     image_size: int
     class_names: tuple[str, ...]
+    counts: Mapping[Split, int] = MappingProxyType({})  # images of its splits, where they are known without its files
 
     def __init__(
         self,

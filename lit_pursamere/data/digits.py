@@ -5,6 +5,8 @@ Reference: Alpaydin & Kaynak (1998), "Optical Recognition of Handwritten Digits"
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import torch
 
 from lit_pursamere.data.base import ArrayDataset, ImageDataModule, Split
@@ -24,6 +26,7 @@ class Digits(ImageDataModule):
 
     name = "digits"
     num_classes, channels, image_size = 10, 1, 8
+    counts = MappingProxyType({"train": 1400, "test": TEST_IMAGES})
     class_names = tuple("0123456789")
 
     def load(self, split: Split) -> Source:

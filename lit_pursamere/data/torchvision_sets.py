@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from http.client import HTTPException
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -131,6 +132,7 @@ class CIFAR10(TorchvisionModule):
     source = datasets.CIFAR10
     name = "cifar10"
     num_classes, channels, image_size = 10, 3, 32
+    counts = MappingProxyType({"train": 50_000, "test": 10_000})
     class_names = tuple(CIFAR10_NAMES.split())
 
     def __init__(
@@ -172,6 +174,7 @@ class MNIST(TorchvisionModule):
     source = datasets.MNIST
     name = "mnist"
     num_classes, channels, image_size = 10, 1, 28
+    counts = MappingProxyType({"train": 60_000, "test": 10_000})
     class_names = tuple("0123456789")
 
     @property

@@ -1,7 +1,7 @@
-"""Estimate: what a run will cost, said before it starts, from its configuration and a few seconds of measurements."""
+"""Estimate: what a run will cost, said before it starts, from its configuration alone."""
 
-from lit_pursamere.estimate.run import Estimate, run_estimate
-from lit_pursamere.estimate.stages import Stage, table
-from lit_pursamere.estimate.stand_ins import forget_missing_weights
+from lit_pursamere.estimate.devices import Estimate, clocked, devices_of
+from lit_pursamere.estimate.stages import Stage, stages_of
+from lit_pursamere.estimate.table import told
 
-__all__ = ["Estimate", "Stage", "forget_missing_weights", "run_estimate", "table"]
+__all__ = ["Estimate", "Stage", "clocked", "devices_of", "stages_of", "told"]

@@ -1,31 +1,32 @@
-"""Counting: the network calls of a purifier, the queries of an attack, the FLOP of a call. Nothing here takes long.
+"""Counting: how often a defence asks its networks, and an attack its view. Nothing here takes long.
 
-calls:    run a copy of the purifier on one image, its networks replaced by a multiplication, and count
-queries:  run the attack on one image and a view that is never fooled, and count
+calls:    a copy runs on one image, a multiplication stands for every network, and hooks count
+queries:  the attack runs on one image and a view that is never fooled, and counts
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from lit_pursamere.attacks import Attack, Boundary, ReconstructionPGD, Transfer
 from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.evaluation.calls import Calls, counting, networks_of
 from lit_pursamere.purifiers import Purifier
+from lit_pursamere.seeding import forked_randomness
 
-__all__ = ["FlopCount", "Queries", "count_calls", "count_queries", "forward_flop"]
+__all__ = ["Queries", "StandIn", "StandInClassifier", "cheap_copy", "count_calls", "count_queries", "counted"]
 
 # What they cost is not decided by how often they ask the view.
 NOT_COUNTED = (Boundary, ReconstructionPGD, Transfer)
-LEVEL = 0.01  # of noise, at which every score model can be asked to denoise
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class StandIn(ScoreModel):
@@ -36,7 +37,7 @@ class StandIn(ScoreModel):
 
 
 class StandInClassifier(nn.Module):
-    """Pixels as logits, for a classifier that is only counted.
+    """Multiples of the mean pixel as logits, for a classifier that is only counted.
 
     Args:
         classes: Number of classes.
@@ -47,52 +48,39 @@ class StandInClassifier(nn.Module):
         self.classes = classes
 
     def forward(self, x: Tensor) -> Tensor:
-        return 0.1 * x.flatten(1)[:, : self.classes]
+        return x.flatten(1).mean(1, keepdim=True) * torch.arange(1, 1 + self.classes, device=x.device)
+
+
+def cheap_copy(
+    module: Module, networks: Mapping[str, nn.Module], classes: int
+) -> tuple[Module, dict[str, nn.Module]]:  # fmt: skip
+    """A copy of a module in which a multiplication stands for each of these networks, and the stand-ins by name."""
+    stand_ins: dict[str, nn.Module] = {
+        name: (StandIn() if isinstance(network, ScoreModel) else StandInClassifier(classes)).eval()
+        for name, network in networks.items()
+    }
+    replaced = {id(network): stand_ins[name] for name, network in networks.items()}
+    return copy.deepcopy(module, replaced), stand_ins
+
+
+def counted(networks: dict[str, nn.Module], ask: Callable[[], object]) -> dict[str, Calls]:
+    """What networks are asked while `ask` runs, by name; the global generators are left as they were."""
+    with forked_randomness(), counting(networks) as calls:
+        ask()
+    return calls
 
 
 def count_calls(purifier: Purifier, x: Tensor, classes: int) -> list[Calls]:
     """Calls that the purification of one image takes, for every network of the purifier.
 
     Args:
-        purifier: The purifier; a copy of it runs, in which a multiplication stands for every network.
+        purifier: The purifier; a copy of it runs.
         x: One image (1, C, H, W) in [0, 1].
         classes: Number of classes.
     """
-    replaced = {
-        id(network): StandIn() if isinstance(network, ScoreModel) else StandInClassifier(classes)
-        for network in networks_of(purifier).values()
-    }
-    cheap = copy.deepcopy(purifier, replaced)
-    with counting(networks_of(cheap)) as calls, torch.no_grad():
-        cheap(x)
-    return list(calls.values())
-
-
-class FlopCount(TorchDispatchMode):
-    """FLOP of the matrix products and convolutions inside by torch's formulas, derivatives of any order included.
-
-    Unlike torch's FlopCounterMode it follows no modules, which would fail on inputs that are leaves of a graph.
-    """
-
-    total = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = function(*args, **kwargs)
-        if formula := flop_registry.get(function._overloadpacket):
-            self.total += formula(*args, **kwargs, out_val=result)
-        return result
-
-
-def forward_flop(purifier: Purifier, x: Tensor) -> list[int]:
-    """FLOP of one call, without derivatives, of every network of a purifier on one image (1, C, H, W)."""
-    found = []
-    for network in networks_of(purifier).values():
-        ask = partial(network.denoise, sigma=LEVEL) if isinstance(network, ScoreModel) else network
-        with FlopCount() as count, torch.no_grad():
-            ask(x)
-        found.append(count.total)
-    return found
+    cheap, stand_ins = cheap_copy(purifier, networks_of(purifier), classes)
+    with torch.no_grad():
+        return list(counted(stand_ins, lambda: cheap(x)).values())
 
 
 @dataclass
@@ -104,21 +92,25 @@ class Queries:
 
 
 class Unmoved(nn.Module):
-    """A view that is never fooled, and counts what it is asked."""
+    """A view that is never fooled, and counts what it is asked about images like x, (1, C, H, W)."""
 
-    def __init__(self, y: int, classes: int) -> None:
+    def __init__(self, x: Tensor, y: int, classes: int) -> None:
         super().__init__()
-        self.y, self.classes, self.queries = y, classes, Queries()
+        self.x, self.y, self.classes, self.queries = x, y, classes, Queries()
         self.train(False)
+
+    @cached_property
+    def towards(self) -> Tensor:
+        """Weights (C * H * W, K) of the pixels in the logits."""
+        pixels = self.x.numel()
+        return torch.sin(torch.arange(1, 1 + self.classes * pixels, dtype=self.x.dtype)).view(pixels, -1) / pixels
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
             self.queries.gradients += len(x)
         else:
             self.queries.values += len(x)
-        pixels = x.flatten(1)
-        towards = torch.sin(torch.arange(1, 1 + self.classes * pixels.shape[1], device=x.device, dtype=x.dtype))
-        logits = pixels @ towards.view(pixels.shape[1], self.classes) / pixels.shape[1]
+        logits = x.flatten(1) @ self.towards
         logits[:, self.y] += 100
         return logits
 
@@ -140,6 +132,6 @@ def count_queries(attack: Attack, x: Tensor, y: Tensor, classes: int) -> Queries
     """
     if not countable(attack):
         return None
-    view = Unmoved(int(y), classes)
+    view = Unmoved(x, int(y), classes)
     attack(view, x, y)
     return view.queries

@@ -18,9 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lit_pursamere.estimate.stages import quantity
-
-__all__ = ["Live", "Need", "free_bytes", "most_of", "need_of", "require_room"]
+__all__ = ["Live", "Need", "free_bytes", "most_of", "need_of"]
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -52,28 +50,6 @@ class Live(TorchDispatchMode):
         self.now -= count
 
 
-def require_room(work: Callable[[int], object], size: int, free: int | None, setting: str) -> None:
-    """Refuse a batch that cannot fit.
-
-    Args:
-        work: Does what a batch needs, with so many images.
-        size: Images in a batch.
-        free: Bytes that may be used; None: not known, and nothing is refused.
-        setting: The setting that says how large a batch is.
-
-    Raises:
-        ValueError: If it needs more; the message says what would fit.
-    """
-    if free is None or size <= 4:
-        return
-    need = need_of(work)
-    if need.of(size) > free and need.each > 0:
-        raise ValueError(
-            f"a batch of {size:,} images needs about {quantity(need.of(size), 'B')}, and {quantity(free, 'B')} are "
-            f"free; lower {setting} to {need.fitting(free):,} or less"
-        )
-
-
 @dataclass(frozen=True)
 class Need:
     """Bytes that two images need, and every further one."""
@@ -84,10 +60,6 @@ class Need:
     def of(self, size: int) -> float:
         """Bytes of so many images."""
         return self.two + (size - 2) * self.each
-
-    def fitting(self, free: int) -> int:
-        """The most images that so many bytes hold; one at least."""
-        return max(int((free - self.two) / self.each) + 2, 1)
 
 
 def need_of(work: Callable[[int], object]) -> Need:

@@ -1,85 +1,175 @@
-"""The stages of a run, what each costs, and the table of them."""
+"""The stages of a run, and what they take: images times what an image takes.
+
+training:      steps x batch x a call of the network with the gradients of its weights (pairs: twice that)
+purification:  images x the calls of a purification
+clean verdict: images x evaluations x (purification + classifier)
+attack:        images x (queries for values and for gradients of its view, and verdicts on the last and worst iterate)
+
+Counted without data where the data set knows how many images it has and how large they are.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-from lit_pursamere.markdown import markdown_table
+import pytorch_lightning as pl
+import torch
 
-__all__ = ["Stage", "duration", "table"]
+from lit_pursamere.attacks import IterativeAttack
+from lit_pursamere.data import ImageDataModule
+from lit_pursamere.estimate.asking import Asking, Cost, shape_of
+from lit_pursamere.estimate.calls import Queries, count_queries
+from lit_pursamere.estimate.prices import Price
+from lit_pursamere.tasks import LitClassifier, LitPurification, LitRobustness, LitScoreModel
+from lit_pursamere.tasks.score_model import BANDS
+
+__all__ = ["Stage", "stages_of", "training_batches"]
+
+UPPER = "upper bound: images that are fooled leave early"
+LIBRARY = "queries if no image is ever fooled, so mostly an upper bound"
+UNKNOWN = "its cost is not decided by its queries"
+DEFAULT_EPOCHS = 1000  # what Lightning does where it is told no end
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run that consists of so many batches.
+    """A part of a run.
 
     Args:
         name: What is done.
-        batches: How many batches, of all devices together.
+        images: How many images, or pairs, go through it, over all epochs.
         size: Images, or pairs, in a batch.
-        flop: Floating point operations of a batch (None: not known).
-        seconds: Seconds that a device takes for a batch (None: not estimated).
+        cost: Of all of them (None: not known).
+        setting: That says how large a batch is.
         note: What a reader should know.
+        precision: Of the trainer.
+        speed: FLOP per second of this machine, where it was measured.
     """
 
     name: str
-    batches: float
+    images: float
     size: int
-    flop: float | None
-    seconds: float | None
+    cost: Cost | None
+    setting: str = "data.eval_batch_size"
     note: str = ""
+    precision: str = "32-true"
+    speed: float | None = None
 
     @property
-    def total_flop(self) -> float | None:
-        """FLOP of all batches."""
-        return None if self.flop is None else self.flop * self.batches
+    def flop(self) -> float | None:
+        """FLOP of all of it."""
+        return None if self.cost is None else self.cost.flop
 
-    def total_seconds(self, devices: int) -> float | None:
-        """Seconds on so many devices that do not wait for one another; as if batches were dealt whole."""
-        if self.seconds is None:
-            return None
-        if devices == 1:
-            return self.seconds * self.batches
-        return self.seconds * math.ceil(self.batches / devices)
+    @property
+    def here(self) -> float | None:
+        """Seconds on this machine, where they are known."""
+        return self.flop and (self.flop / self.speed if self.speed else None)
 
-
-def table(stages: list[Stage], devices: int) -> str:
-    """The stages and their sum as Markdown, on one device and on `devices`."""
-    counts = sorted({1, devices})
-    heads = ["stage", "batches x size", "FLOP", *(f"time on {n} device{'s' * (n > 1)}" for n in counts), "note"]
-    rows = [
-        [
-            stage.name, f"{math.ceil(stage.batches):,} x {stage.size}", quantity(stage.total_flop, "FLOP"),
-            *(duration(stage.total_seconds(n)) for n in counts), stage.note,
-        ]
-        for stage in stages
-    ]  # fmt: skip
-    known = [stage for stage in stages if stage.seconds is not None]
-    missing = len(stages) - len(known)
-    rows.append([
-        "**all**", "", quantity(sum(stage.total_flop or 0 for stage in stages), "FLOP"),
-        *(duration(sum(stage.total_seconds(n) or 0 for stage in known)) for n in counts),
-        f"without {missing} that could not be estimated" if missing else "",
-    ])  # fmt: skip
-    return markdown_table(heads, rows)
+    @property
+    def room(self) -> float:
+        """Bytes that a batch needs, beside weights; rather too many than too few."""
+        if self.cost is None or self.cost.price is None:
+            return 0.0
+        return self.cost.price.room(self.cost.kind, min(self.size, math.ceil(self.images)) * self.cost.together)
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds in the unit in which one can think of them."""
-    if seconds is None:
-        return "not estimated"
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.1f} {unit}"
-    return f"{seconds:.1f} s"
+def stages_of(task: pl.LightningModule, data: ImageDataModule, settings: dict) -> list[Stage]:
+    """The stages of a run.
+
+    Args:
+        task: What is run; it stays as it is.
+        data: Its data; files are read only if it does not say without them what is in them.
+        settings: Arguments of its trainer.
+
+    Raises:
+        OSError: If files are needed, and not there.
+        ValueError: If the run is none that can be estimated.
+    """
+    if data.counts:
+        sources: Any = {split: range(count) for split, count in data.counts.items()}
+        data.sources = sources
+    else:
+        data.prepare_data()
+        data.setup("fit" if isinstance(task, LitClassifier | LitScoreModel) else "test")
+    if isinstance(task, LitClassifier | LitScoreModel):
+        return training_stages(task, data, settings)
+    if isinstance(task, LitPurification):
+        images = limited(len(data.indices(data.evaluate)), data.eval_batch_size, settings.get("limit_predict_batches"))
+        return [Stage("purification", images, data.eval_batch_size, Asking(task.purifier, data).purified() * images)]
+    if isinstance(task, LitRobustness):
+        return evaluation_stages(task, data, settings)
+    raise ValueError(f"nothing is known of the cost of {type(task).__name__}")
 
 
-def quantity(value: float | None, unit: str) -> str:
-    """A number with an SI prefix."""
-    if value is None:
-        return "?"
-    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:,.3g} {prefix}{unit}"
-    return f"{value:,.3g} {unit}"
+def limited(images: int, size: int, limit: float | None) -> int:
+    """How many images a trainer sees that is limited to so many batches, or to that share of them."""
+    batches = -(-images // size)
+    most = batches if limit is None else int(batches * limit) if isinstance(limit, float) else limit
+    return min(images, size * most)
+
+
+def evaluation_stages(task: LitRobustness, data: ImageDataModule, settings: dict) -> list[Stage]:
+    """Stages of a `test`: the clean verdicts of every system, and every attack on it."""
+    images = limited(len(data.test_indices()), data.eval_batch_size, settings.get("limit_test_batches"))
+    stages = []
+    for system, defense in task.systems.items():
+        asking = Asking(defense, data)
+        verdict = asking.verdict() * task.evaluations
+        stages.append(Stage(f"{system}, clean", images, data.eval_batch_size, verdict * images))
+        for name, attack in task.attacks.items():
+            queries = count_queries(attack, asking.x, asking.y, data.num_classes)
+            note = (UPPER if attack.stop_on_success else "") if isinstance(attack, IterativeAttack) else LIBRARY
+            # Few batches have no image whose worst iterate is not its last, and is judged, too.
+            verdicts = 2 if isinstance(attack, IterativeAttack) and attack.view != "gray" else 1
+            cost = None if queries is None else (asking.queries(attack.view, queries) + verdict * verdicts) * images
+            note = UNKNOWN if cost is None else note
+            stages.append(Stage(f"{system}, {name}", images, data.eval_batch_size, cost, note=note))
+    return stages
+
+
+def training_stages(task: LitClassifier | LitScoreModel, data: ImageDataModule, settings: dict) -> list[Stage]:
+    """Stages of a `fit`: the training, and all its validations."""
+    network: Any = task.classifier if isinstance(task, LitClassifier) else task.score_model
+    price, halves = Price(network, shape_of(data)), 1 if data.purified is None else 2
+    count = len(data.indices("train"))
+    size = min(data.batch_size, count)
+    epoch = limited(count // size, 1, settings.get("limit_train_batches"))
+    batches = training_batches(settings, epoch)
+    lesson = Cost(price.flop("lesson"), price, "lesson", halves)
+    stages = [Stage("training", batches * size, size, lesson * (batches * size * halves), "data.batch_size")]
+    if data.val_size:
+        rounds = batches // (epoch * (settings.get("check_val_every_n_epoch") or 1))
+        images = limited(data.val_size, data.eval_batch_size, settings.get("limit_val_batches"))
+        cost = validation(task, price, images, halves, data.num_classes) * rounds
+        stages.append(Stage("validation", rounds * images, data.eval_batch_size, cost))
+    return stages
+
+
+def validation(task: LitClassifier | LitScoreModel, price: Price, images: int, halves: int, classes: int) -> Cost:
+    """One validation: of a score model in every band and at every level, of a classifier with its attack."""
+    call = Cost(price.flop("call"), price, "call", halves)
+    if isinstance(task, LitScoreModel):
+        return call * (images * (min(BANDS, len(task.objective.levels)) + len(task.psnr_at)))
+    cost = call * (images * halves)
+    if task.attack is not None:
+        x, y = torch.zeros(1, *price.shape), torch.zeros(1, dtype=torch.long)
+        queries = count_queries(task.attack, x, y, classes) or Queries()
+        slope = call + Cost(price.flop("gradient"), price, "gradient")
+        cost += (slope * queries.gradients + call * (queries.values + 1)) * min(task.attacked_images, images)
+    return cost
+
+
+def training_batches(settings: dict, epoch: int) -> float:
+    """Batches of a training whose epochs have so many, on any number of devices."""
+    epochs, steps = settings.get("max_epochs"), settings.get("max_steps") or -1
+    if epochs is None and steps < 0:
+        epochs = DEFAULT_EPOCHS
+    by_epochs = math.inf if epochs is None or epochs < 0 else epochs * epoch
+    by_steps = math.inf if steps < 0 else steps * settings.get("accumulate_grad_batches", 1)
+    if min(by_epochs, by_steps) == math.inf:
+        raise ValueError(
+            "this training has no end that could be estimated; set trainer.max_epochs or trainer.max_steps"
+        )
+    return min(by_epochs, by_steps)

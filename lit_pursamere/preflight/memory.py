@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from lit_pursamere.attacks import Attack
 from lit_pursamere.defense import Defense
-from lit_pursamere.estimate.evaluation import attack_once
 from lit_pursamere.estimate.memory import free_bytes, most_of, need_of
-from lit_pursamere.estimate.stages import quantity
+from lit_pursamere.estimate.table import quantity
 from lit_pursamere.preflight.examined import Doubt, Examined, first_line
+from lit_pursamere.purifiers import Purifier
+from lit_pursamere.purifiers.base import STEP
 
 __all__ = ["fitting_batch_size", "memory"]
 
@@ -58,3 +61,48 @@ def look(defense: Defense, attacks: Mapping[str, Attack], x: Tensor, size: int) 
     while fits > 1 and need.of(fits) > free:
         fits //= 2
     return fits, need.of(size), free
+
+
+def attack_once(defense: Defense, attacks: Mapping[str, Attack], x: Tensor, count: int) -> None:
+    """What takes the most memory of attacks on a defence, on the first `count` of images x (B, C, H, W)."""
+    draws = max((draws_at_once(attack) for attack in attacks.values()), default=1)
+    images = x[:count].repeat(draws, 1, 1, 1)
+    step_once(defense.purifier, images, any(attack.view not in ("gray", "bpda") for attack in attacks.values()))
+    with torch.enable_grad():
+        logits = defense.classifier(images.requires_grad_())
+        if logits.requires_grad:  # black-box attacks ask for no gradient
+            logits.sum().backward()
+
+
+def draws_at_once(attack: Attack) -> int:
+    """Copies of an image that a step of an attack passes on at once."""
+    draws: Any = getattr(attack, "eot_chunk", None) or getattr(attack, "eot", 1)
+    return draws if hasattr(attack, "eot_chunk") else 1
+
+
+class Enough(Exception):
+    """Ends a purification after its first step."""
+
+
+def step_once(purifier: Purifier, x: Tensor, derivative: bool) -> None:
+    """Take the first step of a purification of images x, (B, C, H, W), and with `derivative` differentiate it."""
+
+    def from_leaves(step: nn.Module, inputs: tuple) -> tuple:
+        run, *state = inputs
+        return run, *(tensor.detach().requires_grad_(derivative) for tensor in state)
+
+    def end(step: nn.Module, inputs: tuple, result: tuple[Tensor, ...]) -> None:
+        outputs = [tensor for tensor in result if tensor.requires_grad]
+        if derivative and outputs:
+            torch.autograd.grad(outputs, inputs[1:], [torch.ones_like(one) for one in outputs], allow_unused=True)
+        raise Enough
+
+    hooks = STEP.register_forward_pre_hook(from_leaves), STEP.register_forward_hook(end)
+    try:
+        with torch.set_grad_enabled(derivative):
+            purifier(x.clone().requires_grad_(derivative))
+    except Enough:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()

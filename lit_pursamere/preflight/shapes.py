@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_pursamere.diffusion import ScoreModel
-from lit_pursamere.estimate.calls import LEVEL
+from lit_pursamere.estimate.prices import LEVEL
 from lit_pursamere.evaluation.calls import networks_of
 from lit_pursamere.preflight.examined import Doubt, Examined, first_line
 

@@ -55,7 +55,7 @@ MISTYPED = [
     (["experiment", "digits/experimen"], "there is no file digits/experimen; did you mean digits/experiment, which "
                                          "comes with the package?"),
     (["audit", *TEST[1:], "--audti.attack=x"], "there is no option --audti; did you mean --audit?"),
-    (["estimate", *TEST[1:], "--estimat.seconds=1"], "there is no option --estimat; did you mean --estimate?"),
+    (["estimate", *TEST[1:], "--estimat.measure=true"], "there is no option --estimat; did you mean --estimate?"),
     (["audit", *TEST[1:], "--audit.query=3"], "audit has no 'query'; did you mean audit.queries?"),
     (["estimate", *TEST[1:], "--estimate.device", "2"], "estimate has no 'device'; did you mean estimate.devices?"),
     ([*TEST, "-config", "x"], "-config is no option; options begin with two hyphens: --config"),
