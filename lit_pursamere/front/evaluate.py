@@ -42,6 +42,7 @@ from lit_pursamere.seeding import forked_randomness, kept_randomness
 from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.tasks import LitRobustness
 from lit_pursamere.threat import ThreatModel
+from lit_pursamere.weights.registry import purifiers_at_hand, score_model_of
 
 __all__ = ["evaluate"]
 
@@ -183,7 +184,11 @@ def purifier_of(
     else:
         score_model = score_model or default_score_model(purifier)
         told["score_model"] = part_of(score_model, ["model", "score_model"])
-        score_model = build(ScoreModel, told["score_model"])
+        try:
+            score_model = build(ScoreModel, told["score_model"])
+        except FileNotFoundError as error:
+            ready = ", ".join(purifiers_at_hand())
+            raise FileNotFoundError(f"{error}. Purifiers whose score model comes along: {ready}") from error
     return complete(part, score_model, noise)  # type: ignore[arg-type]
 
 
@@ -193,8 +198,6 @@ def default_score_model(purifier: str | Mapping[str, Any]) -> str:
     Raises:
         ValueError: If none is known.
     """
-    from lit_pursamere.weights.registry import score_model_of
-
     if isinstance(purifier, str) and (own := score_model_of(purifier)):
         return own["score_model"]
     raise ValueError(
