@@ -108,6 +108,30 @@ def test_a_project_is_sized_by_the_images(images, place, capsys):
     assert "project is there already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_a_project_takes_shape_and_classes_from_the_pictures(mode, channels, place, capsys):
+    assert main(["init", "project", "--images=photos"]) == 1
+    assert "photos has no images to train on: a project wants photos/train/<class>" in capsys.readouterr().err
+    for split in ("train", "test"):
+        for name in "abc":
+            (place / "mine" / split / name).mkdir(parents=True)
+            for number in range(4):
+                shade = Image.new("L", (9, 9), 60 * number).convert(mode)
+                shade.save(place / "mine" / split / name / f"{number}.png")
+    assert main(["init", "project", "--images=mine"]) == 0
+    network = yaml.safe_load((place / "project/network.yaml").read_text())["init_args"]
+    assert network == {"ngf": 16, "channels": channels, "image_size": 9}
+    assert main(["init", "other", "--images=mine", "--image_size=12"]) == 0
+    assert yaml.safe_load((place / "other/data.yaml").read_text())["init_args"]["image_size"] == 12
+
+
+def test_a_score_model_that_is_not_here_is_told_with_those_that_are(place, capsys):
+    assert main([*OWN[:4], *THREE, "--purifier=pursamere"]) == 1
+    told = capsys.readouterr().err
+    assert "cifar10/ncsnv2 are not on this machine" in told
+    assert "Purifiers whose score model comes along: pursamere_small, pursamere_digits" in told
+
+
 def test_every_command_of_a_project_is_spelt_right(place, monkeypatch):
     assert main(["init", "project"]) == 0
     monkeypatch.chdir(place / "project")
