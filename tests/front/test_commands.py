@@ -83,6 +83,7 @@ def test_an_own_classifier_on_own_pictures(place, capsys):
     ([*OWN, *THREE, "--normalise", "0.5"], "means and as many deviations; got 1"),
     ([*OWN, *THREE, "--attacks", "quik"], "quik"),
     ([*OWN, *THREE, "--purifer", "x"], "did you mean --purifier"),
+    ([*OWN[:4], *THREE, "--purifier=pursamere_small"], r"score model EDMScore is for 3 channel.*\(1, 8, 8\) have 1: "),
     (["evaluate", "smallnet:Small", "mine.pt", "photos/a", *THREE], "photos/a has no class folders"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(args, message, place, capsys):
