@@ -105,7 +105,7 @@ class SmallResNet(nn.Module):
         return self.body(x)
 """
 SHORTER = {  # what of a command of README takes minutes, and its short form
-    "--attacks quick": "--attacks quick --n 1 --no_preflight --image_size 16",
+    "--attacks quick": "--attacks quick --n 1 --no-preflight --image_size 16",
     "digits/experiment": "digits/experiment_short",
     "runs/digits/robustness": "runs/evaluate",
     'purifier="pursamere_digits"': 'purifier={"class_path": "PurSAMERE", "init_args": {"draws": 1, "sigmas": [0.2]}}',

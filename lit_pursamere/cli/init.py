@@ -45,7 +45,8 @@ def init(
     """
     shape = {"image_size": image_size, "channels": channels}
     if Path(images).is_dir():
-        shape = shape_of(trained_on(Path(images))) | {key: value for key, value in shape.items() if value is not None}
+        given = {key: value for key, value in shape.items() if value is not None}
+        shape = {**shape_of(trained_on(Path(images))), **given}
     told = told_of(images, **shape)
     own = {key: value for key, value in told.get("init_args", {}).items() if key in KEPT}
     told["init_args"] = {key: os.path.abspath(value) if key in PATHS else value for key, value in own.items()}
