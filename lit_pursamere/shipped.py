@@ -14,7 +14,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["FOLDERS", "configuration", "names_of", "part", "shipped"]
+from lit_pursamere.names import meant
+
+__all__ = ["FOLDERS", "configuration", "names_of", "part", "require_known", "shipped"]
 
 FOLDERS = ("configs", "checkpoints")
 PACKAGE = Path(__file__).parent
@@ -73,6 +75,15 @@ def part(word: str, path: Sequence[str]) -> Path | None:
         return None
     file = home("configs") / kind / f"{word}.yaml"
     return file if file.is_file() else None
+
+
+def require_known(word: str, path: Sequence[str]) -> None:
+    """Raise ValueError if a word where a part of a configuration stands is none of its files, and no class."""
+    kind = kind_of(path)
+    if kind is not None and WORD.fullmatch(word) and part(word, path) is None:
+        known = names_of(path)
+        hint = meant(word, known) or f"; known: {', '.join(known)}"
+        raise ValueError(f"no {kind.replace('_', ' ')} is called {word}{hint}")
 
 
 def kind_of(path: Sequence[str]) -> str | None:

@@ -1,8 +1,10 @@
-"""What `pip install` brings works in an empty folder: the package, its configurations and its small weights."""
+"""What `pip install` brings works in an empty folder: configurations, small weights, and what README shows."""
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,10 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 SOURCES = ("lit_pursamere", "configs", "checkpoints", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 BUILD = "import setuptools.build_meta as build; build.build_sdist('dist'); build.build_wheel('dist')"
@@ -85,3 +90,62 @@ def test_the_wheel_runs_by_name_in_an_empty_folder(command, tmp_path):
     assert "| PurSAMERE  | BPDA " in table
     assert run(command, "report", "runs/digits/robustness") in table
     assert "NCSNv2" in run(command, "weights", "inspect", "checkpoints/digits/score.safetensors")
+
+
+MYNET = """
+import torch
+from torch import nn
+
+class SmallResNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
+
+    def forward(self, x):
+        return self.body(x)
+"""
+SHORTER = {  # what of a command of README takes minutes, and its short form
+    "--attacks quick": "--attacks quick --n 1 --no-preflight --image_size 16",
+    "digits/experiment": "digits/experiment_short",
+    "runs/digits/robustness": "runs/evaluate",
+    'purifier="pursamere_digits"': 'purifier={"class_path": "PurSAMERE", "init_args": {"draws": 1, "sigmas": [0.2]}}',
+    'threat="linf 0.15",': 'threat="linf 0.15", score_model="digits/ncsnv2",',
+}
+
+
+def shorter(text: str) -> str:
+    for shown, short in SHORTER.items():
+        text = text.replace(shown, short)
+    return text
+
+
+@pytest.fixture
+def user(tmp_path):
+    """A folder of somebody who has a network, its weights and pictures, and no checkout."""
+    (tmp_path / "mynet.py").write_text(MYNET)
+    names: dict = {}
+    exec(MYNET, names)
+    network = names["SmallResNet"]()
+    torch.save(network.state_dict(), tmp_path / "mine.pt")
+    draw = np.random.default_rng(0)
+    for split, name, number in ((s, n, k) for s in ("train", "test") for n in ("cat", "dog") for k in range(2)):
+        folder = tmp_path / "photos" / split / name
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_what_the_readme_shows_runs_without_a_checkout(command, user, repository_root):
+    text = (repository_root / "README.md").read_text(encoding="utf-8")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    shell = "".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL))
+    commands = [line for line in shorter(shell).splitlines() if line.startswith("lit-pursamere ")]
+    assert [shlex.split(line)[1] for line in commands] == ["evaluate", "init", "experiment", "report"]
+    (python,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    told = [[command, *shlex.split(line, comments=True)[1:]] for line in commands]
+    for words in (*told, [command.with_name("python"), "-c", shorter(python)]):
+        done = subprocess.run(list(map(str, words)), cwd=user, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, (words, done.stderr)
+    assert "| PurSAMERE  | worst case " in done.stdout
+    assert (user / "runs/evaluate/report.html").is_file() and (user / "mine/experiment.yaml").is_file()

@@ -1,6 +1,6 @@
 """`lit-pursamere evaluate`: an own classifier and own images, without a configuration.
 
-lit-pursamere evaluate mynet:SmallResNet mine.pt photos --normalise 0.5 0.5 --purifier pursamere \
+lit-pursamere evaluate mynet:SmallResNet mine.pt photos --normalise 0.5 0.5 --purifier pursamere_small \
     --threat "linf 8/255" --attacks quick pgd20_exact
 lit-pursamere evaluate cifar10/standard cifar10 --n 256 --attacks strong
 

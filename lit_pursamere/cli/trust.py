@@ -7,6 +7,8 @@ means that. Who looks at a folder does not, so what lies there may name
     the task of a `test`, and `weights.trained`
     layers of torch.nn.modules and classifiers of torchvision.models, with numbers for arguments: they call what they
     are given, and fetch weights when they are told to
+    classifiers of torchvision and timm by their names, `zoo.ZooClassifier`, which builds them empty; those of
+    RobustBench with `--trust robustbench`: to build some of them fetches weights
     what is under a module of the user's own, which `--trust MODULE` lets in
 
 Everything else is refused before it is imported, wherever it stands: by a look at the whole configuration before it is
@@ -42,6 +44,7 @@ from lit_pursamere.purifiers import Purifier
 from lit_pursamere.tasks import LitRobustness
 from lit_pursamere.threat import ThreatModel
 from lit_pursamere.weights import trained
+from lit_pursamere.zoo import ZooClassifier
 
 __all__ = ["Untrusted", "build", "is_known"]
 
@@ -53,6 +56,7 @@ KINDS = (
 TORCH, VISION = "torch.nn", "torchvision.models"
 DOWNLOADS = re.compile(r"weights|pretrained")  # arguments of torchvision's networks that fetch a file
 DENIED = re.compile(r"Importing '([^']*)' is not allowed")
+FETCHING = "robustbench"  # of the libraries of `zoo`
 LOCK = threading.RLock()  # the parser's settings belong to the whole process
 
 
@@ -107,7 +111,9 @@ def _ours() -> frozenset[str]:
     for path, module in list(sys.modules.items()):
         if _within(path, PACKAGE):
             shown = {name: getattr(module, name, None) for name in getattr(module, "__all__", ())}
-            found |= {f"{path}.{name}" for name, one in shown.items() if one is trained or _is_part(one)}
+            found |= {
+                f"{path}.{name}" for name, one in shown.items() if one in (trained, ZooClassifier) or _is_part(one)
+            }
     return frozenset(found)
 
 
@@ -156,6 +162,8 @@ def _checked(entry: dict, file: Path, trusted: Sequence[str]) -> set[str]:
     name = entry["class_path"]
     if not isinstance(name, str) or ("." in name and not is_known(name, trusted)):
         raise Untrusted(str(name), file)
+    if name == f"{ZooClassifier.__module__}.{ZooClassifier.__qualname__}":
+        _check_zoo(entry.get("init_args"), file, trusted)
     defined = None if any(_within(name, module) for module in trusted) else _foreign(name)
     if defined is None:
         return set()
@@ -165,6 +173,14 @@ def _checked(entry: dict, file: Path, trusted: Sequence[str]) -> set[str]:
             if not _is_plain(value) or (DOWNLOADS.match(str(key)) and value not in (None, False)):
                 raise Untrusted(name, file, f" with {key} {str(value)[:40]!r}")
     return {name, defined}
+
+
+def _check_zoo(given: Any, file: Path, trusted: Sequence[str]) -> None:
+    """Raise Untrusted if the library that a classifier is named of fetches weights when it builds an empty network."""
+    name = str((vars(given) if isinstance(given, Namespace) else given or {}).get("name"))
+    library = name.partition(":")[0].strip()
+    if library == FETCHING and not any(_within(library, module) for module in trusted):
+        raise Untrusted(f"{FETCHING}.model_zoo", file)
 
 
 def _is_plain(value: Any) -> bool:

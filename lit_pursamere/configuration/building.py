@@ -21,14 +21,14 @@ def build(kind: Any, content: dict[str, Any]) -> Any:
         content: class_path and init_args.
 
     Raises:
-        ArgumentError: If the class or an argument is none; the message says which.
+        ValueError: If the class or an argument is none, or the class refuses it; the message says which.
     """
     know_names()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--part", type=kind)
     try:
         return parser.instantiate(parser.parse_object({"part": content})).part
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise ValueError(" ".join(readable(error).split()).removeprefix('Parser key "part": ')) from error
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lit_pursamere.names import meant
-from lit_pursamere.shipped import configuration, home, names_of, part
+from lit_pursamere.shipped import configuration, home, names_of, part, require_known
 
 if TYPE_CHECKING:
     from lit_pursamere.weights.registry import Entry
@@ -327,8 +327,10 @@ def part_of(value: str | Mapping[str, Any], path: Sequence[str]) -> dict[str, An
 
     Raises:
         FileNotFoundError: If a file is not there.
-        ValueError: If a file is no YAML.
+        ValueError: If a file is no YAML, or nothing of that name comes with the package.
     """
+    if isinstance(value, str):
+        require_known(value, path)
     found = _named(path[-1], _content(value, path)) if isinstance(value, str) else _inlined(value, Path("."), ())
     return {"class_path": found} if isinstance(found, str) else dict(found)
 

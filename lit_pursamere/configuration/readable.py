@@ -14,6 +14,7 @@ CALLABLE = re.compile(r"\s*- Type \S*Callable\[.*expects a function or a callabl
 SAID_OF_CALLABLE = re.compile(r"expects a function or a callable class: (.+?)(?:\. Got value: |$)", re.MULTILINE)
 IN_WORKER = re.compile(r"\ACaught (\w+) in DataLoader worker.*^[\w.]*\1: (.*)\Z", re.DOTALL | re.MULTILINE)
 NOISE = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
+OTHER_TYPE = re.compile(r"Expected an? <class '\w+'>")  # what the parser says where a setting may be of several types
 
 
 def readable(error: BaseException) -> str:
@@ -43,6 +44,7 @@ def readable(error: BaseException) -> str:
         kept.append(said[1])  # a callable is all that is wanted there
     if len(kept) == len(lines):
         return str(error)
+    kept = [line for line in dict.fromkeys(kept) if not OTHER_TYPE.fullmatch(line)] or kept
     given = re.search(r"Given value: (?!Namespace\()([^{\n].*)", str(error))  # the innermost comes first
     kept += [f"got {given[1]}"] if given else []
     return re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", " ".join(kept))

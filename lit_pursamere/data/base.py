@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeGuard
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
@@ -130,7 +131,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         batch_size: Images (or pairs) per training batch, of all processes together; they take equal shares.
         eval_batch_size: Images per batch and process when validating, testing and predicting.
         num_workers: Loader processes; 0 loads in the main process.
-        val_size: Images of the training split held out for validation.
+        val_size: Images of the training split held out for validation; with `purified`, of those that are purified.
         train_size: Images of the training split that are used beside those held out, chosen by `seed` (None: all).
         test_size: Images that `test` evaluates, the first ones (None: all of those that `evaluate` names). Of a set
             that lies class after class, as folders do, the first are those of the classes in turn.
@@ -219,14 +220,35 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         if split == "test":
             return list(range(len(self.sources["test"])))
         total = len(self.sources["train"])
-        size = max(total - self.val_size, 1) if self.train_size is None else self.train_size
-        if self.val_size + size > total:
-            raise ValueError(
-                f"{self.name} has {total} training images, but val_size={self.val_size}, train_size={size}"
-            )
         order = np.random.default_rng(self.seed).permutation(total)
+        paired = self._paired(total)
+        if paired is not None:
+            order = order[np.isin(order, paired)]
+        size = max(len(order) - self.val_size, 1) if self.train_size is None else self.train_size
+        if self.val_size + size > len(order):
+            of = f", of which {len(order)} are purified in {self.purified}" if len(order) < total else ""
+            raise ValueError(
+                f"{self.name} has {total} training images{of}, but val_size={self.val_size}, train_size={size}"
+            )
         chosen = order[: self.val_size] if split == "val" else order[self.val_size : self.val_size + size]
         return sorted(chosen.tolist())
+
+    def _paired(self, total: int) -> np.ndarray | None:
+        """Which training images have a purified twin, where the set is one of these images; None: no matter which.
+
+        A set may be of fewer images than there are, by the `val_size` and `train_size` of its `predict`; a fit then
+        splits those. Whether all else of the set is right, `_twins` looks.
+        """
+        predicting = self.trainer is not None and self.trainer.predicting
+        if self.purified is None or self.twins is not None or predicting:
+            return None
+        try:
+            twins = PurifiedSet.open(self.purified)
+        except (ValueError, OSError):
+            return None
+        told = twins.manifest
+        own = told.get("data") == self.name and told.get("split") == "train"
+        return twins.indices if own and told.get("source", {}).get("count") == total else None
 
     def test_indices(self) -> list[int]:
         """Positions of the images that `test` evaluates, in their order: ascending, or the classes in turn."""
@@ -313,6 +335,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def train_dataloader(self) -> TrainingLoader:
         source, indices = self.sources["train"], self.indices("train")
         twins = self._twins(indices)
+        if twins is not None and len(twins) < len(source):
+            rank_zero_info(
+                f"lit-pursamere: {len(twins)} of {len(source)} training images of {self.name} are purified in "
+                f"{self.purified}; of these, {len(indices)} are trained on"
+            )
         options: dict[str, Any] = {
             "device": "cpu" if self.trainer is None else self.trainer.strategy.root_device,
             "crop": self.crop, "flip": self.flip, "seed": self.seed, "rank": self._rank(), "world": self._world(),

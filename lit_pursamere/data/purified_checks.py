@@ -98,8 +98,7 @@ def require(
     if told["source"]["count"] != len(source) or len(lacking):
         raise ValueError(
             f"{path} was made for {len(purified)} of {told['source']['count']} {split} images of {data}; "
-            f"{len(indices)} of {len(source)} are asked for, and {len(lacking)} of these are not in it; purify with "
-            "the same `val_size` and `seed`, or `val_size` 0"
+            f"{len(indices)} of {len(source)} are asked for, and {len(lacking)} of these are not in it; purify these"
         )
     now = probe(source, purified.indices.tolist())
     if not np.allclose(now, told["source"]["means"], rtol=0, atol=SAME):

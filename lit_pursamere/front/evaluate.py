@@ -35,6 +35,8 @@ from lit_pursamere.front.images import Images, gathered
 from lit_pursamere.front.result import Result
 from lit_pursamere.preflight import fitting_batch_size
 from lit_pursamere.preflight import preflight as preflight_of
+from lit_pursamere.preflight.examined import Examined, Labels
+from lit_pursamere.preflight.shapes import shapes
 from lit_pursamere.pretrained import load_classifier
 from lit_pursamere.purifiers import Identity, Purifier
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete
@@ -42,6 +44,7 @@ from lit_pursamere.seeding import forked_randomness, kept_randomness
 from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.tasks import LitRobustness
 from lit_pursamere.threat import ThreatModel
+from lit_pursamere.weights.registry import purifiers_at_hand, score_model_of
 
 __all__ = ["evaluate"]
 
@@ -183,7 +186,11 @@ def purifier_of(
     else:
         score_model = score_model or default_score_model(purifier)
         told["score_model"] = part_of(score_model, ["model", "score_model"])
-        score_model = build(ScoreModel, told["score_model"])
+        try:
+            score_model = build(ScoreModel, told["score_model"])
+        except FileNotFoundError as error:
+            ready = ", ".join(purifiers_at_hand())
+            raise FileNotFoundError(f"{error}. Purifiers whose score model comes along: {ready}") from error
     return complete(part, score_model, noise)  # type: ignore[arg-type]
 
 
@@ -193,8 +200,6 @@ def default_score_model(purifier: str | Mapping[str, Any]) -> str:
     Raises:
         ValueError: If none is known.
     """
-    from lit_pursamere.weights.registry import score_model_of
-
     if isinstance(purifier, str) and (own := score_model_of(purifier)):
         return own["score_model"]
     raise ValueError(
@@ -204,12 +209,21 @@ def default_score_model(purifier: str | Mapping[str, Any]) -> str:
 
 
 def probed(purifier: Purifier, classifier: nn.Module, images: Images, device: torch.device) -> tuple[int, bool]:
-    """How many classes the classifier has, and whether a second purification is another one."""
+    """How many classes the classifier has, and whether a second purification is another one.
+
+    Raises:
+        ValueError: If images, classifier and score model do not fit together.
+    """
     defense = Defense(purifier.to(device), classifier)
-    x = images.tensors()[0][:PROBED].to(device)
-    with torch.no_grad():
-        classes = defense.classify(x).shape[1]
-    return classes, not measure_cost(defense, x).deterministic
+    x, y = (part[:PROBED].to(device) for part in images.tensors())
+    try:
+        with torch.no_grad():
+            classes = defense.classify(x).shape[1]
+        return classes, not measure_cost(defense, x).deterministic
+    except RuntimeError as error:  # a network's own words; those of the preflight say what to set
+        for doubt in shapes(Examined(defense, {}, x, y, x, Labels(y.tolist()), False, len(x))):
+            raise ValueError(doubt.what) from error
+        raise
 
 
 def sized(

@@ -76,7 +76,7 @@ def gathered(data: Any, count: int | None = None, seed: int = 0) -> Images:
     if isinstance(data, ImageDataModule):
         data.prepare_data()
         data.setup("test")
-        names, data = data.class_names, data.test_dataloader()
+        names, data = data.class_names, data.test_dataloader().dataset
     if isinstance(data, tuple | list) and len(data) == 2:
         return Images(pixels_of(data[0]), labels_of(data[1]), names).chosen(count, seed)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):

@@ -18,7 +18,9 @@ from lit_pursamere.pretrained import load_classifier
 from lit_pursamere.shipped import names_of
 from lit_pursamere.zoo import is_zoo, zoo_classifier
 
-__all__ = ["data_of", "network_of", "told_of"]
+__all__ = ["data_of", "network_of", "shape_of", "told_of"]
+
+GREY = ("1", "L", "I", "I;16")  # Pillow's modes
 
 
 def network_of(name: str, weights: str | None, arguments: str = "{}", download: bool = False) -> nn.Module:
@@ -50,7 +52,7 @@ def network_of(name: str, weights: str | None, arguments: str = "{}", download: 
     return load_module(name, weights, given)
 
 
-def told_of(name: str, **shape: int) -> dict[str, Any]:
+def told_of(name: str, **shape: int | None) -> dict[str, Any]:
     """What a configuration says of images that are told by a path or by the name of a data set.
 
     Args:
@@ -90,17 +92,24 @@ def data_of(name: str, network: nn.Module, image_size: int | None = None) -> Ima
             raise FileNotFoundError(
                 f"{path} has no class folders; put the pictures of each class in a folder of its own"
             )
-        shape = {"image_size": image_size or side_of(split), "channels": channels_of(network)}
+        size = image_size or shape_of(split)["image_size"]
+        shape = {"image_size": size, "channels": channels_of(network)}
     return build(ImageDataModule, told_of(name, **shape))
 
 
-def side_of(folder: Path) -> int:
-    """Shorter side of the first picture."""
+def shape_of(folder: Path) -> dict[str, int]:
+    """`image_size`, the shorter side, and `channels` of the first picture in class folders.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
     from PIL import Image
 
-    first = next(image for name in sorted(class_folders(folder)) for image in sorted(images_in(folder / name)))
+    first = next((image for name in sorted(class_folders(folder)) for image in sorted(images_in(folder / name))), None)
+    if first is None:
+        raise FileNotFoundError(f"no images in {folder}/<class>")
     with Image.open(first, formats=["PNG", "JPEG"]) as picture:
-        return min(picture.size)
+        return {"image_size": min(picture.size), "channels": 1 if picture.mode in GREY else 3}
 
 
 def channels_of(network: nn.Module) -> Any:

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
+from pydoc import locate
 from typing import Any, Literal
 
 import torch
@@ -346,14 +347,27 @@ def equipped(part: Any, score_model: ScoreModel | None) -> Any:
 
     Raises:
         ValueError: If there is no score model.
+        Exception: Whatever its own score model, or its class, has to say against the settings.
     """
     if isinstance(part, nn.Module):
         return part
+    own = getattr(part, "keywords", {}).get("score_model")
+    if own is not None:  # the parser failed to build it, kept the error to itself, and took it for a recipe
+        return part(score_model=described(own))
     if score_model is None:
         inside = (part, getattr(part, "func", None), *getattr(part, "args", ()))  # of a functools.partial
         name = next((kind.__name__ for kind in inside if isinstance(kind, type)), "this part of the defence")
         raise ValueError(f"{name} needs a score model: name one as `score_model`, in it or for all")
     return part(score_model)
+
+
+def described(told: Any) -> Any:
+    """What the parser read of a part, built: class_path and init_args, which may hold such parts, too."""
+    if not hasattr(told, "class_path"):
+        return told
+    arguments = vars(told.init_args) if hasattr(told, "init_args") else {}
+    kind: Any = locate(told.class_path)
+    return kind(**{name: described(value) for name, value in arguments.items()})
 
 
 def assignments(settings: dict[str, object]) -> str:

@@ -27,7 +27,7 @@ import yaml
 
 from lit_pursamere.names import meant
 
-__all__ = ["Entry", "File", "entries", "find", "score_model_of"]
+__all__ = ["Entry", "File", "entries", "find", "purifiers_at_hand", "score_model_of"]
 
 FOLDER = Path(__file__).with_name("entries")
 PURIFIERS = FOLDER / "purifiers.yaml"
@@ -95,6 +95,11 @@ def find(name: str) -> Entry:
 def score_model_of(purifier: str) -> dict[str, str] | None:
     """The score model that belongs to a purifier of configs/purifier/, and further settings of it; None: to none."""
     return _read(PURIFIERS).get(purifier)
+
+
+def purifiers_at_hand() -> list[str]:
+    """The purifiers of configs/purifier/ whose score model is part of the package."""
+    return [name for name, own in _read(PURIFIERS).items() if find(own["score_model"]).shipped]
 
 
 @cache

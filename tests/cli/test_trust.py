@@ -308,7 +308,8 @@ def test_the_parser_is_as_it_was_before_also_after_errors(tmp_path):
     "name",
     ["torch.nn.Linear", "torch.nn.modules.linear.Linear", "torchvision.models.resnet18",
      "lit_pursamere.purifiers.PurSAMERE", "lit_pursamere.purifiers.pursamere.PurSAMERE", "lit_pursamere.data.NPZ",
-     "lit_pursamere.weights.trained", "lit_pursamere.attacks.PGD", "lit_pursamere.defense.detectors.ScoreNorm"],
+     "lit_pursamere.weights.trained", "lit_pursamere.attacks.PGD", "lit_pursamere.defense.detectors.ScoreNorm",
+     "lit_pursamere.zoo.ZooClassifier"],
 )  # fmt: skip
 def test_what_honest_runs_name_is_known(name):
     assert is_known(name)
@@ -342,6 +343,19 @@ def test_networks_of_torchvision_take_numbers(arguments, where, tmp_path):
         build(nn.Module, {"class_path": "torchvision.models.resnet18", where: arguments}, tmp_path)
     part = {"class_path": "torchvision.models.resnet18", "init_args": {"num_classes": 3, "weights": None}}
     assert build(nn.Module, part, tmp_path).fc.out_features == 3
+
+
+def test_a_classifier_of_another_library_is_built_empty_unless_that_library_fetches(tmp_path):
+    def part(name):
+        told = {"class_path": "lit_pursamere.zoo.ZooClassifier", "init_args": {"name": name}}
+        return {"class_path": "lit_pursamere.weights.trained", "init_args": {"network": told, "checkpoint": None}}
+
+    assert build(nn.Module, part("torchvision:squeezenet1_1"), tmp_path).name == "torchvision:squeezenet1_1"
+    for name in ("robustbench:Standard(cifar10, Linf)", " robustbench:Standard"):
+        with pytest.raises(Untrusted, match=r"--trust robustbench$"):
+            build(nn.Module, part(name), tmp_path)
+    with pytest.raises(Exception, match=r"robustbench is not installed|no weights"):
+        build(nn.Module, part("robustbench:Nobody(cifar10, Linf)"), tmp_path, ["robustbench"])
 
 
 def parts_in(value):

@@ -274,8 +274,26 @@ def test_a_purified_set_turns_training_batches_into_pairs(tmp_path):
     x, _, index = next(iter(data.train_dataloader()))
     assert x.shape == (5, 2, 1, 6, 6) and set(index.tolist()) <= set(chosen)
     torch.testing.assert_close(x[:, 0] / 2, x[:, 1], rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="4 of these are not in it; purify with the same `val_size`"):
-        data.val_dataloader()
+    assert set(data.indices("val")) <= set(chosen), "of the images that are purified"
+
+
+@pytest.mark.parametrize("asked", [{}, {"val_size": 3}, {"val_size": 3, "train_size": 4}, {"seed": 1}])
+def test_a_fit_splits_the_images_that_are_purified(asked, tmp_path, capsys):
+    purified = ready("predict", evaluate="train", val_size=4, train_size=9)
+    source, chosen = purified.sources["train"], purified.indices("train")
+    told = {"data": "ramp", "split": "train", "source": {"count": TRAIN, "means": probe(source, chosen)},
+            "purifier": {}, "weights": ""}  # fmt: skip
+    made = PurifiedSet.create(tmp_path, chosen, (1, 6, 6), told, part=9)
+    made.write(0, torch.stack([source[i][0] for i in chosen]))
+    data = ready("fit", batch_size=2, purified=str(tmp_path), **asked)
+    train, val = data.indices("train"), data.indices("val") if asked.get("val_size") else []
+    assert set(train) | set(val) <= set(chosen) and not set(train) & set(val) and len(val) == asked.get("val_size", 0)
+    assert len(train) == asked.get("train_size", 9 - len(val))
+    judged = ready("test", evaluate="val", val_size=3, seed=asked.get("seed", 0)).test_indices()
+    assert not asked.get("val_size") or not set(judged) & set(train), "what a test calls val was not trained on"
+    assert next(iter(data.train_dataloader()))[0].shape[1] == 2
+    with pytest.raises(ValueError, match=rf"{TRAIN} training images, of which 9 are purified in .*val_size=9"):
+        ready("fit", purified=str(tmp_path), val_size=9).indices("train")
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ def test_an_own_classifier_on_own_pictures(place, capsys):
     ([*OWN, *THREE, "--normalise", "0.5"], "means and as many deviations; got 1"),
     ([*OWN, *THREE, "--attacks", "quik"], "quik"),
     ([*OWN, *THREE, "--purifer", "x"], "did you mean --purifier"),
+    ([*OWN[:4], *THREE, "--purifier=pursamere_small"], r"score model EDMScore is for 3 channel.*\(1, 8, 8\) have 1: "),
     (["evaluate", "smallnet:Small", "mine.pt", "photos/a", *THREE], "photos/a has no class folders"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(args, message, place, capsys):
@@ -106,6 +107,30 @@ def test_a_project_is_sized_by_the_images(images, place, capsys):
     assert purifier["rho_pur"] == pytest.approx(1.25 * 0.1 * (channels * size**2) ** 0.5, rel=0.01)
     assert main(["init", "project"]) == 1
     assert "project is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_a_project_takes_shape_and_classes_from_the_pictures(mode, channels, place, capsys):
+    assert main(["init", "project", "--images=photos"]) == 1
+    assert "photos has no images to train on: a project wants photos/train/<class>" in capsys.readouterr().err
+    for split in ("train", "test"):
+        for name in "abc":
+            (place / "mine" / split / name).mkdir(parents=True)
+            for number in range(4):
+                shade = Image.new("L", (9, 9), 60 * number).convert(mode)
+                shade.save(place / "mine" / split / name / f"{number}.png")
+    assert main(["init", "project", "--images=mine"]) == 0
+    network = yaml.safe_load((place / "project/network.yaml").read_text())["init_args"]
+    assert network == {"ngf": 16, "channels": channels, "image_size": 9}
+    assert main(["init", "other", "--images=mine", "--image_size=12"]) == 0
+    assert yaml.safe_load((place / "other/data.yaml").read_text())["init_args"]["image_size"] == 12
+
+
+def test_a_score_model_that_is_not_here_is_told_with_those_that_are(place, capsys):
+    assert main([*OWN[:4], *THREE, "--purifier=pursamere"]) == 1
+    told = capsys.readouterr().err
+    assert "cifar10/ncsnv2 are not on this machine" in told
+    assert "Purifiers whose score model comes along: pursamere_small, pursamere_digits" in told
 
 
 def test_every_command_of_a_project_is_spelt_right(place, monkeypatch):

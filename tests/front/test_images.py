@@ -98,3 +98,9 @@ def test_what_is_no_images_or_labels_is_told(data, message):
 def test_what_holds_no_images_is_told(data):
     with pytest.raises((TypeError, ValueError), match=r"data must be|must begin with|must be"):
         gathered(data)
+
+
+def test_of_a_data_module_too_images_are_drawn_at_random():
+    every, few = gathered(Digits()), gathered(Digits(), 20, seed=1)
+    drawn = np.sort(np.random.default_rng(1).permutation(len(every))[:20])
+    assert np.array_equal(few.pixels, every.pixels[drawn]) and np.array_equal(few.labels, every.labels[drawn])
