@@ -115,6 +115,19 @@ def test_another_number_of_shards_completes_the_same_folder(tmp_path, whole):
     require_same(tmp_path, whole)
 
 
+def test_what_shards_of_different_numbers_do_at_the_same_moment_counts_once(tmp_path, whole, capsys):
+    attack(tmp_path / "five", Shard(3, 5))
+    for index in (0, 1):
+        attack(tmp_path / "two", Shard(index, 2))
+    for name in ("records-3.jsonl", "images-3.float32"):
+        shutil.copy(tmp_path / "five" / name, tmp_path / "two" / name)
+    require_same(tmp_path / "two", whole)
+    capsys.readouterr()
+    attack(tmp_path / "two", Shard(3, 5))
+    assert f"% of {N} images" in capsys.readouterr().out, "what is done is told again"
+    require_same(tmp_path / "two", whole)
+
+
 def test_a_folder_of_some_shards_is_completed_by_one_command(tmp_path, whole):
     attack(tmp_path, Shard(2, 3))
     attack(tmp_path)
