@@ -209,7 +209,7 @@ def shard_text(text: str) -> str:
 
 
 def check_processes(cli: LightningCLI, verb: str) -> None:
-    """Look, before one process starts the others, whether there are images for all of them.
+    """Look, before one process starts the others, whether there are images for all of them, and for all shards.
 
     Args:
         cli: What a command line built.
@@ -220,7 +220,7 @@ def check_processes(cli: LightningCLI, verb: str) -> None:
         ValueError: If there are too few; the other processes end without a word.
     """
     trainer, data, world = cli.trainer, cli.datamodule, cli.trainer.world_size
-    if world == 1:
+    if world == 1 and not data.shard:
         return
     data.trainer = trainer
     try:

@@ -196,6 +196,8 @@ def test_a_shard_is_given_by_an_option_and_is_no_part_of_the_configuration(
     assert "shard" not in yaml.safe_load((tmp_path / "set/config.yaml").read_text())
     assert main([*options, "--shard=3/3"]) == 1
     assert "there is no shard 3/3; they count from 0: those of 3 are 0/3 to 2/3" in capsys.readouterr().err
+    assert main([*options, "--shard=3/4"]) == 1
+    assert "9 images in batches of 4 make 3, too few for 4 processes" in capsys.readouterr().err
     assert main(["fit", "--config=configs/digits/score.yaml", "--shard=0/3"]) == 1
     assert "no option --shard" in capsys.readouterr().err
 
