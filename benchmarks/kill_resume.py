@@ -3,10 +3,12 @@
     python benchmarks/kill_resume.py --kills 20                      # about four minutes on two CPU cores
     python benchmarks/kill_resume.py --kills 20 --processes 2
     python benchmarks/kill_resume.py --kills 20 --verb predict       # the purified set instead of records
+    python benchmarks/kill_resume.py --kills 20 --shards 8           # commands of their own, two at a time
     python benchmarks/kill_resume.py --kills 5 -- --config my.yaml   # any `lit-pursamere test`, or `predict`
 
 Starts a run, kills all its processes (SIGKILL) after a random time, starts it again, until it comes to its end; as
-often as it takes to have killed it so many times. The defaults are small runs on the digits.
+often as it takes to have killed it so many times. Shards are started in any order, some twice, and killed one by one;
+which ends well is not started again unless drawn. The defaults are small runs on the digits.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--at-once", type=int, default=2, help="shards that run at a time")
     parser.add_argument("--longest", type=float, default=4.0, help="longest time from the first write to a kill, s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verb", choices=["test", "predict"], default="test")
@@ -59,13 +63,17 @@ def main() -> None:
         while kills < args.kills:
             rounds += 1
             again = folder / f"again{rounds}"
-            times = killed(run, again, args.processes, args.kills - kills, args.longest, rng)
+            if args.shards > 1:
+                times = sharded(run, again, args.shards, args.at_once, args.kills - kills, args.longest, rng)
+            else:
+                times = killed(run, again, args.processes, args.kills - kills, args.longest, rng)
             kills += times
             different = differences(whole, again)
             print(f"killed {times} times: {len(pieces(again))} {WHAT}, {len(different)} differ", flush=True)
             if different:
                 sys.exit("\n".join(different[:10]))
-    print(f"{kills} kills of {args.processes} process(es) in {rounds} runs: nothing differs")
+    who = f"{args.shards} shards" if args.shards > 1 else f"{args.processes} process(es)"
+    print(f"{kills} kills of {who} in {rounds} runs: nothing differs")
 
 
 def start(run: list[str], output: Path, processes: int) -> subprocess.Popen:
@@ -116,6 +124,52 @@ def killed(run: list[str], output: Path, processes: int, kills: int, longest: fl
         return count
     finish(start(run, output, processes))
     return kills
+
+
+def sharded(
+    run: list[str], output: Path, shards: int, at_once: int, kills: int, longest: float, rng: random.Random
+) -> int:
+    """Bring all shards of a run to their ends in spite of up to `kills` kills; returns how many there were.
+
+    Args:
+        run: Arguments of `lit-pursamere`, verb first.
+        output: Their folder.
+        shards: How many there are.
+        at_once: How many run at a time. The next one is any that has not ended well yet; every fifth is any at all, so
+            that some are started while they run, or when they are done.
+        kills: Kills at most.
+        longest: A kill comes up to so many seconds after the shard has begun to write into the folder.
+        rng: Draws shards and times.
+    """
+    left, running, due, killed = set(range(shards)), {}, {}, 0
+    while left or running:
+        for process, shard in list(running.items()):
+            if process in due and process.poll() is None and killed < kills and owns(process, output):
+                due[process] = due[process] or time.monotonic() + rng.uniform(0, longest)
+                if time.monotonic() >= due[process]:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    killed += process.wait() == -signal.SIGKILL
+            if process.poll() is not None:
+                del running[process]
+                told = process.communicate()[0].decode(errors="replace")
+                if process.returncode == 0:
+                    left.discard(shard)
+                elif process.returncode != -signal.SIGKILL and f"shard {shard}/{shards}) is writing to" not in told:
+                    raise RuntimeError(told)
+        if left and len(running) < at_once:
+            waiting = sorted(left - set(running.values()))
+            shard = rng.choice(waiting) if waiting and rng.random() < 0.8 else rng.randrange(shards)
+            process = start([*run, f"--shard={shard}/{shards}"], output, 1)
+            running[process] = shard
+            if rng.random() < 0.7:
+                due[process] = None
+        time.sleep(0.002)
+    return killed
+
+
+def owns(process: subprocess.Popen, output: Path) -> bool:
+    """Whether a process has begun to write into a folder, as one of several."""
+    return any(f"process {process.pid} " in file.read_text() for file in output.glob(".lock-*"))
 
 
 def starts(output: Path) -> int:

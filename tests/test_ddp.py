@@ -56,6 +56,20 @@ def test_two_processes_give_the_numbers_of_one(rows):
     assert [row | {"seconds": 0} for row in one] == [row | {"seconds": 0} for row in two], "bit for bit"
 
 
+def test_shards_need_not_have_the_same_number_of_processes(rows, repository_root, tmp_path):
+    for shard, processes in (("1/2", 1), ("0/2", 2)):
+        said = run(
+            repository_root, "test", "--config=configs/digits/robustness.yaml", "--data.test_size=11",
+            "--data.eval_batch_size=3", "--model.pictures=0", "--model.purifier.sigmas.stride=6",
+            "--model.attacks.gPGD20.steps=4", "--model.attacks.BPDA20-det.steps=2", f"--model.output={tmp_path}/out",
+            f"--trainer.default_root_dir={tmp_path}", f"--shard={shard}", processes=processes,
+        )  # fmt: skip
+    assert "worst case" in said and not (tmp_path / "out/records-3.jsonl").exists()
+    files = [tmp_path / f"out/records-{number}.jsonl" for number in (0, 1, 2)]
+    assert [file.read_text().count("\n") for file in files] == [6 * 3, 6 * 5, 6 * 3], "chunks 0; 1 and 3; 2"
+    assert [row | {"seconds": 0} for row in read_rows(tmp_path / "out")] == [row | {"seconds": 0} for row in rows[1][0]]
+
+
 def test_no_image_is_evaluated_twice(rows):
     shards = [(rows[2][1] / f"records-{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]
     assert [len(shard) for shard in shards] == [6 * 6, 6 * 5]

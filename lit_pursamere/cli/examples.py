@@ -18,6 +18,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "predict --config digits/purify",
         "predict --config digits/purify --model.purifier adp --model.output runs/digits/adp",
         "predict --config digits/purify --data.evaluate test --model.output runs/test_images",
+        "predict --config digits/purify --shard 3/8",
     ),
     "test": (
         "test --config digits/robustness",
@@ -47,6 +48,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "compare compare/digits_short",
         "compare compare/digits --only PurSAMERE ADP --data.test_size 16",
         "compare compare/digits --table",
+    ),
+    "sbatch": (
+        "sbatch test --shards 64 --config cifar10/tables_1_2 --model.output runs/table",
+        "sbatch predict --shards 16 --config cifar10/purify --slurm partition=gpu",
+        "sbatch test --shards 8 --script array.sh --config digits/robustness",
+    ),
+    "ray": (
+        "ray test --shards 64 --config cifar10/tables_1_2 --model.output runs/table",
+        "ray predict --shards 16 --config cifar10/purify --gpus 0.5 --address auto",
     ),
     "report": (
         "report runs/digits/robustness",

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import warnings
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lit_pursamere.sharding import WHOLE, Shard
 from lit_pursamere.stopping import left_to_first
 
 if TYPE_CHECKING:
@@ -75,8 +77,10 @@ def command_line(
         read_checkpoint,
         stopped_at,
     )
+    from lit_pursamere.cli.matter import SAID
     from lit_pursamere.cli.saved_config import SaveConfig
     from lit_pursamere.cli.trainer import Trainer
+    from lit_pursamere.cli.usage import SHARDED
     from lit_pursamere.configuration.building import know_names
     from lit_pursamere.configuration.composition import compose
     from lit_pursamere.data import ImageDataModule
@@ -103,6 +107,8 @@ def command_line(
             if subcommand == "test":  # LitRobustness prints a table of its own
                 parser.set_defaults(verbose=False)
             parser.description = ABOUT[subcommand]
+            if subcommand in SHARDED:
+                parser.add_argument("--shard", type=shard_text, default=str(WHOLE), help=SAID["shard"])
             return parser
 
         def _set_seed(self) -> None:
@@ -120,9 +126,11 @@ def command_line(
         before_validate = before_fit
 
         def before_test(self) -> None:
+            self.datamodule.shard = Shard.parse(self.config["test"].shard)
             check_processes(self, "test")
 
         def before_predict(self) -> None:
+            self.datamodule.shard = Shard.parse(self.config["predict"].shard)
             check_processes(self, "predict")
 
         def _parse_ckpt_path(self) -> None:
@@ -188,8 +196,20 @@ def command_line(
     )
 
 
+def shard_text(text: str) -> str:
+    """A shard as it is written, "3/8".
+
+    Raises:
+        ArgumentTypeError: If there is none of that name; of other errors the parser keeps the message to itself.
+    """
+    try:
+        return str(Shard.parse(text))
+    except ValueError as error:
+        raise ArgumentTypeError(error) from error
+
+
 def check_processes(cli: LightningCLI, verb: str) -> None:
-    """Look, before one process starts the others, whether there are images for all of them.
+    """Look, before one process starts the others, whether there are images for all of them, and for all shards.
 
     Args:
         cli: What a command line built.
@@ -200,7 +220,7 @@ def check_processes(cli: LightningCLI, verb: str) -> None:
         ValueError: If there are too few; the other processes end without a word.
     """
     trainer, data, world = cli.trainer, cli.datamodule, cli.trainer.world_size
-    if world == 1:
+    if world == 1 and not data.shard:
         return
     data.trainer = trainer
     try:

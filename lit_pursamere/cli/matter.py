@@ -19,11 +19,11 @@ MATTER = {  # of the verbs of a configuration: what of it is mostly changed
     "validate": ("config", "ckpt_path", "data", "ImageDataModule.val_size", "ImageDataModule.eval_batch_size", *RUNS),
     "predict": (
         "config", *(f"LitPurification.{name}" for name in (*DEFENCE, "output", "dtype")), "data",
-        "ImageDataModule.evaluate", "ImageDataModule.eval_batch_size", *RUNS, "seed_everything",
+        "ImageDataModule.evaluate", "ImageDataModule.eval_batch_size", *RUNS, "seed_everything", "shard",
     ),
     "test": (
         "config", *(f"LitRobustness.{name}" for name in (*DEFENCE, "attacks", "threat", "evaluations", "output")),
-        "data", "ImageDataModule.test_size", "ImageDataModule.eval_batch_size", *RUNS, "seed_everything",
+        "data", "ImageDataModule.test_size", "ImageDataModule.eval_batch_size", *RUNS, "seed_everything", "shard",
     ),
     "estimate": ("config", "Estimate.devices", "Estimate.measure", "trainer.accelerator", "trainer.precision"),
     "audit": (
@@ -43,6 +43,7 @@ SAID = {  # what no docstring says, or what is to be typed rather than what it i
     "audit": "What is asked: Checklist (the default), or Similarity.",
     "ckpt_path": "Checkpoint to start from.",
     "seed_everything": "Seed of all that is drawn.",
+    "shard": "Do one part of so many, from 0/8 to 7/8; those of a folder complete each other.",
     "trainer.accelerator": "cpu, gpu, or auto: a GPU where there is one.",
     "trainer.devices": "How many processes or GPUs (default: all GPUs, or one process).",
     "trainer.precision": "32-true, bf16-mixed, 16-mixed, 64-true.",

@@ -77,7 +77,14 @@ def reverify(
     if len(lines) > SHOWN + 4:
         print(f"... and {len(lines) - SHOWN - 4} more in {file}")
     told, then = f"{len(found)} of {count} verdicts differ", command("export", run, f"{run.name}.npz")
+    if (wanted := rows_of(manifest)) > len(rows):
+        told += f"; the run is not complete: {len(rows)} of {wanted} rows"
     print(f"\n{ending(f'disagreements written to {file}', told, then)}")
+
+
+def rows_of(manifest: dict) -> int:
+    """How many rows a complete run has."""
+    return manifest["images"].get("count", 0) * len(manifest["defenses"]) * (1 + len(manifest.get("attacks", {})))
 
 
 def rebuild(config: Path, trusted: Sequence[str]) -> LitRobustness:

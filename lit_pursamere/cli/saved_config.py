@@ -63,8 +63,9 @@ class SaveConfig(SaveConfigCallback):
     def _save_to_output(self, trainer: Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero or getattr(pl_module, "output", None) is None:
             return
-        file = Path(pl_module.output) / self.config_filename
-        write_whole(file, self.parser.dump(self.config, skip_none=False).encode())
+        file, config = Path(pl_module.output) / self.config_filename, self.config.clone()
+        config.pop("shard", None)  # of the command, and not of the run
+        write_whole(file, self.parser.dump(config, skip_none=False, skip_validation=True).encode())
 
 
 def within(path: Path, folder: Path) -> bool:

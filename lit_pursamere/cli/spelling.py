@@ -21,7 +21,7 @@ from lit_pursamere.cli.signatures import (
     trainer_parameters,
     verbs_of,
 )
-from lit_pursamere.cli.usage import LIGHTNING_VERBS, VERBS
+from lit_pursamere.cli.usage import LIGHTNING_VERBS, SHARDED, VERBS
 from lit_pursamere.configuration.composition import asks_for_help, gathered, read_yaml
 from lit_pursamere.names import meant
 from lit_pursamere.shipped import names_of
@@ -56,7 +56,7 @@ def check_words(verb: str, words: Sequence[str]) -> None:
             raise ValueError(f"{word} is no option; options begin with two hyphens: -{word}")
     if verb in TRAINED:
         config, rest = gathered(words)
-        check_configuration(config, rest, (*TOP, *GROUPS.keys() & {verb}))
+        check_configuration(config, rest, (*TOP, *GROUPS.keys() & {verb}, *(["shard"] if verb in SHARDED else ())))
         return
     name, module = verb.replace("-", "_"), VERBS[verb].module
     if (inner := verbs_of(module, name)) is not None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["GROUPS", "LIGHTNING_VERBS", "VERBS", "Entry", "tell", "tell_all"]
+__all__ = ["GROUPS", "LIGHTNING_VERBS", "SHARDED", "VERBS", "Entry", "tell", "tell_all"]
 
 
 class Entry(NamedTuple):
@@ -37,6 +37,10 @@ GROUPS = {  # by what one comes for
         "experiment": Entry("experiment", "run the stages of an experiment in order"),
         "estimate": Entry("estimate", "say what a run, or a whole experiment, will cost"),
     },
+    "Past one machine": {
+        "sbatch": Entry("sbatch", "a `predict` or `test` as an array of SLURM jobs"),
+        "ray": Entry("ray", "a `predict` or `test` on the machines of a Ray cluster"),
+    },
     "Look at results": {
         "report": Entry("report", "print the table of test runs again, as a page, CSV, LaTeX"),
         "runs": Entry("runs", "list the runs below a folder, and say in what runs differ"),
@@ -51,6 +55,7 @@ GROUPS = {  # by what one comes for
 }
 VERBS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 LIGHTNING_VERBS = tuple(name for name, entry in VERBS.items() if entry.module == "lightning")
+SHARDED = ("predict", "test")  # verbs whose images may be shared by commands that know nothing of each other
 
 
 def tell(command: str, verbs: Mapping[str, str], word: str) -> int:

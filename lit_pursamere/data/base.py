@@ -27,6 +27,7 @@ from lit_pursamere.data.purified_checks import require, verify
 from lit_pursamere.data.resident import ResidentLoader, to_float
 from lit_pursamere.data.source import Source
 from lit_pursamere.data.training import LazyLoader, TrainingLoader
+from lit_pursamere.sharding import WHOLE, Shard
 from lit_pursamere.stopping import left_to_first
 
 __all__ = ["ArrayDataset", "ImageDataModule", "ShardSampler"]
@@ -112,7 +113,7 @@ class ShardSampler(DistributedSampler):
         if chunks < world:
             raise ValueError(
                 f"{length} images in batches of {chunk} make {chunks}, too few for {world} processes; use fewer "
-                "devices, or a smaller `data.eval_batch_size`"
+                "devices or shards, or a smaller `data.eval_batch_size`"
             )
         super().__init__(range(length), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]
         self.positions = [position for position in range(length) if position // chunk % world == rank]
@@ -199,6 +200,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.purified_by = purified_by
         self.sources: dict[str, Source] = {}
         self.twins: Any = None  # where set, what stands in for the folder `purified`
+        self.shard: Shard = WHOLE  # which part of the images `test` and `predict` see here
 
     @abstractmethod
     def load(self, split: Split) -> Source:
@@ -401,13 +403,15 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         if not chosen:
             raise ValueError(f"there are no {split} images of {self.name}; set val_size above 0 to evaluate on val")
         view = IndexedView(self.sources["test" if split == "test" else "train"], chosen, twins)
-        world, chunk = self._world(), self.eval_batch_size
-        if not whole_batches:  # a mean over images does not care how they are dealt
+        rank, world, chunk = self._rank(), self._world(), self.eval_batch_size
+        if whole_batches:
+            rank, world = self.shard.place(rank, world)
+        else:  # a mean over images does not care how they are dealt
             chunk = max(1, min(chunk, len(view) // world))
         return DataLoader(
             dataset=view,
             batch_size=self.eval_batch_size,
-            sampler=ShardSampler(len(view), self._rank(), world, chunk),
+            sampler=ShardSampler(len(view), rank, world, chunk),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

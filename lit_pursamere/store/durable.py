@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from lit_pursamere.store.atomic import sync_folder
 from lit_pursamere.store.locks import require_held
 
-__all__ = ["Key", "Row", "append", "append_rows", "cut_tail", "read_rows"]
+__all__ = ["Key", "Row", "append", "append_rows", "cut_tail", "end_line", "read_rows"]
 
 Row = dict[str, Any]  # JSON values by name
 Key = TypeVar("Key", bound=Hashable)
@@ -79,6 +79,16 @@ def read_rows(path: Path, key_of: Callable[[Row], Key], run: str | None = None) 
     if foreign:
         warnings.warn(f"{path} holds {foreign} rows of another run; they are left out", stacklevel=2)
     return rows
+
+
+def end_line(path: Path) -> None:
+    """End what a killed process left unfinished in a file of lines to which others may be appending."""
+    if path.is_file() and path.stat().st_size:
+        with open(path, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            whole = file.read(1) == b"\n"
+        if not whole:
+            append(path, b"\n")
 
 
 def cut_tail(path: Path, size: int | None = None) -> int:

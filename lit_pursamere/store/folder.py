@@ -5,7 +5,7 @@
     FOLDER/*.jsonl             rows, a line each, see `durable`; `run` in each says which configuration it belongs to
 
 Every process of a run opens the folder, the first one before all others. Whoever is alone there mends what a killed
-process has left.
+process has left; of shards, each its own, since not every file system shows who else is there.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Self
 
+from lit_pursamere.sharding import WHOLE, Shard
 from lit_pursamere.store.atomic import remove_leftovers
 from lit_pursamere.store.durable import Key, Row, append_rows, cut_tail, read_rows
 from lit_pursamere.store.locks import FolderLock
-from lit_pursamere.store.manifest import NAME, check_manifest, run_of, write_manifest
+from lit_pursamere.store.manifest import NAME, check_manifest, read_manifest, run_of, write_manifest
 
 __all__ = ["ResultsFolder"]
 
@@ -29,26 +30,27 @@ class ResultsFolder:
         folder: The folder; made if need be.
         manifest: JSON values: the configuration. None: what lies in the folder states it by itself, as a `PurifiedSet`.
         rank: Number of this process.
+        shard: Which part of the job the command does that this process belongs to.
 
     Raises:
         OSError: If another run is writing there.
         ValueError: If the folder holds results of another configuration; the message names the differences.
     """
 
-    def __init__(self, folder: str | Path, manifest: dict | None = None, rank: int = 0) -> None:
-        self.folder, self.rank = Path(folder), rank
-        self.run = None if manifest is None else run_of(manifest)
-        self.lock = FolderLock(self.folder, rank)
+    def __init__(self, folder: str | Path, manifest: dict | None = None, rank: int = 0, shard: Shard = WHOLE) -> None:
+        self.folder, self.rank, self.shard = Path(folder), rank, shard
+        self.manifest, self.run = manifest, None if manifest is None else run_of(manifest)
+        self.lock = FolderLock(self.folder, rank, *((True, f"shard {shard}", self._is_stated) if shard else ()))
         try:
             if self.lock.alone:
-                if manifest is not None:
-                    remove_leftovers(self.folder, NAME)  # of a run that was killed before it had one
-                    if not self.holds(self.folder, manifest):
-                        write_manifest(self.folder, manifest)
-                self._mend()
+                self._state()
+                if not shard:
+                    self._mend("*")
                 self.lock.share()
             if manifest is not None:
                 check_manifest(self.folder, manifest)
+            if shard:
+                self._mend(str(rank))
             self._load()
         except BaseException:
             self.release()
@@ -63,9 +65,22 @@ class ResultsFolder:
         """
         return check_manifest(folder, manifest)
 
-    def _mend(self) -> None:
-        """Mend what killed processes have left, while nobody else has the folder open."""
-        remove_leftovers(self.folder)
+    def _is_stated(self) -> bool:
+        """Whether the folder says what it belongs to."""
+        return read_manifest(self.folder) is not None
+
+    def _state(self) -> None:
+        """Write what the folder belongs to, unless it is there, while nobody else has the folder open."""
+        if self.manifest is not None:
+            if not self.shard:
+                remove_leftovers(self.folder, NAME)  # of a run that was killed before it had one
+            if not self.holds(self.folder, self.manifest):
+                write_manifest(self.folder, self.manifest)
+
+    def _mend(self, number: str) -> None:
+        """Mend what killed processes have left: the one with this number, or ("*") all, while nobody else is there."""
+        if number == "*":
+            remove_leftovers(self.folder)
 
     def _load(self) -> None:
         """Read what is there; for subclasses."""

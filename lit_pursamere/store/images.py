@@ -58,15 +58,15 @@ class ImageStore:
         return [[self.rank, first + PER_ROW * i] for i in range(len(pairs))]
 
 
-def cut_unnamed(folder: Path, rows: Iterable[Row]) -> None:
-    """Cut off images behind the last one that any of all rows names, while nobody else has the folder open."""
+def cut_unnamed(folder: Path, rows: Iterable[Row], files: Iterable[Path]) -> None:
+    """Cut off images behind the last one that any of all rows names, of files that nobody else writes to."""
     shape = _shape(folder)
     if shape is None:
         return
     ends: dict[str, int] = {}
     for rank, position in (row["stored"] for row in rows if row.get("stored")):
         ends[str(rank)] = max(ends.get(str(rank), 0), position + PER_ROW)
-    for file in folder.glob("images-*.float*"):
+    for file in files:
         size = ends.get(file.stem.partition("-")[2], 0) * np.dtype(file.suffix[1:]).itemsize * math.prod(shape)
         if not size:
             file.unlink()

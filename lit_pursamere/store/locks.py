@@ -3,6 +3,9 @@
 FOLDER/.lock         shared by all processes of a run; held alone while the folder is prepared
 FOLDER/.lock-RANK    held by the one process that owns the files with this number
 
+The first process of a run prepares the folder before the others come; of shards, which know of no other, whoever is
+there first.
+
 Nothing is written into a folder that this process has locked once the lock is no longer in it: the folder was removed,
 and what is there now belongs to others.
 """
@@ -15,6 +18,7 @@ import socket
 import time
 import warnings
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +31,7 @@ __all__ = ["FolderLock", "require_held"]
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 PATIENCE = 5.0  # seconds that another process may take to prepare the folder
+CROWD = 12  # times as many where many may come at once
 HELD: weakref.WeakValueDictionary[Path, FolderLock] = weakref.WeakValueDictionary()  # what this process has locked
 
 
@@ -37,14 +42,24 @@ class FolderLock:
 
     Args:
         folder: The folder; made if need be.
-        rank: Number of this process. Only the first one can be `alone`, until it calls `share`.
+        rank: Number of this process.
+        first: Whether it may be `alone` there, until it calls `share` (None: if its number is 0).
+        name: What this process is, for whoever is refused.
+        ready: Whether the folder is prepared, so that others may come.
 
     Raises:
         OSError: If another process holds this number; the message says which.
     """
 
-    def __init__(self, folder: str | Path, rank: int = 0) -> None:
-        self.folder, self.number = Path(folder), f".lock-{rank}"
+    def __init__(
+        self,
+        folder: str | Path,
+        rank: int = 0,
+        first: bool | None = None,
+        name: str = "",
+        ready: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.folder, self.number, self.name = Path(folder), f".lock-{rank}", name
         self.place = self.folder.absolute()
         self.held: dict[str, BinaryIO] = {}
         self.soft: Any = None
@@ -59,9 +74,9 @@ class FolderLock:
 
             os.register_at_fork(after_in_child=forget)
         try:
-            self.alone = self._enter(rank == 0)
+            self.alone = self._enter(rank == 0 if first is None else first, ready)
             self._own()
-        except OSError:
+        except BaseException:
             self.release()
             raise
         HELD[self.place] = self
@@ -101,16 +116,19 @@ class FolderLock:
         if HELD.get(self.place) is self:
             del HELD[self.place]
 
-    def _enter(self, first: bool) -> bool:
+    def _enter(self, first: bool, ready: Callable[[], bool]) -> bool:
         """Take the lock that a run shares; returns whether this process has it alone."""
-        if first and self._take(".lock", shared=False):
-            return True
-        patience = time.monotonic() + PATIENCE
-        while not self._take(".lock", shared=True):
+        patience = time.monotonic() + PATIENCE * (CROWD if first and self.name else 1)
+        while True:
+            if first and self._take(".lock", shared=False):
+                return True
+            if self._take(".lock", shared=True):
+                if ready():
+                    return False
+                self.held.pop(".lock").close()  # whoever prepared the folder was killed before it was done
             if time.monotonic() > patience:
                 raise self._taken()
             time.sleep(0.05)
-        return False
 
     def _own(self) -> None:
         """Take the lock of this process's number."""
@@ -118,7 +136,8 @@ class FolderLock:
             raise self._taken()
         if self.number in self.held:
             self.held[self.number].truncate(0)
-            self.held[self.number].write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+            name = f", {self.name}" if self.name else ""
+            self.held[self.number].write(f"process {os.getpid()} on {socket.gethostname()}{name}".encode())
             self.held[self.number].flush()
         else:
             self._own_softly()

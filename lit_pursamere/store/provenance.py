@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from lit_pursamere import __version__
-from lit_pursamere.store.durable import append_rows, cut_tail
+from lit_pursamere.store.durable import append_rows, end_line
 
 __all__ = ["command", "device_name", "note_start", "package_versions"]
 
@@ -58,7 +58,7 @@ def note_start(folder: str | Path, device: torch.device, processes: int = 1) -> 
         "threads": torch.get_num_threads(),
         "processes": processes,
     }
-    cut_tail(Path(folder) / NAME)
+    end_line(Path(folder) / NAME)
     append_rows(Path(folder) / NAME, [line])
 
 

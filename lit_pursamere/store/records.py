@@ -39,7 +39,7 @@ from lit_pursamere.store.manifest import check_manifest, is_stated, read_manifes
 __all__ = ["CLEAN", "Records", "Row", "read_rows"]
 
 CLEAN = "clean"  # the name under which records keep the verdict on the untouched image
-FILES, IMAGES = "records-*.jsonl", ("images-*.float*", "pictures.npz")
+FILES, PICTURES = "records-*.jsonl", "pictures.npz"
 Key = tuple[str, str, int]
 
 
@@ -121,6 +121,7 @@ class Records(ResultsFolder):
         manifest: JSON values that say what is evaluated. A manifest without rows, left by a run that failed, binds
             nothing.
         rank: Number of this process.
+        shard: Which part of the job the command does that this process belongs to.
 
     Raises:
         OSError: If another run is writing there.
@@ -131,19 +132,19 @@ class Records(ResultsFolder):
     def holds(folder: Path, manifest: dict) -> bool:
         return is_stated(folder, manifest) and any(folder.glob(FILES)) and check_manifest(folder, manifest)
 
-    def _mend(self) -> None:
-        super()._mend()
-        rows = [*self.folder.glob(FILES)]
-        for file in rows:
+    def _mend(self, number: str) -> None:
+        super()._mend(number)
+        for file in self.folder.glob(f"records-{number}.jsonl"):
             durable.cut_tail(file)
-        if not rows:  # images of a run that was killed before its first row, which may have been another one
-            for pattern in IMAGES:
-                for file in self.folder.glob(pattern):
-                    file.unlink()
-        elif any(self.folder.glob(IMAGES[0])):
+        images = [*self.folder.glob(f"images-{number}.float*")]
+        if not any(self.folder.glob(FILES)):  # of a run that was killed before its first row, maybe of another one
+            shown = [*self.folder.glob(PICTURES)] if number in ("*", "0") else []
+            for file in (*images, *shown):
+                file.unlink()
+        elif images:
             from lit_pursamere.store.images import cut_unnamed  # with torch, which a report does without
 
-            cut_unnamed(self.folder, read_rows(self.folder))
+            cut_unnamed(self.folder, _rows(self.folder).values(), images)
 
     def _load(self) -> None:
         self.file = self.folder / f"records-{self.rank}.jsonl"

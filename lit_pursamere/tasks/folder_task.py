@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
 from lit_pursamere.data import ImageDataModule
+from lit_pursamere.ending import ending
 from lit_pursamere.stopping import left_to_first
 from lit_pursamere.store import ResultsFolder
 from lit_pursamere.store.provenance import note_start
@@ -66,6 +68,11 @@ class FolderTask(pl.LightningModule, ABC):
         """The data of the run."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
+    @property
+    def number(self) -> int:
+        """Number of this process among all that write to the folder."""
+        return self.data.shard.place(self.trainer.global_rank, self.trainer.world_size)[0]
+
     @abstractmethod
     def open(self) -> None:
         """Open `output` for this process, as `folder`.
@@ -106,6 +113,17 @@ class FolderTask(pl.LightningModule, ABC):
             raise refused or left_to_first()  # one process complains for all
         if not first:
             self.open()
+
+    def left_to_others(self, chunks: Sequence[int], made: str, then: str) -> str:
+        """The last line of a shard that is done before all others are.
+
+        Args:
+            chunks: Numbers of the chunks of images that are not done.
+            made: What is done by all together.
+            then: The command that comes next.
+        """
+        shard = self.data.shard
+        return ending(f"shard {shard} is done; {made}; left: shards {shard.owners(chunks)}", then=then)
 
     def close(self) -> None:
         """Let other runs into the folder, and give Lightning its bar back."""

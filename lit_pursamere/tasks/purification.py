@@ -8,6 +8,9 @@ Reference: PurSAMERE, section 4: SAM off and rho_pur 3 for the training set of C
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor, nn
@@ -20,12 +23,37 @@ from lit_pursamere.progress import Progress, Watch
 from lit_pursamere.purifiers import Purifier
 from lit_pursamere.purifiers.base import Knowledge, Recipe, complete
 from lit_pursamere.seeding import reseed, run_seed
+from lit_pursamere.sharding import Shard
 from lit_pursamere.store import ResultsFolder
+from lit_pursamere.store.atomic import remove_leftovers
 from lit_pursamere.store.manifest import settings_of
 from lit_pursamere.tasks.folder_task import FolderTask
 from lit_pursamere.weights import state_digest
 
 __all__ = ["LitPurification"]
+
+
+class SetFolder(ResultsFolder):
+    """The folder of a purified set, which states by itself what it belongs to.
+
+    Args:
+        folder: The folder.
+        create: Creates the set there, or continues it.
+        rank: Number of this process.
+        shard: Which part of the job the command does that this process belongs to.
+    """
+
+    set: PurifiedSet
+
+    def __init__(self, folder: Path, create: Callable[[], PurifiedSet], rank: int, shard: Shard) -> None:
+        self.create = create
+        super().__init__(folder, None, rank, shard)
+
+    def _state(self) -> None:
+        self.create()
+
+    def _load(self) -> None:
+        self.set = self.create()
 
 
 class LitPurification(FolderTask):
@@ -79,8 +107,9 @@ class LitPurification(FolderTask):
             "seed": run_seed(),
         }
         shape = (data.channels, data.image_size, data.image_size)
-        self.folder = ResultsFolder(self.output, rank=self.trainer.global_rank)
-        self.set = PurifiedSet.create(self.output, indices, shape, manifest, self.storage, data.eval_batch_size)
+        made = partial(PurifiedSet.create, self.output, indices, shape, manifest, self.storage, data.eval_batch_size)
+        self.folder = opened = SetFolder(self.output, made, self.number, data.shard)
+        self.set = opened.set
 
     def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         x, indices = batch[0], batch[2].tolist()
@@ -97,14 +126,20 @@ class LitPurification(FolderTask):
     def on_predict_end(self) -> None:
         self.trainer.strategy.barrier("parts written")
         self._end_watch()
+        if self.trainer.is_global_zero:
+            self.print(self.ending())
+
+    def ending(self) -> str:
+        """What was made, by all shards together, and what comes next."""
         split, output = self.data.evaluate, str(self.output)
+        made = f"{self.set.count()} of {len(self.set)} {split} images purified in {output}"
+        inspect = command("purified", "inspect", output)
+        if self.data.shard:
+            if missing := self.set.missing():
+                return self.left_to_others(missing, made, inspect)
+            remove_leftovers(self.output, "part-*")  # of shards that were killed on other machines
         trains = command("fit", "--config", "FILE", "--data.purified", output)
-        self.print(
-            ending(
-                f"{self.set.count()} of {len(self.set)} {split} images purified in {output}",
-                then=trains if split == "train" else command("purified", "inspect", output),
-            )
-        )
+        return ending(made, then=trains if split == "train" else inspect)
 
     def close(self) -> None:
         self._end_watch()

@@ -6,6 +6,7 @@ rows per image  ->  records  ->  report.md, report.csv, figures, trackers
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -166,7 +167,7 @@ class LitRobustness(FolderTask):
         if torch.is_inference_mode_enabled():
             raise RuntimeError("attacks need gradients: use Trainer(inference_mode=False), as the command line does")
         loader: Any = self.trainer.test_dataloaders
-        if self.trainer.world_size > 1 and not isinstance(loader.sampler, ShardSampler):
+        if (self.trainer.world_size > 1 or self.data.shard) and not isinstance(loader.sampler, ShardSampler):
             raise RuntimeError(
                 "the test loader would repeat images to even out the processes, which falsifies accuracies: use "
                 "Trainer(use_distributed_sampler=False), as the command line does, and a loader with a ShardSampler"
@@ -181,12 +182,12 @@ class LitRobustness(FolderTask):
             Evaluation(systems, self.attacks, name, slots, self.evaluations, run_seed()),
             self.records,
             Progress("test", "verdict", rows, not self.visible, steady=False),
-            ImageStore(self.output, self.trainer.global_rank) if self.save_images else None,
+            ImageStore(self.output, self.number) if self.save_images else None,
             self._keep,
         )
 
     def open(self) -> None:
-        self.folder = self.records = Records(self.output, self.manifest(), self.trainer.global_rank)
+        self.folder = self.records = Records(self.output, self.manifest(), self.number, self.data.shard)
         self.gallery = Gallery(self.output)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -204,9 +205,19 @@ class LitRobustness(FolderTask):
         self.trainer.strategy.barrier("records written")
         if self.trainer.is_global_zero:
             report = make_report([self.output])
+            if self.data.shard and (left := self.unfinished(report)):
+                done = f"{report.runs[0].images - len(left)} of {report.runs[0].images} images judged in {self.output}"
+                chunks = [place // self.data.eval_batch_size for place in left]
+                return self.print(self.left_to_others(chunks, done, command("report", self.output)))
             save_report(report, self.output)
             self.print(f"\n{as_markdown(report)}\n{self.ending(report)}")
             self._track(report)
+
+    def unfinished(self, report: Report) -> list[int]:
+        """Which of all images lack a verdict, by their places in the order of `test_indices`."""
+        found = Counter(row["index"] for row in report.runs[0].rows)
+        wanted = len(self.systems) * (1 + len(self.attacks))
+        return [place for place, index in enumerate(self.data.test_indices()) if found[index] < wanted]
 
     def ending(self, report: Report) -> str:
         """What was made, how robust the defence is, and how to ask whether the attacks were strong enough."""
@@ -243,7 +254,7 @@ class LitRobustness(FolderTask):
         """Keep what the pictures show: what the last configured attack does to the defence."""
         numbers, shown = part.batch[2].tolist(), [next(iter(self.systems)), *[*self.attacks][-1:]]
         chosen = [place for place, number in enumerate(numbers) if number in self.pictured]
-        if [system, attack] == shown and chosen and self.trainer.is_global_zero:
+        if [system, attack] == shown and chosen and not self.number:
             self.gallery.add([numbers[place] for place in chosen], part.last[chosen])
             self.drawn = False
 
@@ -251,7 +262,7 @@ class LitRobustness(FolderTask):
         """Draw the pictures, where there are new ones or a file is missing, of images that are among these."""
         x, y, index = (torch.cat(column) for column in zip(*batches, strict=True))
         known = [number in self.pictured and number in self.gallery.images for number in index.tolist()]
-        if self.trainer.is_global_zero and any(known) and not (self.drawn and self.pictures_there()):
+        if not self.number and any(known) and not (self.drawn and self.pictures_there()):
             chosen = torch.tensor(known).nonzero().flatten().to(x.device)
             x, y, numbers = x[chosen], y[chosen], index.to(x.device)[chosen].tolist()
             with beside("pictures.png"), forked_randomness(run_seed(), "pictures"):

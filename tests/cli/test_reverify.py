@@ -80,6 +80,13 @@ def test_the_same_judge_agrees_with_itself(run, capsys):
     assert line.startswith(f"disagreements written to {run}/reverify.md; 0 of 60 verdicts differ; next: ")
 
 
+def test_an_incomplete_run_is_told(run, capsys):
+    lines = (run / "records-0.jsonl").read_text().splitlines(keepends=True)
+    (run / "records-0.jsonl").write_text("".join(lines[:-3]))
+    assert main(["reverify", str(run)]) == 0
+    assert "; the run is not complete: 37 of 40 rows; next: " in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_stochastic_defence_meets_the_same_noise_again(template, capsys):
     folder = template / "fresh"

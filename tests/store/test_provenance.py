@@ -25,6 +25,14 @@ def test_a_line_per_start(tmp_path, monkeypatch):
     assert datetime.fromisoformat(line["time"]).utcoffset().total_seconds() == 0
 
 
+def test_what_a_killed_process_left_is_ended_and_not_cut_off(tmp_path):
+    """Others may be appending to that file."""
+    (tmp_path / "environment.jsonl").write_text('{"a": 1}\n{"b')
+    note_start(tmp_path, torch.device("cpu"))
+    lines = (tmp_path / "environment.jsonl").read_text().splitlines()
+    assert lines[:2] == ['{"a": 1}', '{"b'] and json.loads(lines[2])["processes"] == 1
+
+
 def test_what_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(OSError, match=r"cannot write .*environment\.jsonl"):
         note_start(tmp_path / "none", torch.device("cpu"))

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from lit_pursamere.sharding import Shard
 from lit_pursamere.store import Records, read_rows
 from lit_pursamere.store.manifest import read_manifest, run_of, write_manifest
 
@@ -77,6 +78,29 @@ def test_images_that_no_row_names_are_cut_off(tmp_path):
     Records(tmp_path, manifest)
     assert {file.name: file.stat().st_size for file in tmp_path.glob("images-*")} == {
         "images-0.float32": 24 * 4, "images-1.float32": 24 * 2,
+    }  # fmt: skip
+
+
+def test_a_run_that_was_killed_in_its_very_first_row_goes_on(tmp_path):
+    Records(tmp_path, MANIFEST | {"images": {"shape": [1, 2, 3]}}).release()
+    (tmp_path / "images-0.float32").write_bytes(bytes(48))
+    (tmp_path / "records-0.jsonl").write_text('{"system": "Pur')
+    assert not Records(tmp_path, MANIFEST | {"images": {"shape": [1, 2, 3]}}).rows
+    assert not (tmp_path / "images-0.float32").exists()
+
+
+def test_a_shard_mends_what_is_its_own_and_nothing_else(tmp_path):
+    """Not every file system shows who else is writing there."""
+    manifest = MANIFEST | {"images": {"shape": [1, 2, 3]}}
+    Records(tmp_path, manifest).release()
+    for number in (0, 1):
+        (tmp_path / f"images-{number}.float32").write_bytes(bytes(48))
+        (tmp_path / f"records-{number}.jsonl").write_text('{"system": "Pur')
+    (tmp_path / "config.yaml.elsewhere-7.part").touch()
+    with Records(tmp_path, manifest, 1, Shard(1, 2)):
+        sizes = {file.name: file.stat().st_size for file in tmp_path.iterdir() if file.name[0] in "cir"}
+    assert sizes == {
+        "images-0.float32": 48, "records-0.jsonl": 15, "records-1.jsonl": 0, "config.yaml.elsewhere-7.part": 0
     }  # fmt: skip
 
 
