@@ -5,8 +5,9 @@ r"""How fast score models train: `fit` of LitScoreModel against a plain loop, an
         --compile
 
 The plain loop is what one writes first: a DataLoader that flips image by image, contiguous float32 tensors, Adam, and a
-moving average in a Python loop. Variants take turns within every repeat, so that other load on the machine hits all of
-them alike. Images are random: the time does not depend on them.
+moving average in a Python loop. The network alone goes forward and backward on one batch, without data, noise,
+optimiser or average: no training can be faster. Variants take turns within every repeat, so that other load on the
+machine hits all of them alike. Images are random: the time does not depend on them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from lit_pursamere.data.base import IndexedView
 from lit_pursamere.diffusion import NCSNv2Score
 from lit_pursamere.tasks import LitScoreModel
 
-PLAIN = "plain loop"
+PLAIN, ALONE = "plain loop", "network alone, float32"
 
 
 class RandomImages(ImageDataModule):
@@ -76,7 +77,10 @@ def main() -> None:
     device = torch.device(args.device)
     report = {"arguments": vars(args), "machine": describe_machine(device), "flop_per_step": count_flop(args)}
     report["loss_difference"] = compare(args)
-    variants: dict[str, Callable[[], float]] = {PLAIN: lambda: run_plainly(args, device)}
+    variants: dict[str, Callable[[], float]] = {
+        PLAIN: lambda: run_plainly(args, device),
+        ALONE: lambda: run_alone(args, device),
+    }
     for precision in args.precision:
         variants[f"fit, {precision}"] = lambda precision=precision: run_fit(args, precision, compiled=False)
         if args.compile:
@@ -172,6 +176,23 @@ def run_plainly(args: argparse.Namespace, device: torch.device) -> float:
     return time.perf_counter() - started
 
 
+def run_alone(args: argparse.Namespace, device: torch.device) -> float:
+    """Forward and backward on one resident batch, and nothing else; returns the seconds of the timed steps."""
+    score_model = NCSNv2Score(ngf=args.ngf, channels=args.channels, image_size=args.image_size)
+    network = score_model.network.to(device, memory_format=torch.channels_last)
+    x = torch.rand(args.batch, args.channels, args.image_size, args.image_size, device=device)
+    x = x.to(memory_format=torch.channels_last)
+    started = 0.0
+    for step in range(2 + args.steps):
+        if step == 2:
+            synchronise(device)
+            started = time.perf_counter()
+        network.zero_grad()
+        network(x).square().sum().backward()
+    synchronise(device)
+    return time.perf_counter() - started
+
+
 def run_fit(args: argparse.Namespace, precision: str, compiled: bool) -> float:
     """Train with LitScoreModel and Lightning's Trainer; returns the seconds of the timed steps."""
     score_model = NCSNv2Score(ngf=args.ngf, channels=args.channels, image_size=args.image_size)
@@ -247,12 +268,14 @@ def print_report(report: dict) -> None:
     print(", ".join(f"{name} {value}" for name, value in report["machine"].items()))
     print(f"ngf {args['ngf']}, {args['batch']} images {args['image_size']}x{args['image_size']}x{args['channels']}, "
           f"{flop / 1e9:.1f} GFLOP a step; losses differ by {report['loss_difference']:.1e}\n")  # fmt: skip
-    plain = statistics.median(report["seconds_per_step"][PLAIN])
-    print("| variant | steps/s, median | range | GFLOP/s | against the plain loop |\n| --- | --- | --- | --- | --- |")
+    plain, alone = (statistics.median(report["seconds_per_step"][name]) for name in (PLAIN, ALONE))
+    print("| variant | steps/s, median | range | GFLOP/s | against the plain loop | of the network alone |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for name, seconds in report["seconds_per_step"].items():
         median = statistics.median(seconds)
         spread = f"{1 / max(seconds):.2f}-{1 / min(seconds):.2f}"
-        print(f"| {name} | {1 / median:.2f} | {spread} | {flop / median / 1e9:.0f} | {plain / median:.2f} |")
+        print(f"| {name} | {1 / median:.2f} | {spread} | {flop / median / 1e9:.0f} | {plain / median:.2f} | "
+              f"{alone / median:.0%} |")  # fmt: skip
     print("\n| pipeline alone | images/s |\n| --- | --- |")
     for name, rate in report["pipeline_images_per_second"].items():
         print(f"| {name} | {rate:,.0f} |")
