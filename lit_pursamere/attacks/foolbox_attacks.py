@@ -148,14 +148,14 @@ class Boundary(SurvivorAttack):
                 nearest[found] = search(attack, view, x[found], y[found], starting_points=start[found])[0]
             return [nearest]
 
-        return [Run(self.starts * self.draws + self.steps, walk)]
+        return [Run(self.starts * view.draws + self.steps, walk)]
 
     def _starting_points(self, view: LibraryView, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The first noise image that the view does not take for class y, and whether there is one, (B,)."""
         torch.manual_seed(self.seed)
         start, found = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for noise in torch.rand((self.starts, *x.shape[1:])).to(x).unsqueeze(1):
-            predictions = torch.cat([view(noise).argmax(1) for _ in range(self.draws)])
+            predictions = torch.cat([view(noise).argmax(1) for _ in range(view.draws)])
             wrong = (predictions[:, None] != y).float().mean(0) > 0.5
             start = torch.where((wrong & ~found)[:, None, None, None], noise, start)
             found |= wrong

@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_pursamere.attacks.gradients import NO_GRADIENT
+from lit_pursamere.diffusion.image_noise import follow
+from lit_pursamere.seeding import forked_randomness, global_generators, kept_randomness
 
-__all__ = ["LibraryView", "fingerprint", "frozen", "require"]
+__all__ = ["LibraryView", "draws_nothing", "fingerprint", "frozen", "require"]
 
 
 def require(module: str, package: str) -> ModuleType:
@@ -45,6 +47,18 @@ def frozen(view: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@torch.no_grad()
+def draws_nothing(view: nn.Module, x: Tensor) -> bool:
+    """Whether a view is without randomness: two answers on one image are the same, and no global generator moved.
+
+    Noise that follows images is left to the generators meanwhile, where it shows.
+    """
+    with forked_randomness(), kept_randomness(), follow(None):
+        before = global_generators()
+        first, second = view(x[:1]), view(x[:1])
+        return global_generators() == before and torch.equal(first, second)
+
+
 def fingerprint(x: Tensor) -> int:
     """A number of 32 bits that depends on the pixels of a batch."""
     return zlib.crc32(x.detach().cpu().contiguous().view(torch.uint8).numpy().data)
@@ -62,12 +76,15 @@ class LibraryView(nn.Module):
         dtype: Type of the images that the view is given.
         classes: Number of classes K.
         tick: Called at every evaluation.
+        draws: Evaluations that a decision about an image takes.
     """
 
-    def __init__(self, view: nn.Module, dtype: torch.dtype, classes: int, tick: Callable[[], None]) -> None:
+    def __init__(
+        self, view: nn.Module, dtype: torch.dtype, classes: int, tick: Callable[[], None], draws: int = 1
+    ) -> None:
         super().__init__()
         self.training = False  # a library warns otherwise
-        self.evaluate, self.dtype, self.classes, self.tick = view.__call__, dtype, classes, tick
+        self.evaluate, self.dtype, self.classes, self.tick, self.draws = view.__call__, dtype, classes, tick, draws
         self._vouched: Tensor | None = None
 
     def vouch(self, y: Tensor) -> None:
