@@ -25,10 +25,12 @@ from torch import Tensor
 from lit_pursamere.attacks.library import LibraryView, fingerprint, require
 from lit_pursamere.attacks.survivors import Run, SurvivorAttack, at_least_one
 from lit_pursamere.seeding import generator
+from lit_pursamere.threat import over_images
 
 __all__ = ["EAD", "Boundary", "CarliniWagnerL2", "SaltAndPepper", "quiet_import", "search"]
 
 PACKAGE = "foolbox"
+BISECTIONS = 10  # of the line from an image to a starting point of Boundary
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class EAD(SurvivorAttack):
 
 @dataclass(frozen=True)
 class Boundary(SurvivorAttack):
-    """Walk along the decision boundary towards the image, from a random image that the view misclassifies.
+    """Walk along the decision boundary towards the image, from where the line to a random image meets it.
 
     Needs classes only. Images for which no starting point is found are left as they are.
 
@@ -148,20 +150,28 @@ class Boundary(SurvivorAttack):
                 nearest[found] = search(attack, view, x[found], y[found], starting_points=start[found])[0]
             return [nearest]
 
-        return [Run(self.starts * view.draws + self.steps, walk)]
+        return [Run((self.starts + BISECTIONS) * view.draws + self.steps, walk)]
 
     def _starting_points(self, view: LibraryView, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The first noise image that the view does not take for class y, and whether there is one, (B,)."""
+        """A wrong image on the line to the first noise image that is wrong, and whether there is one, (B,)."""
         torch.manual_seed(self.seed)
         start, found = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for noise in torch.rand((self.starts, *x.shape[1:])).to(x).unsqueeze(1):
-            predictions = torch.cat([view(noise).argmax(1) for _ in range(view.draws)])
-            wrong = (predictions[:, None] != y).float().mean(0) > 0.5
-            start = torch.where((wrong & ~found)[:, None, None, None], noise, start)
+            predictions = torch.stack([view(noise).argmax(1) for _ in range(view.draws)])
+            wrong = mostly(predictions != y)
+            start = torch.where(over_images(wrong & ~found, x), noise, start)
             found |= wrong
             if found.all():
                 break
-        return start, found
+        nearest = start
+        low, high = torch.zeros_like(y, dtype=x.dtype), torch.ones_like(y, dtype=x.dtype)
+        for _ in range(BISECTIONS if found.any() else 0):
+            middle = (low + high) / 2
+            point = torch.lerp(x, start, over_images(middle, x))
+            wrong = mostly(torch.stack([view(point).argmax(1) for _ in range(view.draws)]) != y) & found
+            nearest = torch.where(over_images(wrong, x), point, nearest)
+            low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
+        return nearest, found
 
 
 @dataclass(frozen=True)
@@ -218,6 +228,11 @@ def quiet_import() -> Iterator[None]:
             del os.environ["GIT_PYTHON_REFRESH"]
         else:
             os.environ["GIT_PYTHON_REFRESH"] = told
+
+
+def mostly(wrong: Tensor) -> Tensor:
+    """Whether more than half of the draws are wrong, (draws, B) -> (B,)."""
+    return wrong.float().mean(0) > 0.5
 
 
 def _positive(attack: SurvivorAttack, *names: str) -> None:
