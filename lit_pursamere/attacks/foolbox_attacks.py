@@ -150,15 +150,14 @@ class Boundary(SurvivorAttack):
                 nearest[found] = search(attack, view, x[found], y[found], starting_points=start[found])[0]
             return [nearest]
 
-        return [Run((self.starts + BISECTIONS) * view.draws + self.steps, walk)]
+        return [Run((self.starts + BISECTIONS) * view.draws.count + self.steps, walk)]
 
     def _starting_points(self, view: LibraryView, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """A wrong image on the line to the first noise image that is wrong, and whether there is one, (B,)."""
         torch.manual_seed(self.seed)
         start, found = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for noise in torch.rand((self.starts, *x.shape[1:])).to(x).unsqueeze(1):
-            predictions = torch.stack([view(noise).argmax(1) for _ in range(view.draws)])
-            wrong = mostly(predictions != y)
+            wrong = mostly_wrong(view, noise, y)
             start = torch.where(over_images(wrong & ~found, x), noise, start)
             found |= wrong
             if found.all():
@@ -168,7 +167,7 @@ class Boundary(SurvivorAttack):
         for _ in range(BISECTIONS if found.any() else 0):
             middle = (low + high) / 2
             point = torch.lerp(x, start, over_images(middle, x))
-            wrong = mostly(torch.stack([view(point).argmax(1) for _ in range(view.draws)]) != y) & found
+            wrong = mostly_wrong(view, point, y) & found
             nearest = torch.where(over_images(wrong, x), point, nearest)
             low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
         return nearest, found
@@ -230,9 +229,10 @@ def quiet_import() -> Iterator[None]:
             os.environ["GIT_PYTHON_REFRESH"] = told
 
 
-def mostly(wrong: Tensor) -> Tensor:
-    """Whether more than half of the draws are wrong, (draws, B) -> (B,)."""
-    return wrong.float().mean(0) > 0.5
+def mostly_wrong(view: LibraryView, x: Tensor, y: Tensor) -> Tensor:
+    """Whether the view takes images (B, C, H, W), or one for all, for another class than y (B,) more often than not."""
+    predictions = torch.stack([logits.argmax(1) for logits in view.draws.answers(view, x)])
+    return (predictions != y).float().mean(0) > 0.5
 
 
 def _positive(attack: SurvivorAttack, *names: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
@@ -16,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_pursamere.attacks.gradients import NO_GRADIENT
-from lit_pursamere.diffusion.image_noise import follow
+from lit_pursamere.diffusion.image_noise import AT_HAND, follow
 from lit_pursamere.seeding import forked_randomness, global_generators, kept_randomness
 
-__all__ = ["LibraryView", "draws_nothing", "fingerprint", "frozen", "require"]
+__all__ = ["Draws", "LibraryView", "fingerprint", "frozen", "require"]
 
 
 def require(module: str, package: str) -> ModuleType:
@@ -47,16 +48,35 @@ def frozen(view: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-@torch.no_grad()
-def draws_nothing(view: nn.Module, x: Tensor) -> bool:
-    """Whether a view is without randomness: two answers on one image are the same, and no global generator moved.
+@dataclass(frozen=True)
+class Draws:
+    """How often a decision asks a view.
 
-    Noise that follows images is left to the generators meanwhile, where it shows.
+    Args:
+        count: Answers of a view with randomness.
+        sparing: Whether one answer is enough where no global generator moved for it.
     """
-    with forked_randomness(), kept_randomness(), follow(None):
-        before = global_generators()
-        first, second = view(x[:1]), view(x[:1])
-        return global_generators() == before and torch.equal(first, second)
+
+    count: int
+    sparing: bool
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, view: nn.Module, x: Tensor, count: int) -> Draws:
+        """Spare the others unless a view answers differently on one of the images x, by a generator of its own."""
+        if count == 1:
+            return cls(1, sparing=False)
+        with forked_randomness(), kept_randomness(), follow(None):  # noise that follows images would need all of them
+            before = global_generators()
+            first, second = view(x[:1]), view(x[:1])
+            return cls(count, sparing=global_generators() != before or torch.equal(first, second))
+
+    def answers(self, view: nn.Module, x: Tensor) -> list[Tensor]:
+        """Logits of all draws, (B, K) each; a view may draw for some images only, so every call is watched."""
+        before = global_generators() if self.sparing else None
+        first = view(x)
+        spared = self.sparing and AT_HAND.get() is None and global_generators() == before
+        return [first, *(view(x) for _ in range(0 if spared else self.count - 1))]
 
 
 def fingerprint(x: Tensor) -> int:
@@ -76,11 +96,16 @@ class LibraryView(nn.Module):
         dtype: Type of the images that the view is given.
         classes: Number of classes K.
         tick: Called at every evaluation.
-        draws: Evaluations that a decision about an image takes.
+        draws: How often a decision asks.
     """
 
     def __init__(
-        self, view: nn.Module, dtype: torch.dtype, classes: int, tick: Callable[[], None], draws: int = 1
+        self,
+        view: nn.Module,
+        dtype: torch.dtype,
+        classes: int,
+        tick: Callable[[], None],
+        draws: Draws = Draws(1, sparing=False),
     ) -> None:
         super().__init__()
         self.training = False  # a library warns otherwise

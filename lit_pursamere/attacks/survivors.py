@@ -1,6 +1,6 @@
 """Attacks in turn on the images that are left, decided by the mean over several draws of the view.
 
-    hits = right answers of the view on x, per image, out of `evaluations` draws, or of one if the view draws nothing
+    hits = right answers of the view on x, per image, out of `evaluations` draws, if the view draws anything
     for each run, on the images with hits > 0:
         for each candidate of the run, while its image has hits > 0:
             keep it where its own hits, out of as many fresh draws, are fewer
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_pursamere.attacks.base import Attack, Outcome, Progress
-from lit_pursamere.attacks.library import LibraryView, draws_nothing, fingerprint, frozen
+from lit_pursamere.attacks.library import Draws, LibraryView, fingerprint, frozen
 from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.threat import over_images
 
@@ -47,7 +47,7 @@ class SurvivorAttack(Attack):
 
     Args:
         seed: Seed of all random numbers; unused where none are drawn.
-        evaluations: Draws of the view per decision; a view that is seen to draw nothing is asked once.
+        evaluations: Draws of the view per decision; where it is seen to draw nothing, it is asked once.
         decision: `mean` compares the means over `evaluations` draws; `original` lets single draws decide, as the
             published code does, for comparison.
         one_by_one: Whether to attack every image in a batch of its own, which is slow.
@@ -74,7 +74,7 @@ class SurvivorAttack(Attack):
     def correctness(self, view: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Mean correctness of every image over `evaluations` draws that no decision has seen, (B,)."""
         draws = self._draws(view, x)
-        return self._hits(view, x, y, 0, draws)[0] / draws
+        return self._hits(view, x, y, 0, draws)[0] / draws.count
 
     def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:
         if not self.budget.eps:
@@ -116,17 +116,16 @@ class SurvivorAttack(Attack):
         progress(meter.total, meter.total)
         return best
 
-    def _draws(self, view: nn.Module, x: Tensor) -> int:
-        """Evaluations of the view per decision."""
-        several = self.decision == "mean" and self.evaluations > 1 and not draws_nothing(view, x)
-        return self.evaluations if several else 1
+    def _draws(self, view: nn.Module, x: Tensor) -> Draws:
+        return Draws.of(view, x, self.evaluations if self.decision == "mean" else 1)
 
     @torch.no_grad()
-    def _hits(self, view: nn.Module, x: Tensor, y: Tensor, stage: int, draws: int) -> tuple[Tensor, int]:
-        """Number of right answers on every image, (B,), out of so many draws, and number of classes."""
+    def _hits(self, view: nn.Module, x: Tensor, y: Tensor, stage: int, draws: Draws) -> tuple[Tensor, int]:
+        """Right answers on every image, (B,), out of `draws.count`, for which one may stand; number of classes."""
         with forked_randomness(self.seed, fingerprint(x), stage):  # other images and other stages: other draws
-            drawn = [view(x) for _ in range(draws)]
-        return sum((logits.argmax(1) == y).long() for logits in drawn), drawn[0].shape[1]
+            drawn = draws.answers(view, x)
+        hits = torch.stack([logits.argmax(1) == y for logits in drawn]).sum(0)
+        return hits * (draws.count // len(drawn)), drawn[0].shape[1]
 
     def _feasible(self, candidate: Tensor, x: Tensor) -> Tensor:
         """The candidate, with rounding projected away; x itself where it is out of reach or not a number."""

@@ -13,7 +13,7 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
 from lit_pursamere.attacks import APGD, FAB, AutoAttack, Square
-from lit_pursamere.attacks.library import LibraryView, draws_nothing
+from lit_pursamere.attacks.library import Draws, LibraryView
 from lit_pursamere.attacks.survivors import SurvivorAttack
 from lit_pursamere.seeding import global_generators
 from lit_pursamere.threat import ThreatModel
@@ -162,16 +162,22 @@ def test_square_with_few_queries_is_no_weaker_than_the_library(threat):
 @pytest.mark.parametrize(
     "draw", [lambda: torch.rand(1), np.random.rand, random.random], ids=["torch", "numpy", "python"]
 )
-def test_a_view_that_draws_is_seen_even_if_its_answers_agree(draw):
-    inner, x = linear(), grey()
-
-    class View(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return inner(x) + 0 * float(draw())
-
+def test_a_view_that_draws_for_some_images_is_asked_as_often_as_told(draw):
+    inner, x = linear(), torch.cat([0 * grey(1), grey(3)])
     before = global_generators()
-    assert draws_nothing(inner, x) and not draws_nothing(View(), x)
-    assert global_generators() == before
+
+    class Gated(nn.Module):
+        """Draws where an image is not black, and answers as if it had not."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return inner(x) + 0 * float(draw() if x.any() else 0)
+
+    draws = Draws.of(Gated(), x, 5)
+    assert global_generators() == before and draws.sparing
+    assert [len(draws.answers(Gated(), images)) for images in (x[:1], x)] == [1, 5]
+    own = torch.Generator().manual_seed(0)
+    inner.register_forward_hook(lambda module, args, logits: logits + torch.rand(1, generator=own))
+    assert not Draws.of(inner, x, 5).sparing
 
 
 def test_a_view_without_randomness_is_asked_once_per_decision():
