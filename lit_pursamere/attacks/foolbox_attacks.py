@@ -11,6 +11,7 @@ image has no starting point.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -39,14 +40,15 @@ class CarliniWagnerL2(SurvivorAttack):
 
     Args:
         steps: Steps per search step.
-        step_size: Step size of Adam, in the space before the tanh.
+        step_size: Step size of Adam, in the space before the tanh. None: 0.1, as published, or less, so that a step
+            does not take a grey image out of the budget.
         constant: First c; 10 times as large wherever it was too small, if there is another search step.
         search_steps: Search steps for the smallest c.
         confidence: kappa, in logits.
     """
 
     steps: int = 1000
-    step_size: float = 0.1
+    step_size: float | None = None
     constant: float = 100.0
     search_steps: int = 1
     confidence: float = 0.0
@@ -57,15 +59,23 @@ class CarliniWagnerL2(SurvivorAttack):
         _positive(self, "step_size", "constant")
 
     def runs(self, view: LibraryView) -> list[Run]:
-        attack = _foolbox().attacks.L2CarliniWagnerAttack(
-            binary_search_steps=self.search_steps,
-            steps=self.steps,
-            stepsize=self.step_size,
-            confidence=self.confidence,
-            initial_const=self.constant,
-            abort_early=False,  # it would look at the loss of the whole batch
-        )
-        return [Run(self.search_steps * self.steps, partial(search, attack, view))]
+        def descend(x: Tensor, y: Tensor) -> list[Tensor]:
+            attack = _foolbox().attacks.L2CarliniWagnerAttack(
+                binary_search_steps=self.search_steps,
+                steps=self.steps,
+                stepsize=self.step_size or self._step_within_budget(x),
+                confidence=self.confidence,
+                initial_const=self.constant,
+                abort_early=False,  # it would look at the loss of the whole batch
+            )
+            return search(attack, view, x, y)
+
+        return [Run(self.search_steps * self.steps, descend)]
+
+    def _step_within_budget(self, x: Tensor) -> float:
+        """Adam moves every pixel alike at first, a grey one by half a step."""
+        pixel = self.budget.eps if self.budget.norm == "linf" else self.budget.eps / math.sqrt(x[0].numel())
+        return min(0.1, 2 * pixel)
 
 
 @dataclass(frozen=True)
@@ -237,5 +247,5 @@ def mostly_wrong(view: LibraryView, x: Tensor, y: Tensor) -> Tensor:
 
 def _positive(attack: SurvivorAttack, *names: str) -> None:
     for name in names:
-        if not getattr(attack, name) > 0:
+        if getattr(attack, name) is not None and not getattr(attack, name) > 0:
             raise ValueError(f"{type(attack).__name__} needs {name} > 0; got {getattr(attack, name)}")
