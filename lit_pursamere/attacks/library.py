@@ -121,7 +121,9 @@ class LibraryView(nn.Module):
             y, self._vouched = self._vouched, None
             return F.one_hot(y, self.classes).float()
         self.tick()
-        inside = x + (x.clamp(0, 1) - x).detach()  # EAD's momentum points leave the box; the gradient stays theirs
+        inside = x.clamp(0, 1)
+        if x.requires_grad:  # EAD's momentum points leave the box; the gradient stays theirs
+            inside = x + (inside - x).detach()
         logits = self.evaluate(inside.to(self.dtype))
         if torch.is_grad_enabled() and x.requires_grad and not logits.requires_grad:
             raise RuntimeError(NO_GRADIENT)
