@@ -1,4 +1,4 @@
-"""What attacks cost: gradients recomputed or kept, EoT batched or serial, images in slots or in fixed batches.
+"""What attacks cost: gradients recomputed or kept, EoT batched or serial, slots or fixed batches, beside bare calls.
 
     python benchmarks/attack.py                              # about three minutes on two CPU cores
     python benchmarks/attack.py --only slots --slots 32 --images 256
@@ -10,6 +10,9 @@ them.
 
 Slots: PGD through PurSAMERE at one level, where a share of the images falls within the first quarter of the steps, as
 if fooled, and leaves. Fixed batches shrink as images leave; slots are filled again.
+
+Overhead: an attack on a network of convolutions, in turns with the calls that it made, forward or forward and backward
+with as many images each, and nothing else.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import json
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -27,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lit_pursamere.attacks import PGD
+from lit_pursamere.attacks import APGD, PGD, AutoAttack, Square
 from lit_pursamere.attacks.gradients import loss_gradient
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import NCSNv2Score, NoiseLevels
@@ -43,7 +47,7 @@ def main() -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {args.threads or 'all'} threads"
     print(f"torch {torch.__version__}, {machine}, load {os.getloadavg()[0]:.1f}")
     print(f"ngf {args.ngf}, {args.batch} images 32x32x3, {args.draws} draws")
-    sections = {"gradients": print_gradients, "eot": print_eot, "slots": print_slots}
+    sections = {"gradients": print_gradients, "eot": print_eot, "slots": print_slots, "overhead": print_overhead}
     for name in [args.only] if args.only else sections:
         sections[name](args)
 
@@ -76,6 +80,74 @@ def print_slots(args: argparse.Namespace) -> None:
               f"{slots['seconds']:.2f} | {ratio:.2f} |")  # fmt: skip
 
 
+def print_overhead(args: argparse.Namespace) -> None:
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    threat = ThreatModel("linf", 0.01)
+    attacks = {
+        f"PGD, {args.steps} steps": PGD(threat, steps=args.steps),
+        f"APGD, {args.steps} steps": APGD(threat, steps=args.steps),
+        f"Square, {4 * args.steps} queries": Square(threat, queries=4 * args.steps),
+        "AutoAttack, 5 steps, 40 queries": AutoAttack(threat, steps=5, queries=40),
+    }
+    network = Recorded().to(args.device)
+    x = torch.rand((args.images, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(args.device)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    print(f"\n{args.images} images 32x32x3; median and range of {args.repeats} ratios in turns\n")
+    print("| attack | calls | with gradient | ms per call | s, attack | s, bare calls | attack / bare calls |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    clock = time.process_time if args.device == "cpu" else time.perf_counter  # other programs disturb that little
+    for name, attack in attacks.items():
+        network.calls.clear()
+        attack(network, x, y)
+        calls = list(network.calls)
+        bare, whole = [], []
+        for _ in range(args.repeats):
+            bare.append(once(args, lambda calls=calls: replay(network, x, calls), clock))
+            whole.append(once(args, lambda attack=attack: attack(network, x, y), clock))
+        ratios = [a / b for a, b in zip(whole, bare, strict=True)]
+        gradients = sum(with_gradient for _, with_gradient in calls)
+        print(f"| {name} | {len(calls)} | {gradients} | {1000 * statistics.median(bare) / len(calls):.0f} | "
+              f"{statistics.median(whole):.2f} | {statistics.median(bare):.2f} | {statistics.median(ratios):.3f} "
+              f"({min(ratios):.3f}-{max(ratios):.3f}) |", flush=True)  # fmt: skip
+
+
+class Recorded(nn.Module):
+    """Five convolutions and a linear layer, and how often they were asked: images, and whether for a gradient."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        inner = [layer for _ in range(4) for layer in (nn.Conv2d(width, width, 3, padding=1), nn.ReLU())]
+        self.body = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), *inner, nn.AvgPool2d(8), nn.Flatten())
+        self.head = nn.Linear(16 * width, 10)
+        self.calls: list[tuple[int, bool]] = []
+        self.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls.append((len(x), torch.is_grad_enabled() and x.requires_grad))
+        return self.head(self.body(x))
+
+
+def replay(network: nn.Module, x: torch.Tensor, calls: list[tuple[int, bool]]) -> None:
+    for count, with_gradient in calls:
+        z = x[:count].clone().requires_grad_(with_gradient)
+        with torch.set_grad_enabled(with_gradient):
+            logits = network(z)
+        if with_gradient:
+            torch.autograd.grad(logits.sum(), z)
+
+
+def once(args: argparse.Namespace, action, clock=time.perf_counter) -> float:
+    """Seconds."""
+    started = clock()
+    action()
+    if args.device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - started
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ngf", type=int, default=8, help="width of the NCSNv2 network (paper: 128)")
@@ -83,11 +155,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=2, help="noise draws of PurSAMERE")
     parser.add_argument("--levels", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--eot", type=int, nargs="+", default=[4, 16])
-    parser.add_argument("--images", type=int, default=128, help="images attacked in slots")
+    parser.add_argument("--images", type=int, default=128, help="images attacked in slots, or for the overhead")
     parser.add_argument("--slots", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=20, help="steps of the attack in slots")
+    parser.add_argument("--steps", type=int, default=20, help="steps of the attack in slots, or for the overhead")
     parser.add_argument("--size", type=int, default=8, help="height and width of the images attacked in slots")
-    parser.add_argument("--only", choices=["gradients", "eot", "slots"], help="one section instead of all")
+    parser.add_argument("--only", choices=["gradients", "eot", "slots", "overhead"], help="one section instead of all")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
@@ -183,14 +255,7 @@ def measure_slots(args: argparse.Namespace, cell: dict) -> dict:
 
 def timed(args: argparse.Namespace, action) -> float:
     """Shortest of the repeats, in seconds."""
-    shortest = float("inf")
-    for _ in range(args.repeats):
-        started = time.perf_counter()
-        action()
-        if args.device == "cuda":
-            torch.cuda.synchronize()
-        shortest = min(shortest, time.perf_counter() - started)
-    return shortest
+    return min(once(args, action) for _ in range(args.repeats))
 
 
 def memory(args: argparse.Namespace) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["forked_randomness", "generator", "kept_randomness", "reseed", "run_seed"]
+__all__ = ["forked_randomness", "generator", "global_generators", "kept_randomness", "reseed", "run_seed"]
 
 
 def run_seed() -> int:
@@ -33,6 +34,13 @@ def generator(*key: int | str) -> torch.Generator:
 def reseed(*key: int | str) -> None:
     """Set torch's global generators, of the CPU and of the accelerator, by a tuple of numbers and texts."""
     torch.manual_seed(mixed(*key))
+
+
+def global_generators() -> list[bytes]:
+    """Where the global generators of torch, NumPy and Python stand, to be compared with where they stood."""
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    others = pickle.dumps((np.random.get_state(), random.getstate()))
+    return [others, *(state.numpy().tobytes() for state in (torch.get_rng_state(), *devices))]
 
 
 @contextmanager

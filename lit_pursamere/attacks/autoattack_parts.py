@@ -31,6 +31,7 @@ PACKAGE = "pyautoattack"
 NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}  # as the package calls them
 SILENT = logging.Logger("silent", logging.CRITICAL + 1)
 LARGE_EPS = ((3, 0.3), (2, 0.3), (1, 0.4))  # l1: multiples of eps, and their shares of the steps
+QUERIES = 5000  # of Square in AutoAttack, which runs the schedule made for 10,000 and stops halfway
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,8 @@ class Square(SurvivorAttack):
     the decision.
 
     Args:
-        queries: Points that are tried per restart.
+        queries: Points that are tried per restart. Squares shrink over all of them; at 5000 as in AutoAttack, which
+            ends when half of that is done.
         restarts: Random starts.
         eot: Draws of the view whose margins are averaged at a point; each is an evaluation.
 
@@ -186,7 +188,7 @@ class Square(SurvivorAttack):
         ValueError: If the images are smaller than 5 pixels (l2, l1).
     """
 
-    queries: int = 5000
+    queries: int = QUERIES
     restarts: int = 1
     eot: int = 1
 
@@ -202,7 +204,7 @@ class Square(SurvivorAttack):
             eps=float(self.budget.eps),
             n_restarts=self.restarts,
             seed=self.seed,
-            resc_schedule=False,
+            resc_schedule=self.queries != QUERIES,
         )
 
         def mean_margin(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ image has no starting point.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -25,10 +26,12 @@ from torch import Tensor
 from lit_pursamere.attacks.library import LibraryView, fingerprint, require
 from lit_pursamere.attacks.survivors import Run, SurvivorAttack, at_least_one
 from lit_pursamere.seeding import generator
+from lit_pursamere.threat import over_images
 
 __all__ = ["EAD", "Boundary", "CarliniWagnerL2", "SaltAndPepper", "quiet_import", "search"]
 
 PACKAGE = "foolbox"
+BISECTIONS = 10  # of the line from an image to a starting point of Boundary
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,15 @@ class CarliniWagnerL2(SurvivorAttack):
 
     Args:
         steps: Steps per search step.
-        step_size: Step size of Adam, in the space before the tanh.
+        step_size: Step size of Adam, in the space before the tanh. None: 0.1, as published, or less, so that a step
+            does not take a grey image out of the budget.
         constant: First c; 10 times as large wherever it was too small, if there is another search step.
         search_steps: Search steps for the smallest c.
         confidence: kappa, in logits.
     """
 
     steps: int = 1000
-    step_size: float = 0.1
+    step_size: float | None = None
     constant: float = 100.0
     search_steps: int = 1
     confidence: float = 0.0
@@ -55,15 +59,23 @@ class CarliniWagnerL2(SurvivorAttack):
         _positive(self, "step_size", "constant")
 
     def runs(self, view: LibraryView) -> list[Run]:
-        attack = _foolbox().attacks.L2CarliniWagnerAttack(
-            binary_search_steps=self.search_steps,
-            steps=self.steps,
-            stepsize=self.step_size,
-            confidence=self.confidence,
-            initial_const=self.constant,
-            abort_early=False,  # it would look at the loss of the whole batch
-        )
-        return [Run(self.search_steps * self.steps, partial(search, attack, view))]
+        def descend(x: Tensor, y: Tensor) -> list[Tensor]:
+            attack = _foolbox().attacks.L2CarliniWagnerAttack(
+                binary_search_steps=self.search_steps,
+                steps=self.steps,
+                stepsize=self.step_size or self._step_within_budget(x),
+                confidence=self.confidence,
+                initial_const=self.constant,
+                abort_early=False,  # it would look at the loss of the whole batch
+            )
+            return search(attack, view, x, y)
+
+        return [Run(self.search_steps * self.steps, descend)]
+
+    def _step_within_budget(self, x: Tensor) -> float:
+        """Adam moves every pixel alike at first, a grey one by half a step."""
+        pixel = self.budget.eps if self.budget.norm == "linf" else self.budget.eps / math.sqrt(x[0].numel())
+        return min(0.1, 2 * pixel)
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,7 @@ class EAD(SurvivorAttack):
 
 @dataclass(frozen=True)
 class Boundary(SurvivorAttack):
-    """Walk along the decision boundary towards the image, from a random image that the view misclassifies.
+    """Walk along the decision boundary towards the image, from where the line to a random image meets it.
 
     Needs classes only. Images for which no starting point is found are left as they are.
 
@@ -148,20 +160,27 @@ class Boundary(SurvivorAttack):
                 nearest[found] = search(attack, view, x[found], y[found], starting_points=start[found])[0]
             return [nearest]
 
-        return [Run(self.starts * self.draws + self.steps, walk)]
+        return [Run((self.starts + BISECTIONS) * view.draws.count + self.steps, walk)]
 
     def _starting_points(self, view: LibraryView, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The first noise image that the view does not take for class y, and whether there is one, (B,)."""
+        """A wrong image on the line to the first noise image that is wrong, and whether there is one, (B,)."""
         torch.manual_seed(self.seed)
         start, found = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for noise in torch.rand((self.starts, *x.shape[1:])).to(x).unsqueeze(1):
-            predictions = torch.cat([view(noise).argmax(1) for _ in range(self.draws)])
-            wrong = (predictions[:, None] != y).float().mean(0) > 0.5
-            start = torch.where((wrong & ~found)[:, None, None, None], noise, start)
+            wrong = mostly_wrong(view, noise, y)
+            start = torch.where(over_images(wrong & ~found, x), noise, start)
             found |= wrong
             if found.all():
                 break
-        return start, found
+        nearest = start
+        low, high = torch.zeros_like(y, dtype=x.dtype), torch.ones_like(y, dtype=x.dtype)
+        for _ in range(BISECTIONS if found.any() else 0):
+            middle = (low + high) / 2
+            point = torch.lerp(x, start, over_images(middle, x))
+            wrong = mostly_wrong(view, point, y) & found
+            nearest = torch.where(over_images(wrong, x), point, nearest)
+            low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
+        return nearest, found
 
 
 @dataclass(frozen=True)
@@ -220,7 +239,13 @@ def quiet_import() -> Iterator[None]:
             os.environ["GIT_PYTHON_REFRESH"] = told
 
 
+def mostly_wrong(view: LibraryView, x: Tensor, y: Tensor) -> Tensor:
+    """Whether the view takes images (B, C, H, W), or one for all, for another class than y (B,) more often than not."""
+    predictions = torch.stack([logits.argmax(1) for logits in view.draws.answers(view, x)])
+    return (predictions != y).float().mean(0) > 0.5
+
+
 def _positive(attack: SurvivorAttack, *names: str) -> None:
     for name in names:
-        if not getattr(attack, name) > 0:
+        if getattr(attack, name) is not None and not getattr(attack, name) > 0:
             raise ValueError(f"{type(attack).__name__} needs {name} > 0; got {getattr(attack, name)}")

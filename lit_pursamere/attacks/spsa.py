@@ -31,7 +31,8 @@ class SPSA(IterativeAttack):
     reference's Adam.
 
     Args:
-        step_size: Length of a step in the threat model's norm, [0, 1] pixel units. None: eps / 8.
+        step_size: Length of a step in the threat model's norm, [0, 1] pixel units. None: eps / 8, or 2.5 * eps / steps
+            where that is more, so that a few steps cross the ball, too.
         pairs: Number of random pairs per step, the same for every image.
         sigma: Distance of a pair from the iterate in every pixel, in pixel units; pairs are clamped to the box.
         loss: `ce`, `margin` or `dlr`, see `gradients.adversarial_loss`.
@@ -69,7 +70,7 @@ class SPSA(IterativeAttack):
         with torch.no_grad():
             wrong = view(x_adv).argmax(1) != y
             gradient = self._estimate(view, x_adv, y, number)
-        step_size = self.budget.eps / 8 if self.step_size is None else self.step_size
+        step_size = self.budget.eps * max(1 / 8, 2.5 / self.steps) if self.step_size is None else self.step_size
         moved = x_adv + step_size * self.budget.ascent_direction(gradient)
         return {"x_adv": self.budget.project(moved, x), "number": number + 1}, wrong
 

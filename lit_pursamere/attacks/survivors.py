@@ -1,8 +1,9 @@
 """Attacks in turn on the images that are left, decided by the mean over several draws of the view.
 
-    hits = right answers of the view on x, per image, out of `evaluations` draws
+    hits = right answers of the view on x, per image, out of `evaluations` draws, if the view draws anything
     for each run, on the images with hits > 0:
-        for each candidate of the run:  keep it where its own hits, out of as many fresh draws, are fewer
+        for each candidate of the run, while its image has hits > 0:
+            keep it where its own hits, out of as many fresh draws, are fewer
 
 AutoAttack as published decides by one draw, which a stochastic view answers wrongly now and then: an image counts as
 broken as soon as any of many single draws errs, and one that errs in the first draw is not attacked at all.
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_pursamere.attacks.base import Attack, Outcome, Progress
-from lit_pursamere.attacks.library import LibraryView, fingerprint, frozen
+from lit_pursamere.attacks.library import Draws, LibraryView, fingerprint, frozen
 from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.threat import over_images
 
@@ -46,7 +47,7 @@ class SurvivorAttack(Attack):
 
     Args:
         seed: Seed of all random numbers; unused where none are drawn.
-        evaluations: Draws of the view per decision; 1 is enough for a view without randomness.
+        evaluations: Draws of the view per decision; where it is seen to draw nothing, it is asked once.
         decision: `mean` compares the means over `evaluations` draws; `original` lets single draws decide, as the
             published code does, for comparison.
         one_by_one: Whether to attack every image in a batch of its own, which is slow.
@@ -72,7 +73,8 @@ class SurvivorAttack(Attack):
 
     def correctness(self, view: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Mean correctness of every image over `evaluations` draws that no decision has seen, (B,)."""
-        return self._hits(view, x, y, stage=0)[0] / self.draws
+        draws = self._draws(view, x)
+        return self._hits(view, x, y, 0, draws)[0] / draws.count
 
     def perturb(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Outcome:
         if not self.budget.eps:
@@ -92,9 +94,10 @@ class SurvivorAttack(Attack):
 
     def _attack(self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Tensor:
         stage = count(1)
-        best, (hits, classes) = x.clone(), self._hits(view, x, y, next(stage))
+        draws = self._draws(view, x)
+        best, (hits, classes) = x.clone(), self._hits(view, x, y, next(stage), draws)
         meter = _Meter(progress)
-        runs = self.runs(LibraryView(view, x.dtype, classes, meter.tick))
+        runs = self.runs(LibraryView(view, x.dtype, classes, meter.tick, draws))
         meter.total = sum(run.calls for run in runs)
         for run in runs:
             todo = torch.nonzero(hits > 0).flatten()
@@ -102,24 +105,27 @@ class SurvivorAttack(Attack):
                 break
             meter.start(run.calls)
             for candidate in run.attempt(x[todo].float().contiguous(), y[todo]):
-                feasible = self._feasible(candidate.to(x), x[todo])
-                new, _ = self._hits(view, feasible, y[todo], next(stage))
-                better = new < hits[todo]
-                best[todo[better]], hits[todo[better]] = feasible[better], new[better]
+                asked = torch.nonzero(hits[todo] > 0).flatten()
+                if not len(asked):
+                    break
+                rows = todo[asked]
+                feasible = self._feasible(candidate[asked].to(x), x[rows])
+                new, _ = self._hits(view, feasible, y[rows], next(stage), draws)
+                better = new < hits[rows]
+                best[rows[better]], hits[rows[better]] = feasible[better], new[better]
         progress(meter.total, meter.total)
         return best
 
-    @property
-    def draws(self) -> int:
-        """Evaluations of the view per decision."""
-        return self.evaluations if self.decision == "mean" else 1
+    def _draws(self, view: nn.Module, x: Tensor) -> Draws:
+        return Draws.of(view, x, self.evaluations if self.decision == "mean" else 1)
 
     @torch.no_grad()
-    def _hits(self, view: nn.Module, x: Tensor, y: Tensor, stage: int) -> tuple[Tensor, int]:
-        """Number of right answers on every image, (B,), and number of classes."""
+    def _hits(self, view: nn.Module, x: Tensor, y: Tensor, stage: int, draws: Draws) -> tuple[Tensor, int]:
+        """Right answers on every image, (B,), out of `draws.count`, for which one may stand; number of classes."""
         with forked_randomness(self.seed, fingerprint(x), stage):  # other images and other stages: other draws
-            draws = [view(x) for _ in range(self.draws)]
-        return sum((logits.argmax(1) == y).long() for logits in draws), draws[0].shape[1]
+            drawn = draws.answers(view, x)
+        hits = torch.stack([logits.argmax(1) == y for logits in drawn]).sum(0)
+        return hits * (draws.count // len(drawn)), drawn[0].shape[1]
 
     def _feasible(self, candidate: Tensor, x: Tensor) -> Tensor:
         """The candidate, with rounding projected away; x itself where it is out of reach or not a number."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
 from lit_pursamere.attacks import APGD, FAB, AutoAttack, Square
-from lit_pursamere.attacks.library import LibraryView
+from lit_pursamere.attacks.library import Draws, LibraryView
 from lit_pursamere.attacks.survivors import SurvivorAttack
+from lit_pursamere.seeding import global_generators
 from lit_pursamere.threat import ThreatModel
 
 RECORDED = {  # threat model, name of the norm in the recorded file, ending of the file
@@ -140,7 +144,49 @@ def test_decisions_agree_on_a_deterministic_view(kind, network, digits):
     assert broken[0].sum() > (network(x).argmax(1) != y).sum()
 
 
+@pytest.mark.parametrize("threat", [ThreatModel("linf", 0.05), ThreatModel("l2", 0.5)], ids=str)
+def test_square_with_few_queries_is_no_weaker_than_the_library(threat):
+    """Squares that are still as large as at the start when the queries are used up find little."""
+    view, x = linear(4, 8), grey(48, 8)
+    y = view(x).argmax(1)
+    ours = Square(threat, queries=100)(view, x, y).last
+    norm = threat.norm.capitalize()
+    library = SquareAttack(view, norm=norm, n_queries=100, eps=threat.eps, seed=0).perturb(x, y)
+    broken, theirs = (int((view(found).argmax(1) != y).sum()) for found in (ours, library))
+    assert broken >= theirs > 0
+
+
 # --- stochastic views
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda: torch.rand(1), np.random.rand, random.random], ids=["torch", "numpy", "python"]
+)
+def test_a_view_that_draws_for_some_images_is_asked_as_often_as_told(draw):
+    inner, x = linear(), torch.cat([0 * grey(1), grey(3)])
+    before = global_generators()
+
+    class Gated(nn.Module):
+        """Draws where an image is not black, and answers as if it had not."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return inner(x) + 0 * float(draw() if x.any() else 0)
+
+    draws = Draws.of(Gated(), x, 5)
+    assert global_generators() == before and draws.sparing
+    assert [len(draws.answers(Gated(), images)) for images in (x[:1], x)] == [1, 5]
+    own = torch.Generator().manual_seed(0)
+    inner.register_forward_hook(lambda module, args, logits: logits + torch.rand(1, generator=own))
+    assert not Draws.of(inner, x, 5).sparing
+
+
+def test_a_view_without_randomness_is_asked_once_per_decision():
+    view, x = Stumbling(linear(), set()), grey()
+    y = linear()(x).argmax(1)
+    kept = APGD(SMALL, steps=5)(view, x, y).last
+    asked, view.calls = view.calls, 0
+    assert torch.equal(APGD(SMALL, steps=5, evaluations=1)(view, x, y).last, kept)
+    assert asked == view.calls + 2
 
 
 @pytest.mark.parametrize("error", [0.02, 0.1])
@@ -189,10 +235,13 @@ class Judge(nn.Module):
 
 @pytest.mark.parametrize(
     ("attack", "unlucky"),
-    [(APGD(LARGE, steps=20), {0, 20}), (FAB(LARGE, steps=20), {0, 20}), (Square(LARGE, queries=300), {0})],
+    [(APGD(LARGE, steps=20), {0, 2, 22}), (FAB(LARGE, steps=20), {0, 2, 22}), (Square(LARGE, queries=300), {0, 2})],
 )
 def test_one_unlucky_draw_of_the_clean_image_does_not_decide(attack, unlucky):
-    """Neither the first of the 20 draws of our decision, nor the first call of a library that checks clean images."""
+    """Neither the first of the 20 draws of our decision, nor the first call of a library that checks clean images.
+
+    Two calls before them are there to see whether the view draws anything.
+    """
     x = grey()
     y = linear()(x).argmax(1)
     mean = attack(Stumbling(linear(), unlucky), x, y)
@@ -268,7 +317,7 @@ def test_parameters_are_given_back_even_after_an_error(attack):
     x = grey()
     y = view(x).argmax(1)
     broken = Stumbling(view, set())
-    broken.register_forward_hook(lambda module, args, output: 1 / 0 if module.calls > 23 else None)
+    broken.register_forward_hook(lambda module, args, output: 1 / 0 if module.calls > 4 else None)
     before = torch.get_rng_state()
     with pytest.raises(ZeroDivisionError):
         attack(broken, x, y)
@@ -292,7 +341,7 @@ def test_images_that_are_wrong_already_are_left_alone(attack, decision):
     y = (linear()(x).argmax(1) + 1) % 4
     attack = replace(attack, decision=decision)
     assert torch.equal(attack(view, x, y).last, x)
-    assert view.calls == (20 if decision == "mean" else 1)
+    assert view.calls == (3 if decision == "mean" else 1)  # two show that it draws nothing, and one decides
 
 
 def test_logits_that_the_view_keeps_are_not_overwritten():

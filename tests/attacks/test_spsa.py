@@ -86,6 +86,15 @@ def test_a_masked_gradient_does_not_help_the_defence(norm, zero, linear_classifi
         assert torch.equal(PGD(threat, steps=2)(view, images, labels).last, images)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_few_steps_cross_the_ball(norm, linear_classifier, images, labels):
+    """Steps of a fixed part of eps would end on the way."""
+    threat = ThreatModel(norm, NORMS[norm])
+    few, many = (SPSA(threat, steps=steps, pairs=64)(linear_classifier, images, labels).last for steps in (3, 40))
+    margins = [adversarial_loss(linear_classifier(x), labels, "margin") for x in (images, few, many)]
+    assert (margins[1] - margins[0] > 0.8 * (margins[2] - margins[0])).all()
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 7, 50])
 def test_chunks_change_nothing(chunk, linear_classifier, images, labels):
     attack, view = SPSA(ThreatModel("l2", 0.2), steps=2, pairs=7), Curved(linear_classifier)
@@ -121,8 +130,10 @@ def test_default_step_and_points_in_the_box(linear_classifier, labels):
     x = torch.rand((8, 2, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64).round()
     outcome = SPSA(ThreatModel("linf", 0.08), steps=1, pairs=3)(Spy(), x, labels)
     assert min(point.min() for point in seen) >= 0 and max(point.max() for point in seen) <= 1
-    assert (outcome.last - x).abs().max().item() == pytest.approx(0.01)
+    assert (outcome.last - x).abs().max().item() == pytest.approx(0.08)  # a single step crosses the ball
     attack = SPSA(ThreatModel("linf", 0.08))
+    first, _ = attack.step(linear_classifier, x, labels, attack.init(x, labels))
+    assert (first["x_adv"] - x).abs().max().item() == pytest.approx(0.01)
     assert (attack.steps, attack.pairs, attack.sigma, attack.step_size) == (40, 128, 0.001, None)
 
 
