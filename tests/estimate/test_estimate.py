@@ -31,6 +31,11 @@ def test_pursamere_asks_for_2_m_l_gradients(tiny_score, sam):
     assert not tiny_score._forward_hooks
 
 
+def test_an_ascent_that_is_reused_costs_one_gradient_more_than_none(tiny_score):
+    (calls,) = count_calls(PurSAMERE(tiny_score, draws=3, sigmas=[1.0, 0.5, 0.1, 0.05], ascent="reused"), X, 10)
+    assert calls.forward == calls.backward == 3 * (4 + 1)
+
+
 def test_an_autoencoder_is_counted_though_no_noise_is_asked_for():
     purifier = MALADE(AutoencoderScore(DenoisingAutoencoder(channels=1, width=2)), steps=4, delta=0.0)
     (calls,) = count_calls(purifier, X, 10)
