@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_pursamere.diffusion import NCSNv2Score, NoiseLevels
-from lit_pursamere.heap import keep_memory
 from lit_pursamere.networks import fused
+from lit_pursamere.networks.kernels import library
 from lit_pursamere.purifiers import PurSAMERE
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -44,8 +44,8 @@ PLAIN, KERNELS = "plain loop", "lit_pursamere, kernels"
 # Adam's first step moves a pixel by the learning rate whatever the size of its gradient, so that in float32 rounding
 # decides the direction of a few pixels. Whether two loops are the same algorithm is therefore settled in float64.
 FLOAT64_TOLERANCE, FLOAT32_TOLERANCE = 1e-8, 2e-2
+CLOCK = time.perf_counter  # or the CPU time of the process, which other programs on the machine hardly change
 OWN = "the convolutions of the network"
-USUAL = 2**26  # bytes of freed memory that glibc keeps once large pieces have been freed
 PAPER_LEVELS, PAPER_DRAWS = 232, 4
 # Purifications with SAM behind the paper's numbers; one without SAM counts as a half.
 PAPER_JOBS = {
@@ -58,6 +58,9 @@ PAPER_JOBS = {
 
 def main() -> None:
     args = parse_arguments()
+    if args.cpu_time:
+        global CLOCK
+        CLOCK, args.threads = time.process_time, 1
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
@@ -91,6 +94,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
+    parser.add_argument("--cpu-time", action="store_true", help="CPU time of one thread, for a busy machine")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="bfloat16: autocast")
     parser.add_argument("--tf32", action="store_true", help="allow TF32 convolutions on CUDA")
@@ -151,10 +155,9 @@ def build_variants(args: argparse.Namespace, purifier: PurSAMERE) -> dict[str, C
             compiled.score_model.network = torch.compile(compiled.score_model.network)
             variants[f"lit_pursamere, {layout}, compiled"] = compiled
     if args.kernels:
+        if library() is None:
+            sys.exit("the kernels are not there: python -m lit_pursamere.networks.build")
         variants[KERNELS] = copy.deepcopy(purifier)
-    if args.keep_memory:
-        fastest = [*variants][-1]
-        variants[f"{fastest}, memory kept"] = variants[fastest]
     if args.baseline:
         variants[f"networks of {args.baseline}"] = build_baseline(args, purifier)
     variants[PLAIN] = partial(run_plain_formulas, build_plain_loop(purifier))
@@ -239,11 +242,11 @@ def precision(args: argparse.Namespace, device: torch.device, exact: bool = Fals
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call; on CUDA between two events, with an idle device before and after."""
+    """Time of one call, see CLOCK; on CUDA between two events, with an idle device before and after."""
     if device.type != "cuda":
-        start = time.perf_counter()
+        start = CLOCK()
         run()
-        return time.perf_counter() - start
+        return CLOCK() - start
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     begin.record()
@@ -273,7 +276,6 @@ def measure(args: argparse.Namespace, purifier: PurSAMERE, x: Tensor, flop: floa
         times: dict[str, list[float]] = {name: [] for name in (*variants, *convolutions, OWN)}
         for _ in range(args.repeats):
             for name, run in variants.items():
-                keep_memory() if name.endswith("kept") else keep_memory(USUAL)
                 reset_peak(device)
                 times[name].append(seconds(lambda run=run: run(x), device))
                 peaks[name] = peak_mib(device)
