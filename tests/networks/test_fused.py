@@ -171,6 +171,16 @@ def test_other_tensors_take_the_plain_formulas(built, kind):
     assert not fused.fast(h) and fused.add_elu(h)[1].dtype == h.dtype
 
 
+@needs_compiler
+@pytest.mark.slow
+def test_a_compiled_network_takes_the_plain_formulas_in_one_graph(built, monkeypatch):
+    network = NCSNv2(4, 1, 8).to(memory_format=torch.channels_last).requires_grad_(False)
+    y = torch.rand(2, 1, 8, 8)
+    expected = network(y)
+    monkeypatch.setattr(fused, "call", None)  # would fail
+    assert torch.allclose(torch.compile(network, backend="eager", fullgraph=True)(y), expected, atol=1e-5)
+
+
 def test_a_compiler_that_is_not_there_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("LIT_PURSAMERE_CACHE", str(tmp_path))
     monkeypatch.setenv("CC", "no-such-compiler")
