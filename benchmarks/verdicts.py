@@ -39,7 +39,7 @@ def main() -> None:
     purifier, classifier = load_purifier("pursamere_digits"), load_classifier("digits/wrn-10-2-pairs")
     assert isinstance(purifier, PurSAMERE)
     gray = Defense(purifier, classifier).view("gray")
-    attacked = PGD(threat=ThreatModel("linf", 0.15), steps=20)(gray, x, y)
+    attacked = PGD(threat=ThreatModel("linf", 0.15), steps=20)(gray, x, y).last
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores, {len(x)} digits")
     for name, images in (("clean", x), ("gPGD20", attacked)):
         truth = plain(copy.deepcopy(purifier).double())(images.double())
