@@ -5,7 +5,10 @@
 
 Variants and convolutions take turns within every repeat, so that other load on the machine hits all of them alike.
 Weights are random: the time does not depend on them. GFLOP/s counts the work that purification needs, 2 m L forwards
-with their input gradients per image; the weight gradients of the plain loop are not credited.
+with their input gradients per image; the weight gradients of the plain loop are not credited. Two limits: the fastest
+3x3 convolution of a few shapes, and the convolutions of this very network, one after the other, with nothing between.
+
+    python benchmarks/purify.py --baseline HEAD~1 --kernels        # beside another revision's networks, same process
 """
 
 from __future__ import annotations
@@ -17,24 +20,32 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_pursamere.diffusion import NCSNv2Score, NoiseLevels
+from lit_pursamere.networks import fused
+from lit_pursamere.networks.kernels import library
 from lit_pursamere.purifiers import PurSAMERE
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-PLAIN = "plain loop"
+PLAIN, KERNELS = "plain loop", "lit_pursamere, kernels"
 # Adam's first step moves a pixel by the learning rate whatever the size of its gradient, so that in float32 rounding
 # decides the direction of a few pixels. Whether two loops are the same algorithm is therefore settled in float64.
 FLOAT64_TOLERANCE, FLOAT32_TOLERANCE = 1e-8, 2e-2
+CLOCK = time.perf_counter  # or the CPU time of the process, which other programs on the machine hardly change
+OWN = "the convolutions of the network"
 PAPER_LEVELS, PAPER_DRAWS = 232, 4
 # Purifications with SAM behind the paper's numbers; one without SAM counts as a half.
 PAPER_JOBS = {
@@ -47,6 +58,9 @@ PAPER_JOBS = {
 
 def main() -> None:
     args = parse_arguments()
+    if args.cpu_time:
+        global CLOCK
+        CLOCK, args.threads = time.process_time, 1
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
@@ -80,11 +94,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
+    parser.add_argument("--cpu-time", action="store_true", help="CPU time of one thread, for a busy machine")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="bfloat16: autocast")
     parser.add_argument("--tf32", action="store_true", help="allow TF32 convolutions on CUDA")
     parser.add_argument("--layout", choices=[*LAYOUTS, "both"], default="channels_last")
     parser.add_argument("--compile", action="store_true", help="also measure PurSAMERE with a compiled network")
+    parser.add_argument("--kernels", action="store_true", help="also measure with the library of networks.build")
+    parser.add_argument("--baseline", metavar="REVISION", help="also measure with the NCSNv2 of another git revision")
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="also measure as commands run: memory that is freed stays"
+    )
     parser.add_argument("--profile", action="store_true", help="also print where one purification spends its time")
     parser.add_argument("--json", metavar="OUT", help="write every number to this file")
     return parser.parse_args()
@@ -129,13 +149,60 @@ def build_variants(args: argparse.Namespace, purifier: PurSAMERE) -> dict[str, C
     for layout in LAYOUTS if args.layout == "both" else [args.layout]:
         eager = copy.deepcopy(purifier)
         eager.score_model.network.to(memory_format=LAYOUTS[layout])
-        variants[f"lit_pursamere, {layout}"] = eager
+        variants[f"lit_pursamere, {layout}"] = partial(run_plain_formulas, eager)
         if args.compile:
             compiled = copy.deepcopy(eager)
             compiled.score_model.network = torch.compile(compiled.score_model.network)
             variants[f"lit_pursamere, {layout}, compiled"] = compiled
-    variants[PLAIN] = build_plain_loop(purifier)
+    if args.kernels:
+        if library() is None:
+            sys.exit("the kernels are not there: python -m lit_pursamere.networks.build")
+        variants[KERNELS] = copy.deepcopy(purifier)
+    if args.baseline:
+        variants[f"networks of {args.baseline}"] = build_baseline(args, purifier)
+    variants[PLAIN] = partial(run_plain_formulas, build_plain_loop(purifier))
     return variants
+
+
+def run_plain_formulas(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Without the kernels, whether they were built or not."""
+    with patch.object(fused, "fast", lambda h: False):
+        return run(x)
+
+
+def build_baseline(args: argparse.Namespace, purifier: PurSAMERE) -> PurSAMERE:
+    """The same purifier with NCSNv2 as its file was at another revision."""
+    show = ["git", "show", f"{args.baseline}:lit_pursamere/networks/ncsnv2.py"]
+    text = subprocess.run(show, check=True, capture_output=True, text=True).stdout
+    before = ModuleType("ncsnv2_before")
+    exec(compile(text, "ncsnv2_before", "exec"), vars(before))
+    other = copy.deepcopy(purifier)
+    network = before.NCSNv2(args.ngf, args.channels, args.image_size).to(memory_format=torch.channels_last)
+    network.load_state_dict(purifier.score_model.network.state_dict())
+    other.score_model.network = network.requires_grad_(False)
+    return other
+
+
+def build_own_convolutions(args: argparse.Namespace, purifier: PurSAMERE) -> Callable[[], object]:
+    """All convolutions of one evaluation of the network, forward and input gradient, on what they get there."""
+    seen: list[tuple[nn.Conv2d, Tensor]] = []
+    network = copy.deepcopy(purifier.score_model.network)
+    parts = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [
+        part.register_forward_hook(lambda conv, given, _: seen.append((conv, given[0].detach()))) for part in parts
+    ]
+    with torch.no_grad():
+        network(torch.rand((args.batch * args.draws, args.channels, args.image_size, args.image_size)))
+    for hook in hooks:
+        hook.remove()
+
+    def run() -> None:
+        for conv, h in seen:
+            h = h.requires_grad_()
+            out = conv(h)
+            torch.autograd.grad(out, h, out.detach())
+
+    return run
 
 
 def build_plain_loop(purifier: PurSAMERE) -> Callable[[Tensor], Tensor]:
@@ -175,11 +242,11 @@ def precision(args: argparse.Namespace, device: torch.device, exact: bool = Fals
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call; on CUDA between two events, with an idle device before and after."""
+    """Time of one call, see CLOCK; on CUDA between two events, with an idle device before and after."""
     if device.type != "cuda":
-        start = time.perf_counter()
+        start = CLOCK()
         run()
-        return time.perf_counter() - start
+        return CLOCK() - start
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     begin.record()
@@ -204,7 +271,9 @@ def measure(args: argparse.Namespace, purifier: PurSAMERE, x: Tensor, flop: floa
                 print(f"{name}: failed with {type(error).__name__}: {str(error).splitlines()[0]}")
                 del variants[name]
         bursts = {name: max(1, round(0.05 / warm_seconds(run, device))) for name, (run, _) in convolutions.items()}
-        times: dict[str, list[float]] = {name: [] for name in (*variants, *convolutions)}
+        own = build_own_convolutions(args, purifier)
+        own()
+        times: dict[str, list[float]] = {name: [] for name in (*variants, *convolutions, OWN)}
         for _ in range(args.repeats):
             for name, run in variants.items():
                 reset_peak(device)
@@ -213,8 +282,11 @@ def measure(args: argparse.Namespace, purifier: PurSAMERE, x: Tensor, flop: floa
             for name, (run, _) in convolutions.items():
                 burst = range(bursts[name])
                 times[name].append(seconds(lambda run=run, burst=burst: [run() for _ in burst], device) / len(burst))
+            times[OWN].append(seconds(own, device))
     conv_rows = {name: spread([work / t / 1e9 for t in times[name]]) for name, (_, work) in convolutions.items()}
     limit = max(row["median"] for row in conv_rows.values())
+    evaluations = args.levels * (2 if purifier.rho_sam else 1)
+    own_limit = len(x) / (evaluations * statistics.median(times[OWN]))
     rows = {name: spread([len(x) / t for t in times[name]]) | {"peak_mib": peaks[name]} for name in variants}
     with precision(args, device, exact=True):
         reduced = args.dtype != "float32" or args.tf32
@@ -226,6 +298,7 @@ def measure(args: argparse.Namespace, purifier: PurSAMERE, x: Tensor, flop: floa
         row["gap_passed"] = (gap < FLOAT32_TOLERANCE).sum().item()
         row["gflop_per_s"] = row["median"] * flop / 1e9
         row["fraction_of_limit"] = row["gflop_per_s"] / limit
+        row["fraction_of_own_convolutions"] = row["median"] / own_limit
         row["speed_up"] = row["median"] / rows[PLAIN]["median"]
     return rows, conv_rows
 
@@ -337,10 +410,11 @@ def print_report(report: dict) -> None:
 
 
 def print_variants(rows: dict) -> None:
-    print(f"{'variant':38} {'images/s (min to max)':>27} {'GFLOP/s':>9}  of limit  speed-up  peak MiB")
+    print(f"{'variant':38} {'images/s (min to max)':>27} {'GFLOP/s':>9}  of limit  of its own  speed-up  peak MiB")
     for name, row in rows.items():
         rate = f"{row['median']:.3g} ({row['min']:.3g} to {row['max']:.3g})"
-        columns = f"{row['gflop_per_s']:9.1f} {row['fraction_of_limit']:9.0%} {row['speed_up']:8.2f}x"
+        columns = f"{row['gflop_per_s']:9.1f} {row['fraction_of_limit']:9.0%}"
+        columns += f" {row['fraction_of_own_convolutions']:11.0%} {row['speed_up']:8.2f}x"
         print(f"{name:38} {rate:>27} {columns} {row['peak_mib']:9.0f}")
 
 

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_pursamere.networks.fused import add_elu, norm_elu, plain_norm, pool
+
 __all__ = ["NCSNv2"]
 
 
@@ -28,14 +30,11 @@ class InstanceNormPlus(nn.Module):
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def forward(self, h: Tensor) -> Tensor:
-        # gamma * (IN(h) + alpha * m) + beta is affine in h, so it costs one read for the moments and one pass
-        # for the map instead of five passes.
-        var, mean = torch.var_mean(h, dim=(2, 3), correction=0)
-        spread = torch.var(mean, dim=1, keepdim=True)
-        contrast = (mean - mean.mean(dim=1, keepdim=True)) * torch.rsqrt(spread + 1e-5)
-        scale = self.gamma * torch.rsqrt(var + 1e-5)
-        shift = self.gamma * self.alpha * contrast + self.beta - scale * mean
-        return torch.addcmul(shift[:, :, None, None], h, scale[:, :, None, None])
+        return plain_norm(h, self.alpha, self.gamma, self.beta)
+
+    def with_elu(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """h (B, C, H, W), and the ELU of its normalisation."""
+        return norm_elu(h, self.alpha, self.gamma, self.beta)
 
 
 def conv3x3(inputs: int, outputs: int, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
@@ -70,9 +69,10 @@ class ResidualBlock(nn.Module):
         self.normalize1 = InstanceNormPlus(inputs)
 
     def forward(self, h: Tensor) -> Tensor:
-        out = self.conv1(F.elu(self.normalize1(h)))
-        out = self.conv2(F.elu(self.normalize2(out)))
-        return self.shortcut(h) + out
+        h, out = self.normalize1.with_elu(h)
+        _, out = self.normalize2.with_elu(self.conv1(out))
+        out = self.conv2(out)
+        return out.add_(self.shortcut(h))
 
 
 class ResidualConvUnit(nn.Module):
@@ -85,10 +85,13 @@ class ResidualConvUnit(nn.Module):
             self.add_module(name, conv3x3(channels, channels, bias=False))
 
     def forward(self, h: Tensor) -> Tensor:
-        for first, second in self.names:
-            out = getattr(self, first)(F.elu(h))
-            h = h + getattr(self, second)(F.elu(out))
-        return h
+        h, out = add_elu(h)
+        for i, (first, second) in enumerate(self.names):
+            if i > 0:
+                h, out = add_elu(h, out)
+            _, out = add_elu(getattr(self, first)(out))
+            out = getattr(self, second)(out)
+        return out.add_(h)
 
 
 class MultiScaleFusion(nn.Module):
@@ -114,12 +117,15 @@ class ChainedResidualPooling(nn.Module):
         self.convs = nn.ModuleList([conv3x3(channels, channels, bias=False) for _ in range(stages)])
 
     def forward(self, h: Tensor) -> Tensor:
-        h = F.elu(h)
-        path = h
-        for conv in self.convs:
-            path = conv(F.max_pool2d(path, 5, stride=1, padding=2))
+        _, h = add_elu(h)
+        first, *others = self.convs
+        h, pooled = pool(h)
+        path = first(pooled)
+        for conv in others:
+            path, pooled = pool(path)
             h = h + path
-        return h
+            path = conv(pooled)
+        return path.add_(h)
 
 
 class RefineBlock(nn.Module):

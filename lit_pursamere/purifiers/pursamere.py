@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -32,20 +32,12 @@ __all__ = ["PurSAMERE", "Trajectory"]
 BETA1, BETA2, ADAM_EPS = 0.9, 0.999, 1e-8
 
 
-class State(NamedTuple):
-    """What one level hands to the next, all (B, C, H, W): the image and Adam's two moments."""
-
-    x: Tensor
-    mean: Tensor
-    square: Tensor
-
-
 @dataclass(frozen=True)
 class Trajectory:
     """What happened at the L levels; every tensor but `sigmas` and `lrs` is (L, B).
 
-    `error` is R(x_{k-1}; sigma_k), `ascent_norm` the length of the SAM step after clamping (0 without SAM), and
-    `distance` is ||x_k - x_adv||_2.
+    `error` is R(x_{k-1}; sigma_k), or R(x_max; sigma_k) where the ascent is reused; `ascent_norm` is the length of the
+    SAM step after clamping (0 without SAM), and `distance` is ||x_k - x_adv||_2.
     """
 
     sigmas: tuple[float, ...]
@@ -58,7 +50,8 @@ class Trajectory:
 class PurSAMERE(Purifier):
     """Sharpness-aware minimisation of the expected reconstruction error within an l2 ball and the pixel box.
 
-    Costs 2 m L network evaluations with their input gradients per image (m L without SAM): 1856 at the defaults.
+    Costs 2 m L network evaluations with their input gradients per image: 1856 at the defaults. Without SAM it is m L,
+    and m (L + 1) with an ascent that is reused.
 
     Args:
         rho_pur: Radius of the search ball in l2 pixel units (paper: 2, 2.5 or 3). 0 returns the input.
@@ -71,9 +64,14 @@ class PurSAMERE(Purifier):
         projection: `ball_then_clamp`, or `exact` for the Euclidean projection on ball and box together.
         lr_schedule: `linear` falls from lr_max to lr_min as the paper's text says. `as_printed` is line 11 of
             Algorithm 1 taken literally (lr_max at the first level, then rising from lr_min); an ablation.
+        ascent: Where SAM ascends along: `fresh`, the gradient at the image, as in the paper; or `reused`, the gradient
+            that the level before descended by, which halves the cost (the first level's is fresh).
+        antithetic: Whether every second draw is the negative of another, so that odd terms of R's error cancel; the
+            paper draws independently.
 
     Raises:
-        ValueError: If a radius is negative, there are no draws or levels, or levels or rates are not ordered.
+        ValueError: If a radius is negative, there are no draws or levels, levels or rates are not ordered, or an odd
+            number of draws should be antithetic.
     """
 
     streams, knowledge = ("level",), "fixed"
@@ -90,12 +88,14 @@ class PurSAMERE(Purifier):
         seed: int = 0,
         projection: Literal["ball_then_clamp", "exact"] = "ball_then_clamp",
         lr_schedule: Literal["linear", "as_printed"] = "linear",
+        ascent: Literal["fresh", "reused"] = "fresh",
+        antithetic: bool = False,
     ) -> None:
         super().__init__(score_model, seed)
         self.rho_pur, self.rho_sam, self.draws = rho_pur, rho_sam, draws
         self.sigmas = decreasing_levels("PurSAMERE", sigmas)
         self.lr_max, self.lr_min, self.lr_schedule = lr_max, lr_min, lr_schedule
-        self.projection = projection
+        self.projection, self.ascent, self.antithetic = projection, ascent, antithetic
         self._check()
         self.lrs = learning_rates(len(self.sigmas), lr_max, lr_min, lr_schedule)
         self.ball = ThreatModel("l2", Pixels(rho_pur))
@@ -109,6 +109,10 @@ class PurSAMERE(Purifier):
             raise ValueError(f"PurSAMERE needs 0 < lr_min <= lr_max; got {self.lr_min} and {self.lr_max}")
         if self.projection not in ("ball_then_clamp", "exact"):
             raise ValueError(f"projection must be 'ball_then_clamp' or 'exact'; got {self.projection!r}")
+        if self.ascent not in ("fresh", "reused"):
+            raise ValueError(f"ascent must be 'fresh' or 'reused'; got {self.ascent!r}")
+        if self.antithetic and self.draws % 2:
+            raise ValueError(f"antithetic draws come in pairs; got draws={self.draws}")
 
     def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
         return self._descend(x, noise, None)
@@ -121,30 +125,52 @@ class PurSAMERE(Purifier):
         return purified, Trajectory(self.sigmas, self.lrs, error, ascent_norm, distance)
 
     def _descend(self, x_adv: Tensor, noise: NoiseSource, rows: list[tuple[Tensor, ...]] | None) -> Tensor:
-        state = State(x_adv, torch.zeros_like(x_adv), torch.zeros_like(x_adv))
+        # What one level hands to the next, all (B, C, H, W): the image, Adam's two moments, the gradient to be reused.
+        state: tuple[Tensor, ...] = (x_adv, torch.zeros_like(x_adv), torch.zeros_like(x_adv))
         for k, sigma in enumerate(self.sigmas, start=1):
-            xi = noise.draw("level", k, self.draws, x_adv)
             row: list[Tensor] = []
+            xi = self._draw(noise, k, x_adv)
             step = partial(self._step, k=k, sigma=sigma, xi=xi, row=None if rows is None else row)
-            state = State(*self.checkpointed(step, *state, x_adv))
+            state = self.checkpointed(step, x_adv, *state)
             if rows is not None:
-                rows.append((*row, self.ball.distance(state.x, x_adv)))
-        return state.x
+                rows.append((*row, self.ball.distance(state[0], x_adv)))
+        return state[0]
+
+    def _draw(self, noise: NoiseSource, k: int, x_adv: Tensor) -> Tensor:
+        """The draws of level k, (m, 1 or B, C, H, W)."""
+        if not self.antithetic:
+            return noise.draw("level", k, self.draws, x_adv)
+        half = noise.draw("level", k, self.draws // 2, x_adv)
+        return torch.cat([half, -half])
 
     def _step(
-        self, x: Tensor, mean: Tensor, square: Tensor, x_adv: Tensor, k: int, sigma: float, xi: Tensor, row: list | None
-    ) -> State:
+        self,
+        x_adv: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        square: Tensor,
+        *before: Tensor,
+        k: int,
+        sigma: float,
+        xi: Tensor,
+        row: list | None,
+    ) -> tuple[Tensor, ...]:
         """One level of Algorithm 1: lines 5 to 10."""
-        error, g = self._error_and_gradient(x, sigma, xi)
-        x_max = x
+        if before:
+            (direction,) = before
+        else:
+            error, direction = self._error_and_gradient(x, sigma, xi)
+        x_max, g = x, direction
         if self.rho_sam > 0:
-            length = over_images(image_norm(g, "l2"), g) + 1e-12
-            x_max = (x + self.rho_sam * g / length).clamp(0, 1)
-            _, g = self._error_and_gradient(x_max, sigma, xi)
+            length = over_images(image_norm(direction, "l2"), direction) + 1e-12
+            x_max = (x + self.rho_sam * direction / length).clamp(0, 1)
+            reached, g = self._error_and_gradient(x_max, sigma, xi)
+            error = reached if before else error
         if row is not None:
             row.extend([error.detach(), image_norm(x_max - x, "l2").detach()])
         step, mean, square = adam_step(g, mean, square, k, self.lrs[k - 1])
-        return State(self._project(x - step, x_adv), mean, square)
+        kept = (g,) if self.ascent == "reused" and self.rho_sam > 0 else ()
+        return self._project(x - step, x_adv), mean, square, *kept
 
     def _error_and_gradient(self, x: Tensor, sigma: float, xi: Tensor) -> tuple[Tensor, Tensor]:
         return self.gradient(partial(expected_reconstruction_error, self.score_model, sigma=sigma, noise=xi), x)

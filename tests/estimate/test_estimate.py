@@ -41,6 +41,11 @@ def test_pursamere_asks_for_2_m_l_gradients(tiny_score, sam):
     assert not tiny_score._forward_hooks
 
 
+def test_an_ascent_that_is_reused_costs_one_gradient_more_than_none(tiny_score):
+    (calls,) = count_calls(PurSAMERE(tiny_score, draws=3, sigmas=[1.0, 0.5, 0.1, 0.05], ascent="reused"), X, 10)
+    assert calls.forward == calls.backward == 3 * (4 + 1)
+
+
 def small(scores=None):
     """A score model whose shapes are soon counted."""
     return FFDNetScore(channels=1, width=4, depth=3)

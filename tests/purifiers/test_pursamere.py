@@ -273,6 +273,80 @@ def test_the_score_model_is_frozen_and_stays_in_evaluation_mode(tiny_score):
     assert not any(module.training for module in purifier.modules())
 
 
+# --- less work, and less noise
+
+
+class Tilted(ScoreModel):
+    """Estimates a constant plus half of the noisy image, so that R's gradient points along the image everywhere."""
+
+    def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        return 0.3 + 0.5 * y
+
+
+def test_a_reused_ascent_saves_half_of_the_evaluations(mixture, images):
+    spy = Spy(mixture)
+    purified, path = PurSAMERE(spy, rho_sam=0.2, draws=3, sigmas=SIGMAS, ascent="reused").trajectory(images)
+    assert sum(len(y) for y in spy.seen) == 3 * (len(SIGMAS) + 1) * len(images)
+    assert spy.sigmas == [SIGMAS[0], *SIGMAS]
+    assert path.ascent_norm.min() > 0.01 and purified.isfinite().all()
+
+
+def test_a_reused_ascent_is_the_gradient_that_the_level_before_descended_by(mixture, images):
+    spy, table = Spy(mixture), Table(torch.randn((5, 4, 2, 2, 2), generator=torch.Generator().manual_seed(2)))
+    purifier = PurSAMERE(spy, rho_sam=0.2, sigmas=SIGMAS, ascent="reused", lr_max=1e-9, lr_min=1e-10)
+    purifier(images, table)  # hardly moves
+    noise = [sigma * table.xi[k].double().unsqueeze(1) for k, sigma in enumerate(SIGMAS)]
+    shown = [y.unflatten(0, (4, -1)) for y in spy.seen]
+    reached = (shown[1] - noise[0])[0].requires_grad_()
+    xi = table.xi[0].double().unsqueeze(1)
+    error = expected_reconstruction_error(mixture, reached, SIGMAS[0], xi)
+    (g,) = torch.autograd.grad(error.sum(), reached)
+    expected = (images + 0.2 * g / length(g)[:, None, None, None]).clamp(0, 1)
+    assert torch.allclose((shown[2] - noise[1])[0], expected, rtol=0, atol=1e-6)
+
+
+def test_a_reused_ascent_equals_a_fresh_one_where_the_gradient_has_one_direction(images):
+    x = (0.4 + 0.2 * images[:, :1, :1, :1]).expand(-1, 1, 1, 1).double()  # one pixel: up or down
+    fresh, reused = (
+        PurSAMERE(Tilted(), 3.0, 0.05, sigmas=SIGMAS, lr_max=0.01, antithetic=True, ascent=ascent)(x)
+        for ascent in ("fresh", "reused")
+    )
+    assert torch.allclose(fresh, reused, rtol=0, atol=1e-9) and (fresh - x).abs().min() > 1e-3
+
+
+def test_a_reused_ascent_changes_nothing_without_sam(mixture, images):
+    fresh, reused = (PurSAMERE(mixture, 0.5, 0, sigmas=SIGMAS, ascent=ascent) for ascent in ("fresh", "reused"))
+    assert torch.equal(fresh(images), reused(images))
+
+
+def test_antithetic_draws_cancel_what_is_odd_in_the_noise(images):
+    class Constant(ScoreModel):
+        """R = |xi - c|^2 = |xi|^2 - 2 <xi, c> + |c|^2 for every draw, of which the middle term is odd."""
+
+        def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+            return 0 * y + 0.7
+
+    table = Table(torch.randn((5, 2, 2, 2, 2), generator=torch.Generator().manual_seed(2)))
+    purifier = PurSAMERE(Constant(), rho_sam=0, draws=4, sigmas=SIGMAS, antithetic=True)
+    _, path = purifier.trajectory(images, table)
+    even = table.xi.double().square().flatten(2).sum(2).mean(1) + 8 * 0.7**2
+    assert torch.allclose(path.error, even[:, None].expand_as(path.error), rtol=1e-12)
+
+
+def test_antithetic_draws_cost_the_same_and_are_pairs(mixture, images):
+    spy = Spy(mixture)
+    PurSAMERE(spy, rho_sam=0, draws=4, sigmas=SIGMAS, antithetic=True)(images)
+    assert [len(y) for y in spy.seen] == [4 * len(images)] * len(SIGMAS)
+    first = spy.seen[0].unflatten(0, (4, -1))
+    assert torch.allclose(first[:2] + first[2:], 2 * images.expand_as(first[:2]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"ascent": "reused"}, {"antithetic": True}], ids=["reused", "antithetic"])
+def test_the_exact_gradient_holds_with_less_work(mixture, images, options):
+    purifier = PurSAMERE(mixture, 0.3, 0.15, draws=2, sigmas=[0.4, 0.25, 0.15], **options)
+    assert torch.autograd.gradcheck(purifier, (images[:2].clone().requires_grad_(),), eps=1e-6, atol=1e-6, rtol=1e-5)
+
+
 # --- gradient through the purifier
 
 
@@ -358,6 +432,8 @@ def test_the_gradient_through_a_network_agrees_with_finite_differences(tiny_scor
         ({"seed": -3}, "-3"),
         ({"projection": "cube"}, "cube"),
         ({"lr_schedule": "cosine"}, "cosine"),
+        ({"ascent": "stale"}, "stale"),
+        ({"antithetic": True, "draws": 3}, "draws=3"),
     ],
 )
 def test_bad_arguments_are_named(mixture, arguments, value):

@@ -45,8 +45,8 @@ OTHERS: dict[str, dict[str, object]] = {
     "LikelihoodMaximisation": {"steps": 3, "lr": 0.1, "sigma_min": 0.1, "sigma_max": 0.4, "rho": 10.0},
     "MALADE": {"sigma2": 0.1, "alpha": 0.1, "delta": 0.1, "steps": 3, "clip_steps": True},
     "PurSAMERE": {
-        "rho_pur": 2.0, "rho_sam": 0.0, "draws": 1, "sigmas": NoiseLevels(first=1.0), "lr_max": 0.2, "lr_min": 0.01,
-        "projection": "exact", "lr_schedule": "as_printed",
+        "rho_pur": 2.0, "rho_sam": 0.0, "draws": 2, "sigmas": NoiseLevels(first=1.0), "lr_max": 0.2, "lr_min": 0.01,
+        "projection": "exact", "lr_schedule": "as_printed", "ascent": "reused", "antithetic": True,
     },
 }  # fmt: skip
 
