@@ -4,7 +4,8 @@
     python -m benchmarks.growth --processes 1 2 4          # also: `predict` by several processes, as a user starts it
 
 Everything is as in `BASE` but for the factor that grows. A power of 1 is time in proportion; what stays the same
-whatever grows (starts, Python) pulls it below. Weights are random: time does not depend on them.
+whatever grows (starts, Python) pulls it below. Weights are random: time does not depend on them. Seconds are those of
+the CPU, so that other programs disturb them less.
 
 Processes: the same images by 1, 2, 4 processes of one thread each, less the time of a run of a tenth of the images, so
 that imports do not count; parts and checksums are compared. More processes than cores can only lose.
@@ -72,7 +73,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--processes", type=int, nargs="*", default=[], help="how many share a `predict`")
     parser.add_argument("--images", type=int, default=800, help="that such a `predict` purifies")
@@ -98,14 +99,14 @@ def job(work: str, settings: dict[str, int]) -> Callable[[], object]:
 
 
 def timed(jobs: dict[int, Callable[[], object]], repeats: int) -> dict[int, list[float]]:
-    """Seconds of every job in every repetition, after one for warming up; the jobs take turns."""
+    """Seconds of CPU of every job in every repetition, after one for warming up; the jobs take turns."""
     found: dict[int, list[float]] = {value: [] for value in jobs}
     for repeat in range(repeats + 1):
         for value, run in jobs.items():
-            began = time.perf_counter()
+            began = time.process_time()
             run()
             if repeat:
-                found[value].append(time.perf_counter() - began)
+                found[value].append(time.process_time() - began)
     return found
 
 
@@ -125,7 +126,7 @@ def table(grows: list[dict[str, Any]]) -> str:
         middle, spread = medians(line["seconds"]), max(max(t) / min(t) for t in line["seconds"].values())
         told = ", ".join(f"{value}: {seconds:.3g}" for value, seconds in middle.items())
         rows.append([line["work"], line["factor"], told, f"{power(line['seconds']):.2f}", f"{spread:.2f}"])
-    return markdown_table(["work", "grows", "s, median", "power", "slowest / fastest repeat"], rows)
+    return markdown_table(["work", "grows", "CPU s, median", "power", "slowest / fastest repeat"], rows)
 
 
 def draw(grows: list[dict[str, Any]], file: Path) -> None:
@@ -139,7 +140,7 @@ def draw(grows: list[dict[str, Any]], file: Path) -> None:
         values, times = zip(*medians(line["seconds"]).items(), strict=True)
         axes.loglog(values, [times[0] * value / values[0] for value in values], ":", color="0.6", label="in proportion")
         axes.loglog(values, times, "o-", color="C0", label=f"power {power(line['seconds']):.2f}")
-        axes.set(title=line["work"], xlabel=line["factor"], ylabel="s")
+        axes.set(title=line["work"], xlabel=line["factor"], ylabel="CPU s")
         axes.set_xticks(values, map(str, values))
         axes.minorticks_off()
         axes.legend(frameon=False, fontsize="small")
