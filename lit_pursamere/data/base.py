@@ -240,8 +240,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         A set may be of fewer images than there are, by the `val_size` and `train_size` of its `predict`; a fit then
         splits those. Whether all else of the set is right, `_twins` looks.
         """
-        predicting = self.trainer is not None and self.trainer.predicting
-        if self.purified is None or self.twins is not None or predicting:
+        if self.purified is None or self.twins is not None or (self.trainer is not None and self.trainer.predicting):
             return None
         try:
             twins = PurifiedSet.open(self.purified)
@@ -337,7 +336,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def train_dataloader(self) -> TrainingLoader:
         source, indices = self.sources["train"], self.indices("train")
         twins = self._twins(indices)
-        if twins is not None and len(twins) < len(source):
+        if twins is not None and self.twins is None and len(twins) < len(source):
             rank_zero_info(
                 f"lit-pursamere: {len(twins)} of {len(source)} training images of {self.name} are purified in "
                 f"{self.purified}; of these, {len(indices)} are trained on"
