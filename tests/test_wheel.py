@@ -117,7 +117,7 @@ SHORTER = {  # what of a command of README takes minutes, and its short form
 STAGES = {  # the stages of an experiment, and what makes them short
     "predict": "--data.train_size 60 --model.purifier.sigmas.stride 16",
     "fit": "--data.val_size 10 --trainer.max_epochs 1",
-    "test": "--data.test_size 2 --model.purifier.sigmas.stride 16 --model.pictures 0",
+    "test": "--data.test_size 2 --model.purifier Identity --model.undefended false --model.pictures 0",
 }
 
 
