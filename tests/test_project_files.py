@@ -1,5 +1,6 @@
 """Files for people and services around the package agree with it."""
 
+import configparser
 import re
 from pathlib import Path
 
@@ -65,3 +66,16 @@ def test_the_image_has_the_sources_of_the_package():
     allowed = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), flags=re.MULTILINE)
     assert {*copied} == {*allowed}
     assert all((ROOT / name).exists() for name in copied)
+
+
+def test_environment_and_image_take_a_python_and_extras_of_the_package():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    tested = re.findall(r"Python :: (3\.\d+)", setup["metadata"]["classifiers"])
+    *packages, last = load("environment.yml")["dependencies"]
+    image = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert (
+        packages[0].removeprefix("python=") in tested and re.search(r"^FROM python:(3\.\d+)", image, re.M)[1] in tested
+    )
+    extras = [re.search(r"\.\[(\w+)\]", text)[1] for text in (last["pip"][0], image)]
+    assert {*extras} <= {*setup["options.extras_require"]}

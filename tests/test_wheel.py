@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 SOURCES = ("lit_pursamere", "configs", "checkpoints", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
@@ -105,11 +106,18 @@ class SmallResNet(nn.Module):
         return self.body(x)
 """
 SHORTER = {  # what of a command of README takes minutes, and its short form
-    "--attacks quick": "--attacks quick --n 1 --no-preflight --image_size 16",
-    "digits/experiment": "digits/experiment_short",
+    "--attacks quick --n 16": "--attacks quick --n 1 --no-preflight --image_size 16",
+    "digits/experiment": "short.yaml",
     "runs/digits/robustness": "runs/evaluate",
     'purifier="pursamere_digits"': 'purifier={"class_path": "PurSAMERE", "init_args": {"draws": 1, "sigmas": [0.2]}}',
     'threat="linf 0.15",': 'threat="linf 0.15", score_model="digits/ncsnv2",',
+}
+
+
+STAGES = {  # the stages of an experiment, and what makes them short
+    "predict": "--data.train_size 60 --model.purifier.sigmas.stride 16",
+    "fit": "--data.val_size 10 --trainer.max_epochs 1",
+    "test": "--data.test_size 2 --model.purifier Identity --model.undefended false --model.pictures 0",
 }
 
 
@@ -120,8 +128,11 @@ def shorter(text: str) -> str:
 
 
 @pytest.fixture
-def user(tmp_path):
-    """A folder of somebody who has a network, its weights and pictures, and no checkout."""
+def user(tmp_path, repository_root):
+    """A folder of somebody who has a network, its weights and pictures, and no checkout; and a short experiment."""
+    shown = yaml.safe_load((repository_root / "configs/digits/experiment.yaml").read_text(encoding="utf-8"))
+    short = [f"{stage} {STAGES[stage.split()[0]]}" for stage in shown["stages"]]
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump({"stages": short}))
     (tmp_path / "mynet.py").write_text(MYNET)
     names: dict = {}
     exec(MYNET, names)

@@ -14,8 +14,10 @@ from pathlib import Path
 import torch
 
 from lit_pursamere.ending import command, ending
+from lit_pursamere.front.attacks import require_known
 from lit_pursamere.front.evaluate import evaluate as evaluate_model
 from lit_pursamere.front.named import data_of, network_of
+from lit_pursamere.preflight.run import tell
 from lit_pursamere.report.headline import headline
 from lit_pursamere.zoo import is_zoo
 
@@ -73,6 +75,7 @@ def evaluate(
         raise ValueError(f"evaluate takes a model, its weight file and the images; got {len(files) + 1} words")
     if normalise and is_zoo(model):
         raise ValueError(f"{model} brings the normalisation of its weights; leave --normalise out")
+    require_known(attacks or "quick")
     network = network_of(model, weights[0] if weights else None, arguments, download)
     half = len(normalise or ()) // 2
     if normalise and 2 * half != len(normalise):
@@ -90,6 +93,7 @@ def evaluate(
         evaluations=evaluations,
         batch_size=batch_size,
         preflight=not no_preflight,
+        say=tell,
         seed=seed,
     )
     print(result.table())

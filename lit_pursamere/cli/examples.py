@@ -36,7 +36,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "purified inspect runs/digits/purified --images 50 --picture look.png",
     ),
     "evaluate": (
-        "evaluate mynet:SmallResNet mine.pt photos/ --normalise 0.5 0.5 --purifier pursamere_small --attacks quick",
+        "evaluate mynet:Net mine.pt photos/ --normalise 0.5 0.5 --purifier pursamere_small",
         'evaluate mynet:Net mine.ckpt cifar10 --threat "linf 8/255" --attacks paper --n 256',
         "evaluate torchvision:resnet50 photos/ --purifier Identity --n 64",
     ),

@@ -8,7 +8,6 @@ entry, `stages`: a list of what would stand after `lit-pursamere` on the command
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from lit_pursamere.cli.plan import section
 from lit_pursamere.cli.usage import LIGHTNING_VERBS, VERBS
-from lit_pursamere.configuration.composition import compose, read_yaml
+from lit_pursamere.configuration.composition import gathered, read_yaml
 from lit_pursamere.ending import command, ending
 from lit_pursamere.stopping import running
 
@@ -100,8 +99,7 @@ def require_export(words: list[str]) -> None:
 
 def setting(words: list[str], name: str) -> str | None:
     """What the words of a stage and its files say of an argument of its model."""
-    given = [word.removeprefix("--config=") for word in compose(words) if word.startswith("--config=")]
-    model = json.loads(given[0]).get("model") if given else None
+    model = gathered(words)[0].get("model")
     return (model.get("init_args") or {}).get(name) if isinstance(model, dict) else None
 
 

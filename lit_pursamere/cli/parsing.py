@@ -26,6 +26,7 @@ from jsonargparse import ArgumentParser
 from lit_pursamere.cli.usage import tell
 from lit_pursamere.configuration.building import know_names
 from lit_pursamere.configuration.composition import about, asks_for_help, gathered, read_yaml
+from lit_pursamere.configuration.linking import require_numbers
 from lit_pursamere.configuration.readable import readable
 from lit_pursamere.names import shown
 
@@ -148,6 +149,7 @@ def composed(args: Sequence[str], signature: Signature) -> list[str]:
     if not objects or asks_for_help(args):
         return list(args)
     config, words = gathered(args, objects, objects[0])
+    require_numbers(config)
     return words + [
         f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in config.items()
     ]
@@ -167,7 +169,9 @@ def read_part(file: Path, name: str) -> Any:
     content = read_yaml(file)
     if isinstance(content, dict) and content.get(name, "") is None:
         del content[name]  # says nothing
-    return about(content, (name,), name, str(file))[name]
+    told = about(content, (name,), name, str(file))[name]
+    require_numbers(told)
+    return told
 
 
 def aligned(rows: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import register_type
 
+from lit_pursamere.configuration.linking import require_numbers
 from lit_pursamere.configuration.readable import readable
 
 __all__ = ["build", "know_names"]
@@ -23,6 +24,7 @@ def build(kind: Any, content: dict[str, Any]) -> Any:
     Raises:
         ValueError: If the class or an argument is none, or the class refuses it; the message says which.
     """
+    require_numbers(content)
     know_names()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--part", type=kind)

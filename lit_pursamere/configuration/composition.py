@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lit_pursamere.configuration.linking import linked
 from lit_pursamere.names import meant
 from lit_pursamere.shipped import configuration, home, names_of, part, require_known
 
@@ -216,11 +217,12 @@ def compose(args: list[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: If a file is not there.
-        ValueError: If a file is no YAML, or an option lacks its value.
+        ValueError: If a file is no YAML, or an option lacks its value, or a number that the data do not say.
     """
     if asks_for_help(args):
         return args
     config, words = gathered(args)
+    config = linked(config)
     verb = words[:1] if words and not words[0].startswith("-") else []
     if not verb:  # what a run has saved of how it was started says nothing to who only builds its parts
         config = {name: part for name, part in config.items() if name not in RUNNING or (part and name == "ckpt_path")}

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from lit_pursamere.data.purified import PurifiedSet
-from lit_pursamere.data.purified_checks import require, verify
+from lit_pursamere.data.purified_checks import is_held_out, require, require_for_training, verify
 from lit_pursamere.data.resident import ResidentLoader, to_float
 from lit_pursamere.data.source import Source
 from lit_pursamere.data.training import LazyLoader, TrainingLoader
@@ -146,7 +146,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         purified: Folder of a purified training set; training and validation batches then are pairs. It must be made of
             these very images, complete and undamaged.
         purified_by: Settings that its purifier must have had, such as {class: PurSAMERE, rho_pur: 3.0}, by their names
-            in its manifest; `weights` are the first characters of the digest. None: any purifier.
+            in its manifest; `weights` are the first characters of the digest. None: any purifier. A set of the images
+            that `evaluate: val` names is taken only with {evaluate: val}.
         resident: Whether training images live on the device (None: if they are in memory anyway and take at most 2
             GiB). Else `num_workers` processes load them one by one. The batches are the same.
         seed: Seed of the validation split; order, crops and flips of training images depend on `seed_everything` too.
@@ -241,8 +242,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         A set may be of fewer images than there are, by the `val_size` and `train_size` of its `predict`; a fit then
         splits those. Whether all else of the set is right, `_twins` looks.
         """
-        predicting = self.trainer is not None and self.trainer.predicting
-        if self.purified is None or self.twins is not None or predicting:
+        if self.purified is None or self.twins is not None or (self.trainer is not None and self.trainer.predicting):
             return None
         try:
             twins = PurifiedSet.open(self.purified)
@@ -250,6 +250,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             return None
         told = twins.manifest
         own = told.get("data") == self.name and told.get("split") == "train"
+        own = own and not is_held_out(twins, self.purified_by)
         return twins.indices if own and told.get("source", {}).get("count") == total else None
 
     def test_indices(self) -> list[int]:
@@ -337,7 +338,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def train_dataloader(self) -> TrainingLoader:
         source, indices = self.sources["train"], self.indices("train")
         twins = self._twins(indices)
-        if twins is not None and len(twins) < len(source):
+        if twins is not None and self.twins is None and len(twins) < len(source):
             rank_zero_info(
                 f"lit-pursamere: {len(twins)} of {len(source)} training images of {self.name} are purified in "
                 f"{self.purified}; of these, {len(indices)} are trained on"
@@ -380,6 +381,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         try:
             twins = PurifiedSet.open(self.purified)
             shape = (self.channels, self.image_size, self.image_size)
+            require_for_training(twins, self.purified_by)
             require(twins, self.name, "train", self.sources["train"], indices, shape, self.purified_by)
             if self.trainer is None or self.trainer.local_rank == 0:  # every byte is read, once per node
                 verify(twins, indices)

@@ -11,7 +11,7 @@ from lit_pursamere.data.purified import PurifiedSet
 from lit_pursamere.data.source import Source
 from lit_pursamere.store.manifest import require_stated
 
-__all__ = ["complain", "examine", "probe", "require", "require_origin", "verify"]
+__all__ = ["complain", "examine", "is_held_out", "probe", "require", "require_for_training", "require_origin", "verify"]
 
 PROBES, SAME = 16, 2e-3  # decoders of JPEG differ by less than that in an image's mean
 ORIGIN = ("data", "split", "source.count", "source.means", "purifier", "weights")
@@ -51,6 +51,21 @@ def verify(purified: PurifiedSet, indices: Sequence[int] | None = None) -> None:
 def require_origin(purified: PurifiedSet) -> None:
     """Raise ValueError unless a set states what it was made from, and what made it."""
     require_stated(purified.path, purified.manifest, *ORIGIN)
+
+
+def is_held_out(purified: PurifiedSet, purified_by: Mapping[str, object] | None) -> bool:
+    """Whether a set is of the images that choices are made by, and nobody asked for these."""
+    asked = (purified_by or {}).get("evaluate")
+    return purified.manifest.get("evaluate") == "val" and asked != "val"
+
+
+def require_for_training(purified: PurifiedSet, purified_by: Mapping[str, object] | None) -> None:
+    """Raise ValueError if a set is of images that were held out from training, unless `purified_by` says so."""
+    if is_held_out(purified, purified_by):
+        raise ValueError(
+            f"{purified.path} was made with `data.evaluate val`, of images that are held out from training; purify "
+            "with `--data.evaluate train`, or ask for these with `--data.purified_by '{evaluate: val}'`"
+        )
 
 
 def complain(found: Sequence[str]) -> None:
@@ -109,7 +124,8 @@ def require(
 
 
 def _require_purifier(purified: PurifiedSet, wanted: Mapping[str, object]) -> None:
-    there = {**purified.manifest["purifier"], "weights": purified.manifest["weights"]}
+    told = purified.manifest
+    there = {**told["purifier"], "weights": told["weights"], "evaluate": told.get("evaluate")}
     for name, value in wanted.items():
         if name not in there:
             raise ValueError(f"purified_by has no setting {name!r} to ask for; {purified.path} has {', '.join(there)}")

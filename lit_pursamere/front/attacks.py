@@ -13,7 +13,7 @@ from lit_pursamere.configuration.composition import part_of, read_yaml
 from lit_pursamere.shipped import part
 from lit_pursamere.threat import Pixels, ThreatModel
 
-__all__ = ["Attacks", "resolved"]
+__all__ = ["Attacks", "require_known", "resolved"]
 
 One = Attack | str | Mapping[str, Any]
 Attacks = One | Sequence[One]
@@ -41,6 +41,11 @@ def resolved(attacks: Attacks, classes: int, draws: bool) -> tuple[dict[str, Att
     built = {name: told if isinstance(told, Attack) else build(Attack, told) for name, told in found.items()}
     told = {name: configuration(one) if isinstance(one, Attack) else one for name, one in found.items()}
     return built, None if None in told.values() else told
+
+
+def require_known(attacks: Attacks) -> None:
+    """Raise ValueError or FileNotFoundError if an attack is unknown, before weights and images are asked for."""
+    resolved(attacks, TARGETED_FROM, False)
 
 
 def by_name(one: One, draws: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from torch import nn
 
 from lit_pursamere.configuration.building import build
 from lit_pursamere.configuration.composition import part_of
+from lit_pursamere.configuration.linking import stated
 from lit_pursamere.data import NPZ
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import ScoreModel
 from lit_pursamere.evaluation.cost import measure_cost
-from lit_pursamere.front.attacks import Attacks, resolved
+from lit_pursamere.front.attacks import Attacks, require_known, resolved
 from lit_pursamere.front.classifier import Classifier, Normalisation
 from lit_pursamere.front.images import Images, gathered
 from lit_pursamere.front.result import Result
@@ -69,6 +70,7 @@ def evaluate(
     noise: Knowledge | None = None,
     batch_size: int | None = None,
     preflight: bool = True,
+    say: Callable[[str], object] | None = None,
     pictures: int = 6,
     seed: int = 0,
     progress: bool = True,
@@ -94,7 +96,8 @@ def evaluate(
         evaluations: Verdicts per image. None: 1, or 4 if the purifier answers differently the second time.
         noise: What attackers know of the purifier's noise, see `Purifier.under`. None: as in its paper.
         batch_size: Images per forward pass. None: 128, or as many as fit into memory.
-        preflight: Whether to look at a few images first: what seems wrong is a warning, nonsense an error.
+        preflight: Whether to look at a few images first: what seems wrong is told, nonsense an error.
+        say: Gets each line of what seems wrong. None: it is a warning.
         pictures: Images in the picture grid.
         seed: Of all that is drawn.
         progress: Whether to show how far it is.
@@ -108,11 +111,12 @@ def evaluate(
         FileNotFoundError: If weights are not on this machine; the message says how to get them.
     """
     with torch.inference_mode(False), torch.enable_grad(), forked_randomness(), seeded(seed), quiet():
+        require_known(attacks)
         images = gathered(data, n, seed)
         classifier = Classifier(load_classifier(model) if isinstance(model, str) else model, normalise)
         device = device_of(classifier.module)
         told: dict[str, Any] = {}
-        defended = purifier_of(purifier, score_model, noise, told)
+        defended = purifier_of(purifier, score_model, noise, told, images)
         classes, draws = probed(defended, classifier.module, images, device)
         threat = ThreatModel.of(threat) if isinstance(threat, str) else threat
         found, told["attacks"] = resolved(attacks, classes, draws)
@@ -127,7 +131,7 @@ def evaluate(
             "pictures": pictures,
         }
         task = Silent(defended, classifier.module, found, threat, noise=noise, **settings)
-        size = sized(task, images, device, classifier.constants is not None, batch_size, preflight, seed)
+        size = sized(task, images, device, classifier.constants is not None, batch_size, preflight, seed, say)
         keep(images, folder / "images.npz")
         module = NPZ(str(folder / "images.npz"), eval_batch_size=size)
         hardware: dict[str, Any] = {"accelerator": device.type if device.type != "cuda" else "gpu",
@@ -169,15 +173,19 @@ def purifier_of(
     score_model: ScoreModel | str | Mapping[str, Any] | None,
     noise: Knowledge | None,
     told: dict[str, Any],
+    images: Images | None = None,
 ) -> Purifier:
-    """The purifier, built; what a configuration says of it and its score model is noted, None where it cannot say."""
+    """The purifier, built; what a configuration says of it and its score model is noted, None where it cannot say.
+
+    The images, if they are known, say what the word `data` stands for in it.
+    """
     if purifier is None:
         told["purifier"] = {"class_path": "lit_pursamere.purifiers.Identity"}
         return Identity()
     if isinstance(purifier, nn.Module):
         told["purifier"] = None
         return complete(purifier, None, noise)
-    told["purifier"] = part_of(purifier, ["model", "purifier"])
+    told["purifier"] = linked(part_of(purifier, ["model", "purifier"]), images)
     part: Purifier | Recipe = build(Purifier | Recipe, told["purifier"])
     if isinstance(part, nn.Module) and score_model is None:
         return complete(part, None, noise)
@@ -185,13 +193,18 @@ def purifier_of(
         told["score_model"] = None
     else:
         score_model = score_model or default_score_model(purifier)
-        told["score_model"] = part_of(score_model, ["model", "score_model"])
+        told["score_model"] = linked(part_of(score_model, ["model", "score_model"]), images)
         try:
             score_model = build(ScoreModel, told["score_model"])
         except FileNotFoundError as error:
             ready = ", ".join(purifiers_at_hand())
             raise FileNotFoundError(f"{error}. Purifiers whose score model comes along: {ready}") from error
     return complete(part, score_model, noise)  # type: ignore[arg-type]
+
+
+def linked(part: dict[str, Any], images: Images | None) -> dict[str, Any]:
+    """A part of a configuration with the numbers of the images, where it says the word `data`."""
+    return part if images is None else stated(part, images)
 
 
 def default_score_model(purifier: str | Mapping[str, Any]) -> str:
@@ -227,7 +240,14 @@ def probed(purifier: Purifier, classifier: nn.Module, images: Images, device: to
 
 
 def sized(
-    task: LitRobustness, images: Images, device: torch.device, normalised: bool, size: int | None, look: bool, seed: int
+    task: LitRobustness,
+    images: Images,
+    device: torch.device,
+    normalised: bool,
+    size: int | None,
+    look: bool,
+    seed: int,
+    say: Callable[[str], object] | None,
 ) -> int:
     """How many images make a batch, after a look at a few of them.
 
@@ -241,7 +261,7 @@ def sized(
     for doubt in doubts:
         if doubt.stops:
             raise ValueError(f"{doubt.what} (preflight=False, or --no-preflight, runs it all the same)")
-        warnings.warn(doubt.what, stacklevel=3)
+        say(doubt.what) if say else warnings.warn(doubt.what, stacklevel=3)
     return min(size, len(x)) if size else fitting_batch_size(defense, task.attacks, x, min(BATCH, len(x)))
 
 

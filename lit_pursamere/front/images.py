@@ -35,6 +35,16 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def channels(self) -> int:
+        """Of every image."""
+        return self.pixels.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels."""
+        return self.pixels.shape[-1]
+
     def chosen(self, count: int | None, seed: int) -> Images:
         """So many of them, drawn at random, in their order; all of them if there are no more."""
         if count is None or count >= len(self):

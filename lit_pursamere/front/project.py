@@ -50,14 +50,14 @@ FILES = {
               init_args: {filename: last, every_n_train_steps: 100, enable_version_counter: false}
     """,
     "network.yaml": """
-        # The score model's network, as it is trained.
+        # The score model's network, as it is trained; `data` is what the data say of their images.
         class_path: lit_pursamere.diffusion.NCSNv2Score
-        init_args: {ngf: 16, channels: CHANNELS, image_size: SIZE}
+        init_args: {ngf: 16, channels: data, image_size: data}
     """,
     "score_model.yaml": """
         # The trained score model.
         class_path: lit_pursamere.diffusion.NCSNv2Score
-        init_args: {ngf: 16, channels: CHANNELS, image_size: SIZE, checkpoint: runs/score/score.safetensors}
+        init_args: {ngf: 16, channels: data, image_size: data, checkpoint: runs/score/score.safetensors}
     """,
     "purifier.yaml": """
         # PurSAMERE. A start, not a choice: rho_pur is 1.25 times the l2 length of THREAT. To choose, by images that
@@ -86,7 +86,7 @@ FILES = {
           init_args:
             classifier:
               class_path: lit_pursamere.networks.WideResNet
-              init_args: {depth: 10, width: 2, channels: CHANNELS, num_classes: CLASSES}
+              init_args: {depth: 10, width: 2, channels: data, num_classes: data}
             nesterov: true
             milestones: [15, 22, 26]
             export: runs/classifier/classifier.safetensors
@@ -117,7 +117,7 @@ FILES = {
               init_args:
                 network:
                   class_path: lit_pursamere.networks.WideResNet
-                  init_args: {depth: 10, width: 2, channels: CHANNELS, num_classes: CLASSES}
+                  init_args: {depth: 10, width: 2, channels: data, num_classes: data}
                 checkpoint: runs/classifier/classifier.safetensors
             attacks: {gPGD20: pgd20_gray, BPDA20: pgd20_bpda, exact20: pgd20_exact}
             output: runs/robustness
@@ -168,9 +168,8 @@ def write_project(folder: Path, told: dict[str, Any], data: ImageDataModule, thr
     between = sum(0.05 <= sigma <= 0.5 for sigma in levels.values)
     reach = REACH * threat.eps * (math.sqrt(pixels) if threat.norm == "linf" else 1)
     words = {
-        "SIGMA_MAX": f"{levels.sigma_max:.4g}", "COUNT": levels.count, "CHANNELS": data.channels,
-        "SIZE": data.image_size, "CLASSES": data.num_classes, "THREAT": threat, "RHO_PUR": f"{reach:.3g}",
-        "RHO_SAM": f"{reach / 6:.3g}",
+        "SIGMA_MAX": f"{levels.sigma_max:.4g}", "COUNT": levels.count, "THREAT": threat,
+        "RHO_PUR": f"{reach:.3g}", "RHO_SAM": f"{reach / 6:.3g}",
         "STRIDE": max(1, between // LEVELS), "NORM": threat.norm, "EPS": threat.plain_eps, "VAL": held,
         "TEST": min(len(data.sources["test"]), 256), "DATA": told["class_path"],
         "ARGUMENTS": yaml.safe_dump(told.get("init_args", {}), default_flow_style=True, width=10_000).strip()[1:-1],

@@ -10,31 +10,33 @@ from torch import Tensor
 
 from lit_pursamere.preflight.examined import Doubt, Examined, numbers
 from lit_pursamere.preflight.usual import USUAL, per_channel
+from lit_pursamere.report.paired import mcnemar
 
 __all__ = ["accuracy"]
 
 ENOUGH = 8  # images from which on an accuracy says anything
 MOSTLY = 0.7  # of the images, that labels explain which are moved
+SURE = 0.01  # of McNemar's test, below which a normalisation is better by more than chance
 
 
 def accuracy(examined: Examined) -> list[Doubt]:
     """Doubts about clean images that the classifier gets wrong."""
     n, k = examined.logits.shape
-    right = count(examined.logits, examined.y)
-    if n < ENOUGH or right > 3 * n / 4:
+    right = int(correct(examined.logits, examined.y).sum())
+    if n < ENOUGH or mcnemar(n - right, 0) >= SURE:  # nothing can be better by more than chance
         return []
-    chance = near_chance(right, n, k)
-    better = best(examined)
-    if better is not None and clearly(better[0], right, n):
-        return [Doubt(f"the classifier alone is right on {right} of {n} clean images, {better[1]}", stops=chance)]
+    said, chance = f"the classifier alone is right on {right} of {n} clean images", near_chance(right, n, k)
+    if better := best(examined):
+        return [Doubt(f"{said}, {better}", stops=chance)]
     if not chance:
         return []
-    said = f"the classifier alone is right on {right} of {n} clean images, as by chance ({n / k:.1f} with {k} classes)"
-    return [Doubt(f"{said}, {moved(examined) or nothing_helps(examined)}")]
+    other = moved(examined)
+    by_chance = f"as by chance ({n / k:.1f} with {k} classes)"
+    return [Doubt(f"{said}, {by_chance}, {other or nothing_helps(examined)}", stops=other is not None)]
 
 
-def count(logits: Tensor, y: Tensor) -> int:
-    return int((logits.argmax(1) == y).sum())
+def correct(logits: Tensor, y: Tensor) -> Tensor:
+    return logits.argmax(1) == y
 
 
 def near_chance(right: int, n: int, k: int) -> bool:
@@ -43,22 +45,22 @@ def near_chance(right: int, n: int, k: int) -> bool:
     return right <= limit <= 2 * n / 3
 
 
-def clearly(better: int, right: int, n: int) -> bool:
-    """Whether more of n images are right than several attempts explain."""
-    return better - right > max(n / 4, 2 * n**0.5)
+def best(examined: Examined) -> str | None:
+    """What to set so that most images are right, behind a normalisation or in front of one; None: nothing is better.
 
-
-def best(examined: Examined) -> tuple[int, str] | None:
-    """How many images are right at most behind a normalisation or in front of one, and what to set for that."""
-    tried = [
-        (count(logits, examined.y), -float(F.cross_entropy(logits.float(), examined.y)), what)
-        for images, what in attempts(examined)
-        if (logits := examined.ask(images)).isfinite().all()
-    ]
+    Better is what wins images that are lost now, and loses so few that chance does not explain it (McNemar's test).
+    """
+    now, y, tried = correct(examined.logits, examined.y), examined.y, []
+    for images, what in attempts(examined):
+        logits = examined.ask(images)
+        then = correct(logits, y)
+        won, lost = int((then & ~now).sum()), int((now & ~then).sum())
+        if logits.isfinite().all() and won > lost and mcnemar(won, lost) < SURE:
+            tried.append((int(then.sum()), -float(F.cross_entropy(logits.float(), y)), what))
     if not tried:
         return None
     right, _, what = max(tried)
-    return right, f"and on {right} {what}"
+    return f"and on {right} {what}"
 
 
 def attempts(examined: Examined) -> Iterator[tuple[Tensor, str]]:
@@ -83,8 +85,9 @@ def moved(examined: Examined) -> str | None:
         if (fit := int((answers == y + step).sum())) >= MOSTLY * n:
             return f"and {fit} answers are the label {'plus' if step > 0 else 'minus'} 1: give {mend}"
     named = {label: Counter(answers[y == label].tolist()).most_common(1)[0] for label in y.unique().tolist()}
-    fit = sum(times for _, times in named.values())
-    if fit < MOSTLY * n or len({answer for answer, _ in named.values()}) < len(named) or len(named) == n:
+    fit, others = sum(times for _, times in named.values()), n - len(named)  # the first of a class fits any number
+    distinct = len({answer for answer, _ in named.values()}) == len(named)
+    if not distinct or others < ENOUGH or fit - len(named) < MOSTLY * others:
         return None
     other = ", ".join(f"{examined.labels.name(label)} is answered {answer}" for label, (answer, _) in named.items()
                       if label != answer)  # fmt: skip

@@ -13,7 +13,12 @@ from lit_pursamere.preflight.examined import Examined, Labels, few
 from lit_pursamere.preflight.look import examine
 from lit_pursamere.tasks import LitRobustness
 
-__all__ = ["check_test"]
+__all__ = ["check_test", "tell"]
+
+
+def tell(doubt: str) -> None:
+    """Print a doubt as every verb does."""
+    print(f"lit-pursamere: doubt: {shown(doubt)}", file=sys.stderr)
 
 
 def check_test(task: LitRobustness, data: ImageDataModule, trainer: Any) -> None:
@@ -37,7 +42,7 @@ def check_test(task: LitRobustness, data: ImageDataModule, trainer: Any) -> None
         doubts = examine(looked_at(task, data, precision))
     for doubt in doubts:
         if not doubt.stops:
-            print(f"lit-pursamere: doubt: {shown(doubt.what)}", file=sys.stderr)
+            tell(doubt.what)
     if grave := "; ".join(doubt.what for doubt in doubts if doubt.stops):
         raise ValueError(f"{grave} (`--model.preflight false` runs it all the same)")
 

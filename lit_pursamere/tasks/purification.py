@@ -100,6 +100,7 @@ class LitPurification(FolderTask):
         manifest = {
             "data": data.name,
             "split": split,
+            "evaluate": data.evaluate,
             "source": {**data.identity(split, indices), "count": len(source), "means": probe(source, indices)},
             "purifier": settings_of(self.purifier),
             "weights": state_digest(self.purifier),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from PIL import Image
 
 from lit_pursamere.cli.main import main
 from lit_pursamere.cli.spelling import check_words
+from lit_pursamere.configuration.composition import compose
 from lit_pursamere.store import read_rows
 
 NETWORK = """
@@ -78,6 +80,8 @@ def test_an_own_classifier_on_own_pictures(place, capsys):
     (["evaluate", "smallnet:Smal", "mine.pt", "photos"], "there is no Smal in smallnet"),
     (["evaluate", "nonet:Small", "mine.pt", "photos"], "No module named 'nonet'"),
     (["evaluate", "smallnet:Small", "photos"], "smallnet:Small needs its weights"),
+    (["evaluate", "smallnet:Small", "photos", "--attacks", "quik"], "no attack is called quik"),
+    (["evaluate", "cifar10/standard", "photos", "--attacks", "quick", "pgd20_exat"], "no attack is called pgd20_exat"),
     (["evaluate", "digits/wrn-10-2-pair", "photos"], "did you mean digits/wrn-10-2-pairs"),
     (["evaluate", "digits/wrn-10-2-pairs", "nowhere"], "no folder or file nowhere, and no data set"),
     ([*OWN, *THREE, "--normalise", "0.5"], "means and as many deviations; got 1"),
@@ -91,6 +95,12 @@ def test_mistakes_are_one_line(args, message, place, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
+def sized(network, file):
+    """The arguments of a network in a configuration of a project."""
+    config = json.loads(compose(["fit", f"--config={file}"])[1].removeprefix("--config="))
+    return config["model"]["init_args"][network]["init_args"]
+
+
 @pytest.mark.parametrize("images", ["digits", "photos.npz"])
 def test_a_project_is_sized_by_the_images(images, place, capsys):
     draw = np.random.default_rng(0)
@@ -99,10 +109,10 @@ def test_a_project_is_sized_by_the_images(images, place, capsys):
     assert main(["init", "project", f"--images={images}", "--threat=linf 0.1"]) == 0
     assert "next: cd project && lit-pursamere experiment experiment.yaml" in capsys.readouterr().out
     channels, size, classes = (1, 8, 10) if images == "digits" else (3, 12, 4)
-    network = yaml.safe_load((place / "project/network.yaml").read_text())["init_args"]
-    assert network == {"ngf": 16, "channels": channels, "image_size": size}
-    classifier = yaml.safe_load((place / "project/classifier.yaml").read_text())["model"]["init_args"]["classifier"]
-    assert classifier["init_args"]["num_classes"] == classes
+    assert sized("score_model", "project/score.yaml") == {"ngf": 16, "channels": channels, "image_size": size}
+    assert (
+        sized("classifier", "project/classifier.yaml").items() >= {"channels": channels, "num_classes": classes}.items()
+    )
     purifier = yaml.safe_load((place / "project/purifier.yaml").read_text())["init_args"]
     assert purifier["rho_pur"] == pytest.approx(1.25 * 0.1 * (channels * size**2) ** 0.5, rel=0.01)
     assert main(["init", "project"]) == 1
@@ -120,10 +130,29 @@ def test_a_project_takes_shape_and_classes_from_the_pictures(mode, channels, pla
                 shade = Image.new("L", (9, 9), 60 * number).convert(mode)
                 shade.save(place / "mine" / split / name / f"{number}.png")
     assert main(["init", "project", "--images=mine"]) == 0
-    network = yaml.safe_load((place / "project/network.yaml").read_text())["init_args"]
-    assert network == {"ngf": 16, "channels": channels, "image_size": 9}
+    assert sized("score_model", "project/score.yaml") == {"ngf": 16, "channels": channels, "image_size": 9}
     assert main(["init", "other", "--images=mine", "--image_size=12"]) == 0
     assert yaml.safe_load((place / "other/data.yaml").read_text())["init_args"]["image_size"] == 12
+
+
+def test_a_doubt_is_told_as_by_every_verb(place, capsys, recwarn):
+    for file in place.glob("photos/*/*.png"):
+        Image.linear_gradient("L").resize((8, 8)).point(lambda value: 120 + value // 64).save(file)
+    assert main([*OWN[:4], *THREE, "--purifier=Identity", "--attacks", "pgd20_gray", "--output=out"]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "stretch them" in line]
+    assert len(told) == 1 and told[0].startswith("lit-pursamere: doubt: pixels range from 0.47")
+    assert not [one for one in recwarn if "stretch them" in str(one.message)]
+
+
+def test_a_project_s_score_model_takes_the_shape_of_the_images_that_are_evaluated(place, monkeypatch):
+    score = {"class_path": "NCSNv2Score", "init_args": {"ngf": 2, "channels": "data", "image_size": "data"}}
+    (place / "score.yaml").write_text(yaml.safe_dump(score))
+    purifier = '{"class_path": "PurSAMERE", "init_args": {"draws": 1, "sigmas": [0.2]}}'
+    (place / "purifier.yaml").write_text(purifier)
+    words = ["--purifier=purifier.yaml", "--score_model=score.yaml", "--attacks", "pgd20_gray", "--output=out"]
+    assert main([*OWN[:4], *THREE, *words, "--n=2", "--no-preflight"]) == 0
+    told = yaml.safe_load((place / "out/config.yaml").read_text())["model"]["init_args"]["score_model"]
+    assert told["init_args"] == {"ngf": 2, "channels": 1, "image_size": 8}
 
 
 def test_a_score_model_that_is_not_here_is_told_with_those_that_are(place, capsys):

@@ -100,6 +100,22 @@ class NearestMean(nn.Module):
         return torch.where(known, logits, -torch.arange(10.0))
 
 
+class Mostly(nn.Module):
+    """Knows all digits behind one normalisation, and as they are, or behind another, all but those of some classes."""
+
+    def __init__(self, lost: list[int], whole: str | None = None, partly: str | None = None) -> None:
+        super().__init__()
+        self.whole, self.partly = NearestMean(whole), NearestMean(partly)
+        self.lost = lost
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole, partly = self.whole(x), self.partly(x)
+        wrong = torch.isin(partly.argmax(1, keepdim=True), torch.tensor(self.lost))
+        partly = torch.where(wrong, partly.roll(1, 1), partly)
+        known = ((x.amin((2, 3)) - self.whole.black).abs() < 0.01).all(1, keepdim=True)
+        return torch.where(known, whole, partly)
+
+
 class Normalised(nn.Module):
     """Behind a usual normalisation."""
 
@@ -227,6 +243,18 @@ STOPS = {
         planted(classifier=Normalised(NearestMean(), "MNIST"), normalised=True),
         r"on 4\d with the normalisation of MNIST undone: it is done twice; leave out",
     ),
+    "labels plus one": (
+        planted(classifier=Through(NearestMean(), after=lambda z: z.roll(1, 1)), y=Y.clamp_max(8)),
+        r"answers are the label plus 1: give y \+ 1",
+    ),
+    "labels minus one": (
+        planted(classifier=Through(NearestMean(), after=lambda z: z.roll(-1, 1)), y=Y.clamp_min(1)),
+        r"answers are the label minus 1: give y - 1",
+    ),
+    "classes in another order": (
+        planted(classifier=Through(NearestMean(), after=lambda z: z[:, [2, 3, 4, 0, 1, 7, 8, 9, 5, 6]])),
+        r"other numbers of the classes \(0 \(0\) is answered 3,",
+    ),
     "beyond FFDNet": (
         planted(purifier=PurSAMERE(FFDNetScore(channels=1), sigmas=[1.0, 0.1])),
         r"from sigma 1 to 0\.1, and .*FFDNetScore were trained from 0\.294 .*start at 0\.294 or lower",
@@ -245,13 +273,13 @@ STOPS = {
 }
 
 SAYS = {
-    "labels plus one": (planted(classifier=Through(NearestMean(), after=lambda z: z.roll(1, 1)), y=Y.clamp_max(8)),
-                        r"answers are the label plus 1: give y \+ 1"),
-    "labels minus one": (planted(classifier=Through(NearestMean(), after=lambda z: z.roll(-1, 1)), y=Y.clamp_min(1)),
-                         r"answers are the label minus 1: give y - 1"),
-    "classes in another order": (
-        planted(classifier=Through(NearestMean(), after=lambda z: z[:, [2, 3, 4, 0, 1, 7, 8, 9, 5, 6]])),
-        r"other numbers of the classes \(0 \(0\) is answered 3,",
+    "a normalisation that costs a fifth": (
+        planted(classifier=Mostly([3, 7], whole="MNIST")),
+        r"right on 3\d of 48 clean images, and on 4\d behind the normalisation of MNIST: set normalise=",
+    ),
+    "twice, which costs a fifth": (
+        planted(classifier=Normalised(Mostly([3, 7], partly="MNIST"), "MNIST"), normalised=True),
+        r"right on 3\d of 48 clean images, and on 4\d with the normalisation of MNIST undone: it is done twice",
     ),
     "no weights": (planted(classifier=WideResNet(10, 1, channels=1)), r"as by chance.*look at its weights"),
     "hardly any contrast": (planted(x=0.5 + 0.04 * X, classifier=Through(NearestMean(), lambda x: (x - 0.5) * 25)),
@@ -264,6 +292,10 @@ SAYS = {
                      r"NCSNv2Score is for images of 28 pixels, and these have 8: set its image_size to 8"),
     "beyond the card": (planted(purifier=PurSAMERE(shipped("digits", 8)[0])), r"sigma 50 to 0.01.*from 5 to 0\.01"),
 }  # fmt: skip
+
+
+def test_a_difference_that_chance_explains_is_no_doubt():
+    assert planted(classifier=Mostly([3], whole="MNIST")).doubts() == []
 
 
 @pytest.mark.parametrize("mistake", STOPS)

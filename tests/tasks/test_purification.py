@@ -185,7 +185,7 @@ def test_twins_of_other_images_or_another_purifier_are_refused(tmp_path, kind, p
 
 
 def test_twins_of_fewer_images_or_another_split_are_refused(tmp_path):
-    predict(tmp_path, data=Digits(evaluate="val", eval_batch_size=50, val_size=100))
+    predict(tmp_path, data=Digits(evaluate="train", eval_batch_size=50, val_size=1300))
     with pytest.raises(ValueError, match=r"1400 training images, of which 100 are purified in .*, but val_size=100"):
         pairs(tmp_path)
     predict(tmp_path, data=Digits(evaluate="test", eval_batch_size=200), name="test")
@@ -193,6 +193,19 @@ def test_twins_of_fewer_images_or_another_split_are_refused(tmp_path):
     (tmp_path / "test").rename(tmp_path / "set")
     with pytest.raises(ValueError, match="was made from the split 'test', but this is 'train'"):
         pairs(tmp_path)
+
+
+def test_twins_of_images_that_are_held_out_are_trained_on_only_where_that_was_asked(tmp_path):
+    predict(tmp_path, data=Digits(evaluate="val", eval_batch_size=50, val_size=150))
+    for asked in (None, {"rho_pur": 0.5}, {"evaluate": "train"}):
+        with pytest.raises(
+            ValueError, match=r"made with `data\.evaluate val`, of images that are held out from training"
+        ):
+            pairs(tmp_path, purified_by=asked)
+    _, (x, _, index) = pairs(tmp_path, purified_by={"evaluate": "val"})
+    held = Digits(val_size=150)
+    held.setup("fit")
+    assert x.shape == (4, 2, 1, 8, 8) and set(index.tolist()) <= set(held.indices("val"))
 
 
 def test_an_incomplete_or_damaged_set_does_not_reach_the_classifier(tmp_path):
