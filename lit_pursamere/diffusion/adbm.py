@@ -77,6 +77,10 @@ class ADBMObjective(Guided):
             )
 
     @property
+    def training(self) -> str:
+        return "bridge"
+
+    @property
     def threat(self) -> ThreatModel:
         """Where x + delta may lie."""
         return ThreatModel("linf", self.eps)

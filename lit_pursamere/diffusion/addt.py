@@ -111,6 +111,10 @@ class ADDTObjective(OnBase):
                 f"got {self.lambda_unit}, {self.lambda_min}, {self.lambda_max}"
             )
 
+    @property
+    def training(self) -> str:
+        return "mse-guided" if self.classifier is None else "addt"
+
     def share(self, sigma: Tensor) -> Tensor:
         """Share lambda of the arranged noise at levels (B,)."""
         return (self.lambda_unit / (2 * sigma)).clamp(self.lambda_min, self.lambda_max)
@@ -176,6 +180,10 @@ class ADDTLinfObjective(OnBase):
                 "ADDTLinfObjective needs eps and ratio_max above 0 and step_size in (0, 1]; "
                 f"got {self.eps}, {self.ratio_max}, {self.step_size}"
             )
+
+    @property
+    def training(self) -> str:
+        return "addt-linf"
 
     @property
     def threat(self) -> ThreatModel:

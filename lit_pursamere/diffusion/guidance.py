@@ -6,6 +6,7 @@ error(noise) = CE(classifier(denoise(x + sigma noise, sigma)), y)          with 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,8 +41,13 @@ class Guided(Objective):
         if self.classifier is not None:
             self.classifier.requires_grad_(False).eval()
 
+    @property
+    @abstractmethod
+    def training(self) -> str:
+        """What it makes of a score model, by the name that published numbers have for it."""
+
     def facts(self) -> dict[str, object]:
-        return {**super().facts(), "guided_by": self.guide}
+        return {**super().facts(), "training": self.training, "guided_by": self.guide}
 
     @cached_property
     def guide(self) -> str | None:

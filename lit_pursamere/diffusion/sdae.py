@@ -39,6 +39,10 @@ class SDAEObjective(DAEObjective, Guided):
         if self.classifier is None:
             raise ValueError("SDAEObjective needs a classifier; without one, DAEObjective is meant")
 
+    @property
+    def training(self) -> str:
+        return "sdae"
+
     def loss(self, residual: Tensor, sigma: Tensor, x: Tensor, labels: Tensor | None) -> Tensor:
         denoised = x + per_image(sigma, x) * residual
         return super().loss(residual, sigma, x, labels) + 2 * sigma**2 * self.cross_entropy(denoised, labels)

@@ -30,6 +30,7 @@ from lit_pursamere.diffusion import (
     expected_reconstruction_error,
 )
 from lit_pursamere.networks import DenoisingAutoencoder, WideResNet
+from lit_pursamere.store.manifest import settings_of
 from lit_pursamere.tasks import LitScoreModel
 from lit_pursamere.tasks.callbacks import Clock
 from lit_pursamere.tasks.training import average
@@ -307,7 +308,7 @@ def test_learning_rate_warms_up_and_then_falls_to_zero():
     assert [constant.lr_factor(step) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("kind", [ADDTObjective, ADBMObjective, SDAEObjective])
+@pytest.mark.parametrize("kind", [ADDTObjective, pytest.param(ADBMObjective, marks=pytest.mark.slow), SDAEObjective])
 def test_a_frozen_classifier_is_told_and_neither_trained_nor_kept(tmp_path, kind):
     network = judge()
     before = state_digest(network)
@@ -329,6 +330,13 @@ def test_a_frozen_classifier_is_told_and_neither_trained_nor_kept(tmp_path, kind
     assert card["guided_by"] == f"WideResNet, sha256 {before}" and kind.__name__ in card["objective"]
     assert ("val/loss_attacked" in card) == (kind is not SDAEObjective)
     assert task.objective.classifier is network
+    again = (
+        AutoencoderScore(DenoisingAutoencoder(1, 4), checkpoint=task.export)
+        if kind is SDAEObjective
+        else DDPMppScore(**TINY_DDPMPP, dropout=0.3, checkpoint=task.export)
+    )
+    told = settings_of(again)["training"]  # by which tables know it
+    assert told == card["training"] == task.objective.training
 
 
 def test_noise_that_follows_an_attack_is_validated_with_and_without_it(tmp_path):
