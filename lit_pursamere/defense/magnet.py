@@ -77,7 +77,7 @@ class AnyDetector(Detector):
         if not detectors:
             raise ValueError("AnyDetector needs at least one detector; got none")
         self.fpr = None
-        self.detectors = nn.ModuleList(detectors)
+        self.detectors: Any = nn.ModuleList(detectors)  # for torch they are mere modules
 
     @property
     def threshold(self) -> Any:
