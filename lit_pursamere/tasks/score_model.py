@@ -54,7 +54,7 @@ class LitScoreModel(Training):
     Defaults are those of the CIFAR-10 model of Song & Ermon (2020), which saw 300,001 batches of 128 images.
     """
 
-    headlines = ("val/loss",)
+    headlines = ("val/loss", "val/loss_attacked")
     next_verb = ("predict", "--config", "FILE", "--model.score_model.checkpoint")
 
     def __init__(

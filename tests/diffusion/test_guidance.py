@@ -1,4 +1,4 @@
-"""On digits that neither network saw, noise that follows an attack misleads the shipped classifier more than other noise."""
+"""On digits that no network saw, noise that follows an attack misleads the shipped classifier more than other noise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def world():
     data.prepare_data()
     data.setup("test")
     x, y, _ = zip(*(data.sources["test"][i] + (i,) for i in data.test_indices()), strict=True)
-    return load_score_model("digits"), load_classifier("digits/wrn-10-2-pairs"), torch.stack(x), torch.tensor(y)
+    return load_score_model("digits/ncsnv2"), load_classifier("digits/wrn-10-2-pairs"), torch.stack(x), torch.tensor(y)
 
 
 def start(_, count, generator=None):
@@ -27,9 +27,9 @@ def start(_, count, generator=None):
 @pytest.mark.parametrize(
     ("kind", "settings", "factor"),
     [
-        (ADDTObjective, {"lambda_unit": 0.1}, 1.3),
-        (ADDTLinfObjective, {"eps": 0.15, "step_size": 0.075}, 1.3),
-        (ADBMObjective, {"eps": 0.15, "step_size": 0.15}, 1.3),
+        (ADDTObjective, {"lambda_unit": 0.1}, 3),
+        (ADDTLinfObjective, {"eps": 0.15, "step_size": 0.075}, 20),
+        (ADBMObjective, {"eps": 0.15, "step_size": 0.15}, 3),
     ],
 )
 def test_the_frozen_classifier_is_misled(world, monkeypatch, kind, settings, factor):
@@ -42,5 +42,4 @@ def test_the_frozen_classifier_is_misled(world, monkeypatch, kind, settings, fac
         attacked, plain = (
             objective.error(score_model, x, sigma, each, y).mean().item() for each in (noise[0], torch.randn_like(x))
         )
-    print(attacked, plain)
     assert attacked > factor * plain
