@@ -232,7 +232,7 @@ def compare(args: argparse.Namespace) -> float:
     torch.manual_seed(0)
     task = LitScoreModel(NCSNv2Score(ngf=args.ngf, channels=args.channels, image_size=args.image_size)).double()
     x = torch.rand((4, args.channels, args.image_size, args.image_size), dtype=torch.float64)
-    sigma, noise = task.draw(x)
+    sigma, noise, _ = task.draw(x)
     with torch.no_grad():
         ours, theirs = task.loss(x, sigma, noise), plain_loss(task.score_model.network, x, sigma, noise[0])
     return float((ours - theirs).abs() / theirs)
@@ -243,7 +243,7 @@ def count_flop(args: argparse.Namespace) -> float:
     task = LitScoreModel(NCSNv2Score(ngf=args.ngf, channels=args.channels, image_size=args.image_size))
     x = torch.rand((1, args.channels, args.image_size, args.image_size))
     with FlopCounterMode(display=False) as counter:
-        task.loss(x, *task.draw(x)).backward()
+        task.loss(x, *task.draw(x)[:2]).backward()
     return counter.get_total_flops() * args.batch
 
 

@@ -179,7 +179,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * rise(self.steps, self.options.warmup) * cosine(self.over(), 0, 1)
         x = next(self.batches)
-        sigma, noise = self.task.draw(x)
+        sigma, noise, _ = self.task.draw(x)
         with torch.autocast(self.device.type, torch.bfloat16):
             loss = self.loss(x, sigma, noise)
         self.optimizer.zero_grad()

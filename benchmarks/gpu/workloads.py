@@ -76,7 +76,7 @@ def train_ncsnv2(bench: Bench, compiled: bool, ngf: int) -> dict:
 def train_score(bench: Bench, task: LitScoreModel, batch: int, compiled: bool) -> dict:
     size = bench.sizes.image
     twin, x = on_meta(task), torch.empty((1, 3, size, size), device="meta")
-    flop = flop_of(lambda: twin.loss(x, *twin.draw(x)).backward())
+    flop = flop_of(lambda: twin.loss(x, *twin.draw(x)[:2]).backward())
     prepare(bench, task.score_model.network, compiled)
     data = RandomImages(enough(bench, batch), 3, size, batch_size=batch, flip=True)
     return fit(bench, task, data, batch, flop)

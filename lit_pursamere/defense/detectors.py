@@ -148,7 +148,7 @@ class ScoreNorm(Detector):
 class ReconstructionNorm(Detector):
     """Mean over the pixels of |x - r(x)|^p, MagNet's detector by reconstruction error.
 
-    MagNet rejects what any of several detectors rejects; this is one of them.
+    MagNet rejects what any of several detectors rejects, see `magnet.AnyDetector`; this is one of them.
 
     Args:
         score_model: Its `denoise` is r; frozen here.

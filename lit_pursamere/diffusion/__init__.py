@@ -1,5 +1,7 @@
 """The mathematics of noise: score models, noise levels, the expected reconstruction error, sampling, objectives."""
 
+from lit_pursamere.diffusion.adbm import ADBMObjective
+from lit_pursamere.diffusion.addt import ADDTLinfObjective, ADDTObjective
 from lit_pursamere.diffusion.autoencoder import AutoencoderScore
 from lit_pursamere.diffusion.noise import (
     FreshNoise,
@@ -11,13 +13,14 @@ from lit_pursamere.diffusion.noise import (
 from lit_pursamere.diffusion.objectives import (
     DAEObjective,
     DDPMObjective,
+    Draw,
     EDMObjective,
     LogUniformObjective,
     NCSNObjective,
     Objective,
     VPObjective,
 )
-from lit_pursamere.diffusion.reconstruction import expected_reconstruction_error, psnr
+from lit_pursamere.diffusion.reconstruction import expected_reconstruction_error, noise_residual, psnr
 from lit_pursamere.diffusion.sampling import (
     adjusted_langevin_step,
     annealed_langevin,
@@ -38,6 +41,7 @@ from lit_pursamere.diffusion.sampling import (
 )
 from lit_pursamere.diffusion.schedules import VP, NoiseLevels, ReverseStep, VariancePreserving, decreasing_levels
 from lit_pursamere.diffusion.score_model import DenoiserScore, GaussianMixtureScore, ScoreModel
+from lit_pursamere.diffusion.sdae import SDAEObjective
 from lit_pursamere.diffusion.wrappers import (
     DDPMppScore,
     DDPMScore,
@@ -49,12 +53,16 @@ from lit_pursamere.diffusion.wrappers import (
 
 __all__ = [
     "VP",
+    "ADBMObjective",
+    "ADDTLinfObjective",
+    "ADDTObjective",
     "AutoencoderScore",
     "DAEObjective",
     "DDPMObjective",
     "DDPMScore",
     "DDPMppScore",
     "DenoiserScore",
+    "Draw",
     "EDMObjective",
     "EDMScore",
     "FFDNetScore",
@@ -70,6 +78,7 @@ __all__ = [
     "PartlySeededNoise",
     "PreconditionedScore",
     "ReverseStep",
+    "SDAEObjective",
     "ScoreModel",
     "SeededNoise",
     "VPObjective",
@@ -87,6 +96,7 @@ __all__ = [
     "heun",
     "heun_step",
     "langevin_step",
+    "noise_residual",
     "psnr",
     "reverse_ode_step",
     "reverse_sde_step",

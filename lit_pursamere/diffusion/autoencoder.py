@@ -45,7 +45,7 @@ class AutoencoderScore(DenoiserScore):
         super().__init__()
         if not 0 < sigma2 < math.inf:
             raise ValueError(f"AutoencoderScore needs a variance sigma2 above 0; got {sigma2}")
-        self.settings = {"sigma2": sigma2}
+        self.settings: dict[str, object] = {"sigma2": sigma2}
         self.network, _ = prepared(network, checkpoint, weights, self.settings)
         self.sigma2, self._trained_at = sigma2, (sigma2**0.5, sigma2**0.5)
 

@@ -1,6 +1,8 @@
-"""What score models are trained on: a distribution of noise levels and a weight for each of them.
+"""What score models are trained on: a distribution of noise levels and of noise, and a weight for each level.
 
     loss = E_sigma [ weight(sigma) R(x; sigma) ],    R = expected reconstruction error, summed over d pixels
+
+The trainings of some papers are the same with noise that is not Gaussian, or with a term more: `addt`, `adbm`, `sdae`.
 
 | objective        | sigma_u = 2 sigma, for centred pixels in [-1, 1]  | weight                     | samples     |
 | NCSNObjective    | uniform over the levels                           | 1/2                        | Langevin    |
@@ -21,6 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,16 +35,43 @@ from lit_pursamere.diffusion.score_model import ScoreModel
 __all__ = [
     "DAEObjective",
     "DDPMObjective",
+    "Draw",
     "EDMObjective",
     "LogUniformObjective",
     "NCSNObjective",
     "Objective",
     "VPObjective",
+    "normal_like",
 ]
 
 
+class Draw(NamedTuple):
+    """The noise of one batch: the score model sees x + sigma noise, and is to find `noise` in it.
+
+    Args:
+        sigma: Level of every image, (B,), in pixel units.
+        noise: (1, B, C, H, W).
+        extra: Number that is added to the loss of the batch.
+    """
+
+    sigma: Tensor
+    noise: Tensor
+    extra: Tensor | float = 0.0
+
+
+def normal_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard normal images like x (B, C, H, W): drawn where x is, or on the device of the generator and moved."""
+    device = x.device if generator is None else generator.device
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+
+
 class Objective(ABC):
-    """Training noise of a score model; sigma is in [0, 1] pixel units everywhere."""
+    """Training noise of a score model; an immutable value. sigma is in [0, 1] pixel units everywhere."""
+
+    refinements: int = 0  # gradients of the score model and of a frozen classifier that one draw of noise takes
+
+    def __deepcopy__(self, memo: object) -> Objective:  # a moving average of the task needs no second classifier
+        return self
 
     @property
     @abstractmethod
@@ -49,8 +79,38 @@ class Objective(ABC):
         """Decreasing levels that cover the training noise; validation reports the error over bands of them."""
 
     @abstractmethod
-    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+    def draw_levels(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw noise levels (count,) on the CPU."""
+
+    def draw(
+        self, x: Tensor, labels: Tensor | None, score_model: ScoreModel, generator: torch.Generator | None = None
+    ) -> Draw:
+        """Draw the noise of a batch: Gaussian, unless an objective makes it of the images and the score model.
+
+        Args:
+            x: Images (B, C, H, W) in [0, 1].
+            labels: Their classes (B,); None where nobody asks a classifier.
+            score_model: As it is at this step; its weights are not changed, nor their gradients.
+            generator: Of the CPU. None: torch's global ones.
+        """
+        sigma = self.draw_levels(len(x), generator).to(x, non_blocking=True)
+        return Draw(sigma, normal_like(x, generator).unsqueeze(0))
+
+    def loss(self, residual: Tensor, sigma: Tensor, x: Tensor, labels: Tensor | None) -> Tensor:
+        """Loss of every image, (B,).
+
+        Args:
+            residual: What the score model did not find of the noise, (B, C, H, W): noise - xi_hat, of one draw; so
+                x + sigma residual is the denoised image.
+            sigma: Levels (B,).
+            x: Clean images (B, C, H, W) in [0, 1].
+            labels: Their classes (B,), or None.
+        """
+        return self.weight(sigma, x[0].numel()) * residual.square().flatten(1).sum(1)
+
+    def facts(self) -> dict[str, object]:
+        """What the card of a training says of it."""
+        return {"objective": repr(self)}
 
     @abstractmethod
     def weight(self, sigma: Tensor, dimension: int) -> Tensor:
@@ -91,7 +151,7 @@ class NCSNObjective(Objective):
     def levels(self) -> tuple[float, ...]:
         return decreasing_levels("NCSNObjective", self.sigmas)
 
-    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+    def draw_levels(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         levels = torch.tensor(self.levels)
         return levels[torch.randint(len(levels), (count,), generator=generator)]
 
@@ -124,7 +184,7 @@ class VPObjective(Objective):
         times = torch.linspace(1, 1e-3, 1000, dtype=torch.float64)
         return tuple((VP.sigma_of_time(times) / 2).tolist())
 
-    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+    def draw_levels(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         times = self.t_min + (1 - self.t_min) * torch.rand(count, generator=generator, dtype=torch.float64)
         return (VP.sigma_of_time(times) / 2).float()
 
@@ -151,7 +211,7 @@ class DDPMObjective(VPObjective):
     def levels(self) -> tuple[float, ...]:
         return tuple((VP.sigma_table.flip(0) / 2).tolist())
 
-    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+    def draw_levels(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         return (VP.sigma_table / 2).float()[torch.randint(len(VP.sigma_table), (count,), generator=generator)]
 
 
@@ -182,7 +242,7 @@ class EDMObjective(Objective):
     def levels(self) -> tuple[float, ...]:
         return tuple(sigma / 2 for sigma in karras_levels(200))
 
-    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+    def draw_levels(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         return (self.mean + self.std * torch.randn(count, generator=generator)).exp() / 2
 
     def weight(self, sigma: Tensor, dimension: int) -> Tensor:
@@ -222,7 +282,7 @@ class LogUniformObjective(Objective):
     def levels(self) -> tuple[float, ...]:
         return NoiseLevels(self.sigma_max, self.sigma_min, 200).values
 
-    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+    def draw_levels(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** torch.rand(count, generator=generator)
 
     def weight(self, sigma: Tensor, dimension: int) -> Tensor:
@@ -261,7 +321,7 @@ class DAEObjective(Objective):
     def levels(self) -> tuple[float, ...]:
         return (self.sigma2**0.5,)
 
-    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+    def draw_levels(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         return torch.full((count,), self.sigma2**0.5)
 
     def weight(self, sigma: Tensor, dimension: int) -> Tensor:

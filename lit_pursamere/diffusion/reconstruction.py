@@ -14,7 +14,21 @@ from torch import Tensor
 
 from lit_pursamere.diffusion.score_model import ScoreModel, per_image
 
-__all__ = ["expected_reconstruction_error", "psnr"]
+__all__ = ["expected_reconstruction_error", "noise_residual", "psnr"]
+
+
+def noise_residual(score_model: ScoreModel, x: Tensor, sigma: float | Tensor, noise: Tensor) -> Tensor:
+    """What a score model does not find of the noise of noisy images: noise - xi_hat(x + sigma noise, sigma).
+
+    Args as for `expected_reconstruction_error`; returns (m, B, C, H, W).
+    """
+    if noise.ndim != 5 or noise.shape[1] not in (1, len(x)) or noise.shape[2:] != x.shape[1:]:
+        raise ValueError(f"noise must be (m, 1 or {len(x)}, {tuple(x.shape[1:])}); got {tuple(noise.shape)}")
+    draws, batch = len(noise), len(x)
+    y = (x + per_image(sigma, x) * noise).flatten(0, 1)
+    if isinstance(sigma, Tensor) and sigma.ndim:
+        sigma = sigma.repeat(draws)
+    return noise - score_model.predict_noise(y, sigma).unflatten(0, (draws, batch))
 
 
 def expected_reconstruction_error(score_model: ScoreModel, x: Tensor, sigma: float | Tensor, noise: Tensor) -> Tensor:
@@ -30,14 +44,7 @@ def expected_reconstruction_error(score_model: ScoreModel, x: Tensor, sigma: flo
         Per-image estimate (B,): squared error summed over pixels, averaged over the draws (eq. 16). For data from
         the model's own distribution its mean is at most d = C * H * W (eq. 11).
     """
-    if noise.ndim != 5 or noise.shape[1] not in (1, len(x)) or noise.shape[2:] != x.shape[1:]:
-        raise ValueError(f"noise must be (m, 1 or {len(x)}, {tuple(x.shape[1:])}); got {tuple(noise.shape)}")
-    draws, batch = len(noise), len(x)
-    y = (x + per_image(sigma, x) * noise).flatten(0, 1)
-    if isinstance(sigma, Tensor) and sigma.ndim:
-        sigma = sigma.repeat(draws)
-    residual = noise - score_model.predict_noise(y, sigma).unflatten(0, (draws, batch))
-    return residual.square().flatten(2).sum(2).mean(0)
+    return noise_residual(score_model, x, sigma, noise).square().flatten(2).sum(2).mean(0)
 
 
 def psnr(score_model: ScoreModel, x: Tensor, sigma: float | Tensor, noise: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ __all__ = ["DDPMScore", "DDPMppScore", "EDMScore", "FFDNetScore", "NCSNv2Score",
 
 DATA_STD = 0.5  # EDM's sigma_data
 BAND = re.compile(r"val/error_sigma_([\d.e+-]+)_to_([\d.e+-]+)")  # how cards without `trained_at` tell the levels
+WORD = re.compile(r"[a-z-]{1,30}")  # what a training is called
 SLACK = 1e-6  # relative; levels are rounded to the images' type
 
 
@@ -79,16 +80,19 @@ def prepared(
     network: nn.Module,
     checkpoint: str | None,
     weights: str,
-    settings: Mapping[str, object] | None = None,
+    settings: dict[str, object] | None = None,
     known: tuple[float, float] = ScoreModel._trained_at,
 ) -> tuple[nn.Module, tuple[float, float]]:
     """Put a network into the layout that convolutions are fastest in, see benchmarks/, and load its weights.
 
-    Its file may not state other `settings` than those that it will be used with. With it comes `ScoreModel.trained_at`:
-    what the file says, or else `known`.
+    Its file may not state other `settings` than those that it will be used with; by which paper's `training` the
+    weights came about, if it says so, is added to them. With it comes `ScoreModel.trained_at`: what the file says, or
+    else `known`.
     """
     network = network.to(memory_format=torch.channels_last)
-    card = {} if checkpoint is None else load_weights(network, checkpoint, weights, settings)
+    card: Mapping[str, str] = {} if checkpoint is None else load_weights(network, checkpoint, weights, settings)
+    if settings is not None and WORD.fullmatch(training := str(card.get("training", ""))):
+        settings["training"] = training
     return network, stated_levels(card) or known
 
 

@@ -1,6 +1,7 @@
 """The stages of a run, and what they take: images times what an image takes.
 
-training:      steps x batch x a call of the network with the gradients of its weights (pairs: twice that)
+training:      steps x batch x a call of the network with the gradients of its weights (pairs: twice that), and
+               what noise takes that follows an attack
 purification:  images x the calls of a purification
 clean verdict: images x evaluations x (purification + classifier)
 attack:        images x (queries for values and for gradients of its view, and verdicts on the last and worst iterate)
@@ -137,7 +138,8 @@ def training_stages(task: LitClassifier | LitScoreModel, data: ImageDataModule, 
     size = min(data.batch_size, count)
     epoch = limited(count // size, 1, settings.get("limit_train_batches"))
     batches = training_batches(settings, epoch)
-    lesson = Cost(price.flop("lesson"), price, "lesson", halves)
+    attacked = guidance(task, price) if isinstance(task, LitScoreModel) else 0.0
+    lesson = Cost(price.flop("lesson") + attacked, price, "lesson", halves)
     stages = [Stage("training", batches * size, size, lesson * (batches * size * halves), "data.batch_size")]
     if data.val_size:
         rounds = batches // (epoch * (settings.get("check_val_every_n_epoch") or 1))
@@ -151,7 +153,10 @@ def validation(task: LitClassifier | LitScoreModel, price: Price, images: int, h
     """One validation: of a score model in every band and at every level, of a classifier with its attack."""
     call = Cost(price.flop("call"), price, "call", halves)
     if isinstance(task, LitScoreModel):
-        return call * (images * (min(BANDS, len(task.objective.levels)) + len(task.psnr_at)))
+        calls = min(BANDS, len(task.objective.levels)) + len(task.psnr_at)
+        if not task.objective.refinements:
+            return call * (images * calls)
+        return (call * (calls + 1) + Cost(guidance(task, price), price, "gradient")) * images
     cost = call * (images * halves)
     if task.attack is not None:
         x, y = torch.zeros(1, *price.shape), torch.zeros(1, dtype=torch.long)
@@ -159,6 +164,19 @@ def validation(task: LitClassifier | LitScoreModel, price: Price, images: int, h
         slope = call + Cost(price.flop("gradient"), price, "gradient")
         cost += (slope * queries.gradients + call * (queries.values + 1)) * min(task.attacked_images, images)
     return cost
+
+
+def guidance(task: LitScoreModel, price: Price) -> float:
+    """FLOP for an image of noise that follows an attack, and of a frozen classifier that is asked about it."""
+    slopes = task.objective.refinements
+    asked = slope(price) * slopes
+    classifier = getattr(task.objective, "classifier", None)
+    return asked if classifier is None else asked + slope(Price(classifier, price.shape)) * max(slopes, 1)
+
+
+def slope(price: Price) -> float:
+    """FLOP of a call and of the gradient of the image."""
+    return price.flop("call") + price.flop("gradient")
 
 
 def training_batches(settings: dict, epoch: int) -> float:

@@ -6,10 +6,10 @@ several for one question is the source's default setting.
 
 `setting` holds what else the source states, `name=value` pairs by the names of our constructors: of the purifier, and
 with `attack.` before them of the attack; dotted names lead into nested settings (`sigmas.count`). `noise` is what
-attackers know of it. `training` and `process` name what none of our purifiers has unless its settings say so:
-fine-tuned weights of ADDT, ADBM's bridge, MALADE's supervised autoencoder. An NFE of n in the tables of Liu et al. is
-steps = 10 n at t_star 100; where they label a row by steps that its clean accuracy contradicts, the clean accuracy
-decides.
+attackers know of it. `training` names what a score model has only if its weights say so: fine-tuning by ADDT, ADBM's
+bridge, MALADE's supervised autoencoder; `process` what none of our purifiers has. An NFE of n in the tables of Liu et
+al. is steps = 10 n at t_star 100; where they label a row by steps that its clean accuracy contradicts, the clean
+accuracy decides.
 
 Sources: Hoang et al. 2026 (PurSAMERE; its Table 3 quotes ADBM's paper for the rivals), Liu et al. 2025 (ADDT; tables as
 numbered in the anonymous version, which may differ from those of the conference), Zhang et al. 2024 (COUP), Srinivasan
@@ -155,7 +155,7 @@ def differences(cell: Published, run: Run, system: str, attack: str) -> dict[str
     if cell.budget and not (cell.norm == info.norm and math.isclose(cell.eps or 0, info.eps or 0, rel_tol=1e-4)):
         found["budget"] = f"{cell.budget} there, {info.budget or UNSTATED} here"
     for name, theirs in cell.settings.items():
-        value = ours.get(name, ours.get(f"{name}.class", UNSTATED))
+        value = ours.get(name, ours.get(f"{name}.class", ours.get(f"score_model.{name}", UNSTATED)))
         if not agree(theirs, value):
             found[name] = f"{name}={theirs} there, {written(value)} here"
     return found

@@ -76,7 +76,7 @@ ENTRIES: dict[str, Kind] = {
     "split": is_text,
     "success": is_text,
     "systems": each(is_text),
-    "threshold": either(is_number, is_none),
+    "threshold": either(is_number, is_none, every(is_number)),  # of a detector, or of several
     "weights": either(is_text, each(is_text)),
 }
 

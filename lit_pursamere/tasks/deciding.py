@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -33,13 +34,22 @@ def deciding(config: dict) -> dict:
     for name, free in FREE.items():
         part = config[name]
         settings = {key: value for key, value in (part.get("init_args") or {}).items() if key not in free}
-        if settings.get("checkpoint") is not None:  # the weights count, not where they lie
-            settings["checkpoint"] = f"sha256 {inspect_weights(settings['checkpoint']).sha256[:16]}"
-        parts[name] = {"class_path": part["class_path"], **settings}
+        parts[name] = {"class_path": part["class_path"], **by_content(settings)}
     parts["trainer"] = {key: config["trainer"].get(key) for key in DECIDING}
     purified = (config["data"].get("init_args") or {}).get("purified")
     parts["purified"] = None if purified is None else read_manifest(Path(purified))
     return parts
+
+
+def by_content(value: Any) -> Any:
+    """Settings in which the weights that a part starts from, or asks, count, and not where they lie."""
+    if isinstance(value, list):
+        return [by_content(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    digests = {key: f"sha256 {inspect_weights(file).sha256[:16]}" for key, file in value.items()
+               if key == "checkpoint" and file is not None}  # fmt: skip
+    return {key: by_content(item) for key, item in value.items()} | digests
 
 
 def card_of(export: Path) -> dict[str, str]:

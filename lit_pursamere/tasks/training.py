@@ -85,9 +85,18 @@ def inverse_sqrt(step: int, full: int) -> float:
     return math.sqrt(full / max(step, full))
 
 
-def average(decay: float, warmup: bool, averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor) -> None:
-    """Move averaged weights towards the current ones, in place, after `updates` earlier updates."""
-    if warmup:
+def average(
+    decay: float,
+    warmup: bool,
+    averaged: Sequence[Tensor],
+    current: Sequence[Tensor],
+    updates: Tensor,
+    power: float | None = None,
+) -> None:
+    """Move averaged weights towards the current ones, in place; it is update number `updates`, from 1."""
+    if power is not None:
+        decay = min(decay, 1 - int(updates) ** -power)
+    elif warmup:
         decay = min(decay, (1 + int(updates)) / (10 + int(updates)))
     get_ema_multi_avg_fn(decay)(averaged, current, updates)
 
@@ -95,12 +104,13 @@ def average(decay: float, warmup: bool, averaged: Sequence[Tensor], current: Seq
 class ExponentialMovingAverage(WeightAveraging):
     """Lightning's weight averaging, starting from the initial weights as NCSNv2's own code does.
 
-    With `warmup` the decay is at most (1 + n) / (10 + n) after n updates, as in the code of score_sde. With `buffers`
-    the statistics of batch normalisation are averaged like the weights that they belong to.
+    With `warmup` the decay is at most (1 + n) / (10 + n) after n updates, as in the code of score_sde; with a `power`
+    1 - n^-power at update n, as in diffusers. With `buffers` the statistics of batch normalisation are averaged like
+    the weights that they belong to.
     """
 
-    def __init__(self, decay: float, warmup: bool = False, buffers: bool = False) -> None:
-        super().__init__(use_buffers=buffers, multi_avg_fn=partial(average, decay, warmup))
+    def __init__(self, decay: float, warmup: bool = False, buffers: bool = False, power: float | None = None) -> None:
+        super().__init__(use_buffers=buffers, multi_avg_fn=partial(average, decay, warmup, power=power))
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":  # in bfloat16 most steps of an average are smaller than the last digit

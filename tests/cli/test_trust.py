@@ -309,6 +309,7 @@ def test_the_parser_is_as_it_was_before_also_after_errors(tmp_path):
     ["torch.nn.Linear", "torch.nn.modules.linear.Linear", "torchvision.models.resnet18",
      "lit_pursamere.purifiers.PurSAMERE", "lit_pursamere.purifiers.pursamere.PurSAMERE", "lit_pursamere.data.NPZ",
      "lit_pursamere.weights.trained", "lit_pursamere.attacks.PGD", "lit_pursamere.defense.detectors.ScoreNorm",
+     "lit_pursamere.defense.magnet.JensenShannon",
      "lit_pursamere.zoo.ZooClassifier"],
 )  # fmt: skip
 def test_what_honest_runs_name_is_known(name):

@@ -38,14 +38,14 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_ncsn_levels_are_uniform():
     objective = NCSNObjective([3.0, 2.0, 1.0])
-    drawn = objective.draw(30_000, generator())
+    drawn = objective.draw_levels(30_000, generator())
     counts = torch.stack([(drawn == level).sum() for level in (3.0, 2.0, 1.0)])
     assert counts.sum() == 30_000 and (counts - 10_000).abs().max() < 400
     assert objective.weight(drawn, 12).unique().tolist() == [0.5]
 
 
 def test_ddpm_draws_the_levels_of_the_table():
-    drawn = DDPMObjective().draw(20_000, generator())
+    drawn = DDPMObjective().draw_levels(20_000, generator())
     table = (VP.sigma_table / 2).float()
     index = torch.searchsorted(table, drawn)
     assert torch.equal(table[index], drawn)
@@ -53,18 +53,18 @@ def test_ddpm_draws_the_levels_of_the_table():
 
 
 def test_vp_times_are_uniform():
-    times = VP.time_of_sigma(2 * VPObjective().draw(20_000, generator()).double())
+    times = VP.time_of_sigma(2 * VPObjective().draw_levels(20_000, generator()).double())
     assert times.min() >= 0.9e-5 and times.max() <= 1 + 1e-6
     assert abs(times.mean() - 0.5) < 0.01 and abs(times.var() - 1 / 12) < 0.003
 
 
 def test_edm_levels_are_log_normal_in_centred_pixels():
-    logs = (2 * EDMObjective().draw(40_000, generator())).log()
+    logs = (2 * EDMObjective().draw_levels(40_000, generator())).log()
     assert abs(logs.mean() + 1.2) < 0.03 and abs(logs.std() - 1.2) < 0.02
 
 
 def test_log_uniform_levels_give_every_octave_alike():
-    logs = LogUniformObjective(0.8, 0.1).draw(30_000, generator()).log2()
+    logs = LogUniformObjective(0.8, 0.1).draw_levels(30_000, generator()).log2()
     counts = torch.histc(logs, 3, min=math.log2(0.1), max=math.log2(0.8))
     assert counts.sum() == 30_000 and (counts - 10_000).abs().max() < 400
 
@@ -88,7 +88,7 @@ def test_noise_prediction_losses_are_means_over_pixels():
 def test_dae_loss_is_the_denoising_error_summed_over_pixels(images):
     sigma2, network = 0.15, torch.nn.Sigmoid()
     objective, model = DAEObjective(sigma2), AutoencoderScore(network, sigma2)
-    sigma = objective.draw(len(images))
+    sigma = objective.draw_levels(len(images))
     assert (sigma.double() ** 2).tolist() == pytest.approx([0.15] * len(images))  # a variance, always the same
     noise = torch.randn((1, *images.shape), generator=generator(), dtype=images.dtype)
     found = objective.weight(sigma, images[0].numel()) * expected_reconstruction_error(model, images, sigma, noise)
@@ -100,16 +100,16 @@ def test_dae_loss_is_the_denoising_error_summed_over_pixels(images):
 def test_levels_decrease_and_cover_the_draws(objective):
     levels = torch.tensor(objective.levels)
     assert (levels.diff() < 0).all() and levels[-1] > 0
-    drawn = objective.draw(2000, generator())
+    drawn = objective.draw_levels(2000, generator())
     covered = (drawn <= levels[0] * 1.0001) & (drawn >= levels[-1] * 0.9999)
     assert covered.float().mean() > 0.99
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_draws_follow_the_generator(objective):
-    first = objective.draw(20, generator(1))
-    assert torch.equal(objective.draw(20, generator(1)), first)
-    assert len(objective.levels) == 1 or not torch.equal(objective.draw(20, generator(2)), first)
+    first = objective.draw_levels(20, generator(1))
+    assert torch.equal(objective.draw_levels(20, generator(1)), first)
+    assert len(objective.levels) == 1 or not torch.equal(objective.draw_levels(20, generator(2)), first)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)

@@ -14,7 +14,14 @@ from lit_pursamere.attacks.gradients import loss_gradient
 from lit_pursamere.cli.main import main
 from lit_pursamere.data import CIFAR10, MNIST, Digits
 from lit_pursamere.defense import Defense
-from lit_pursamere.diffusion import AutoencoderScore, FFDNetScore, NCSNv2Score
+from lit_pursamere.diffusion import (
+    ADBMObjective,
+    ADDTObjective,
+    AutoencoderScore,
+    FFDNetScore,
+    NCSNv2Score,
+    SDAEObjective,
+)
 from lit_pursamere.estimate.asking import Asking, Cost
 from lit_pursamere.estimate.calls import Queries, count_calls, count_queries
 from lit_pursamere.estimate.devices import Device, devices_of, read, speed
@@ -130,6 +137,19 @@ def test_a_lesson_is_what_a_step_of_training_computes(pairs):
         with FlopCount() as real:
             (net(x) if net is network else net.predict_noise(x, 0.2)).square().sum().backward()
         assert stage.cost.flop == 3 * real.total and (stage.images, stage.size) == (12, 4)
+
+
+@pytest.mark.parametrize("kind", [ADDTObjective, ADBMObjective, SDAEObjective])
+def test_a_lesson_on_noise_that_follows_an_attack(kind):
+    """FLOP of three batches of four images: that of the noise, and of the step on it."""
+    knows_all = FFDNetScore(sigma_max=1e3, channels=1, width=4, depth=3)
+    score = AutoencoderScore(DenoisingAutoencoder(1, 2)) if kind is SDAEObjective else knows_all
+    task = LitScoreModel(score, kind(classifier=WideResNet(10, 1, channels=1)))
+    x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
+    with FlopCount() as real:
+        task.loss(x, *task.draw(x, y)[:2], y).backward()
+    (stage,) = stages_of(task, Digits(batch_size=4), {"max_steps": 3})
+    assert stage.cost.flop == 3 * real.total and stage.cost.kind == "lesson"
 
 
 def test_validations():

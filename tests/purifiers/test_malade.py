@@ -49,6 +49,19 @@ def test_the_walk_is_equation_11(autoencoder, images):
         assert torch.allclose(purified, x.clamp(0, 1), rtol=0, atol=1e-12)
 
 
+def test_annealed_steps_change_evenly(autoencoder, images, watched_noise):
+    sigma2, noise, x = 0.15, SeededNoise(5), images
+    for k, (alpha, delta) in enumerate(((0.09, 0.02), (0.06, 0.01), (0.03, 0.0)), start=1):
+        z = noise.draw("reverse", k, 1, images)[0]
+        x = x + alpha * (autoencoder.network(x) - x) / sigma2 + delta * z
+    purifier = MALADE(autoencoder, sigma2, 0.09, 0.02, steps=3, alpha_end=0.03, delta_end=0, seed=5)
+    assert torch.allclose(purifier.under("fixed")(images), x.clamp(0, 1), rtol=0, atol=1e-12)
+    purifier(images, watched_noise)
+    assert watched_noise.drawn == [("reverse", 1), ("reverse", 2)]
+    one = MALADE(autoencoder, sigma2, 0.09, 0.02, steps=1, alpha_end=0.03, delta_end=0, seed=5)
+    assert one.alphas == (0.09,) and one.deltas == (0.02,), "a single step is the first"
+
+
 class Residual(Autoencoder):
     denoise = ScoreModel.denoise
 
@@ -69,7 +82,7 @@ def test_steps_may_be_clipped(images):
     assert torch.equal(clipped(images), torch.ones_like(images)) and torch.equal(free(images), clipped(images))
     seen = []
     for purifier in (clipped, free):
-        seen.append(purifier._step(images, 0.0)[0].max().item())
+        seen.append(purifier._step(images, 0.0, alpha=0.1)[0].max().item())
     assert seen == [1.0, 2.0]
 
 
@@ -93,6 +106,8 @@ def test_the_exact_gradient_agrees_with_finite_differences(mixture, images):
         ({"delta": -0.5}, "-0.5"),
         ({"delta": math.nan}, "nan"),
         ({"steps": 0}, "and 0"),
+        ({"alpha_end": 0.0}, "got 0.0"),
+        ({"delta_end": -0.25}, "-0.25"),
         ({"seed": -3}, "-3"),
     ],
 )

@@ -43,7 +43,9 @@ OTHERS: dict[str, dict[str, object]] = {
     "Identity": {},
     "Langevin": {"sigmas": [0.2, 0.1], "step_size": 1e-5, "steps_per_level": 2, "denoise": False},
     "LikelihoodMaximisation": {"steps": 3, "lr": 0.1, "sigma_min": 0.1, "sigma_max": 0.4, "rho": 10.0},
-    "MALADE": {"sigma2": 0.1, "alpha": 0.1, "delta": 0.1, "steps": 3, "clip_steps": True},
+    "MALADE": {
+        "sigma2": 0.1, "alpha": 0.1, "delta": 0.1, "steps": 3, "alpha_end": 0.2, "delta_end": 0.2, "clip_steps": True,
+    },
     "PurSAMERE": {
         "rho_pur": 2.0, "rho_sam": 0.0, "draws": 2, "sigmas": NoiseLevels(first=1.0), "lr_max": 0.2, "lr_min": 0.01,
         "projection": "exact", "lr_schedule": "as_printed", "ascent": "reused", "antithetic": True,

@@ -148,6 +148,8 @@ def test_differences_are_told():
     bridge = next(cell for cell in published("ADBM", "PGD200-EoT20") if cell.norm == "linf")
     found = differences(bridge, run("ADBM", {"a": ADBM}, noise=128), "ADBM", "a")
     assert found == {"noise": "noise=fresh there, 128 here", "training": "training=bridge there, not stated here"}
+    trained = {"class": "SomeScore", "training": "bridge"}
+    assert not differences(bridge, run("ADBM", {"a": ADBM}, score_model=trained), "ADBM", "a")
 
 
 def test_a_run_without_settings_agrees_with_nothing_that_is_stated():

@@ -139,13 +139,20 @@ def test_it_starts_from_weights_that_are_there(tmp_path):
         LitClassifier(nn.Sequential(*network()[:5], nn.Linear(8, 3)), checkpoint=str(file))
 
 
-def test_the_weights_that_it_starts_from_decide_not_their_place(tmp_path):
+@pytest.mark.parametrize("inside", [(), ("score_model",), ("objective", "classifier")], ids=str)
+def test_the_weights_that_it_starts_from_or_asks_decide_not_their_place(tmp_path, inside):
     def told(name, seed):
         save_weights(network(seed), tmp_path / name)
-        model = {"class_path": "LitClassifier", "init_args": {"checkpoint": str(tmp_path / name), "lr": 0.1}}
-        config = {"model": model, "data": {"class_path": "Random"}, "trainer": {}}
+        given = settings = {"checkpoint": str(tmp_path / name), "lr": 0.1}
+        for part in reversed(inside):
+            settings = {part: {"class_path": part, "init_args": settings}}
+        config = {
+            "model": {"class_path": "Lit", "init_args": settings},
+            "data": {"class_path": "Random"},
+            "trainer": {},
+        }
         decided = deciding(config)["model"]
-        assert model["init_args"]["checkpoint"] == str(tmp_path / name), "the configuration is as it was"
+        assert given["checkpoint"] == str(tmp_path / name), "the configuration is as it was"
         return decided
 
     assert told("a.safetensors", 0) == told("b.safetensors", 0) != told("c.safetensors", 1)

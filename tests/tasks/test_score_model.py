@@ -12,27 +12,40 @@ from torch.utils.data import DataLoader, Dataset
 
 from lit_pursamere.data import ArrayDataset, ImageDataModule
 from lit_pursamere.diffusion import (
+    ADBMObjective,
+    ADDTLinfObjective,
+    ADDTObjective,
     AutoencoderScore,
     DAEObjective,
     DDPMObjective,
     DDPMppScore,
+    DDPMScore,
     EDMObjective,
     EDMScore,
     NCSNObjective,
     NCSNv2Score,
     NoiseLevels,
+    SDAEObjective,
     VPObjective,
     expected_reconstruction_error,
 )
-from lit_pursamere.networks import DenoisingAutoencoder
+from lit_pursamere.networks import DenoisingAutoencoder, WideResNet
+from lit_pursamere.store.manifest import settings_of
 from lit_pursamere.tasks import LitScoreModel
 from lit_pursamere.tasks.callbacks import Clock
 from lit_pursamere.tasks.training import average
-from lit_pursamere.weights import inspect_weights, load_weights
+from lit_pursamere.weights import inspect_weights, load_weights, state_digest
 
 SIZE = {"channels": 1, "image_size": 8}
 TINY = {"ngf": 2, **SIZE}
 TINY_DDPMPP = {"nf": 8, "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": (4,), **SIZE}
+TINY_DDPM = {
+    "block_out_channels": (8, 8),
+    "attention": (False, True),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    **SIZE,
+}
 TINY_EDM = {"model_channels": 8, "channel_mult": (1, 1), "num_blocks": 1, "attn_resolutions": (4,), **SIZE}
 
 
@@ -57,7 +70,7 @@ class RecordedDraws(LitScoreModel):
         self.recorded = list(recorded)
         self.losses = []
 
-    def draw(self, x):
+    def draw(self, x, labels=None, generator=None):
         return self.recorded.pop(0)
 
     def training_step(self, batch, batch_idx):
@@ -88,7 +101,7 @@ def test_three_official_steps(golden, tmp_path):
     sigmas = start.pop("sigmas")
     score_model = NCSNv2Score(ngf=8)
     score_model.network.load_state_dict(start)
-    draws = [(sigmas[reference[f"labels_{i}"]], reference[f"noise_{i}"].unsqueeze(0)) for i in range(3)]
+    draws = [(sigmas[reference[f"labels_{i}"]], reference[f"noise_{i}"].unsqueeze(0), 0.0) for i in range(3)]
     task = RecordedDraws(score_model, lr=1e-4, ema_decay=0.999, recorded=draws)
     batches = [reference[f"x_{i}"] for i in range(3)]
     loader = DataLoader(Recorded(torch.cat(batches)), len(batches[0]))
@@ -189,6 +202,7 @@ class Speckles(ImageDataModule):
 def curve(folder, build, objective, resume=None, resident=None):
     """Train three epochs of five steps, keeping a checkpoint of every step."""
     pl.seed_everything(3)
+    objective = objective() if callable(objective) else objective
     task = Curve(build(), objective, lr=1e-3, warmup=4, schedule="cosine", ema_decay=0.9, ema_warmup=True)
     every = pl.callbacks.ModelCheckpoint(
         folder, "{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
@@ -202,15 +216,34 @@ def curve(folder, build, objective, resume=None, resident=None):
     return task
 
 
+def judge():
+    """A classifier that is the same whenever it is built."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(11)
+        return WideResNet(10, 1, num_classes=2, channels=1)
+
+
 OBJECTIVES = {
     "ncsn": (lambda: NCSNv2Score(**TINY), NCSNObjective(NoiseLevels(5, 0.01, 10))),
     "vp": (lambda: DDPMppScore(**TINY_DDPMPP, dropout=0.3), VPObjective()),
     "edm": (lambda: EDMScore(**TINY_EDM, augment_dim=0, dropout=0.3), EDMObjective()),
+    "addt": (lambda: DDPMScore(**TINY_DDPM, dropout=0.3), lambda: ADDTObjective(classifier=judge(), refinements=2)),
+    "addt-leak": (
+        lambda: EDMScore(**TINY_EDM, augment_dim=0, dropout=0.3),
+        lambda: ADDTObjective(EDMObjective(), classifier=judge(), refinements=2, leak_ce_grad=True),
+    ),
+    "addt-linf": (lambda: DDPMScore(**TINY_DDPM, dropout=0.3), lambda: ADDTLinfObjective(classifier=judge())),
+    "adbm": (lambda: DDPMppScore(**TINY_DDPMPP, dropout=0.3), lambda: ADBMObjective(classifier=judge())),
+    "dae": (lambda: AutoencoderScore(DenoisingAutoencoder(1, 4)), DAEObjective()),
+    "sdae": (lambda: AutoencoderScore(DenoisingAutoencoder(1, 4)), lambda: SDAEObjective(classifier=judge())),
 }
 
 
+WORLDS = ["ncsn", *(pytest.param(name, marks=pytest.mark.slow) for name in [*OBJECTIVES][1:])]
+
+
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-@pytest.mark.parametrize("world", ["ncsn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vp", "edm"))])
+@pytest.mark.parametrize("world", WORLDS)
 def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, world):
     whole = curve(tmp_path / "whole", *OBJECTIVES[world])
     assert sorted(whole.losses) == list(range(15)) and len(set(whole.losses.values())) == 15
@@ -239,7 +272,8 @@ def test_the_loss_is_the_weighted_reconstruction_error(objective):
     torch.manual_seed(0)
     task = LitScoreModel(NCSNv2Score(**TINY), objective)
     x = torch.rand(6, 1, 8, 8)
-    sigma, noise = task.draw(x)
+    sigma, noise, extra = task.draw(x)
+    assert extra == 0
     expected = [
         objective.weight(s, 64) * expected_reconstruction_error(task.score_model, x[i : i + 1], s, noise[:, i : i + 1])
         for i, s in enumerate(sigma)
@@ -272,6 +306,62 @@ def test_learning_rate_warms_up_and_then_falls_to_zero():
     assert factors[9] == pytest.approx(0.5)
     constant = LitScoreModel(NCSNv2Score(**TINY), warmup=1)
     assert [constant.lr_factor(step) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", [ADDTObjective, pytest.param(ADBMObjective, marks=pytest.mark.slow), SDAEObjective])
+def test_a_frozen_classifier_is_told_and_neither_trained_nor_kept(tmp_path, kind):
+    network = judge()
+    before = state_digest(network)
+    build = OBJECTIVES["sdae" if kind is SDAEObjective else "adbm"][0]
+    task = LitScoreModel(
+        build(), kind(classifier=network), lr=1e-2, ema_decay=0.9, export=str(tmp_path / "score.safetensors")
+    )
+    modes = []
+    network.register_forward_hook(lambda part, *_: modes.append(part.training))
+    loader = DataLoader(Recorded(torch.rand(8, 1, 8, 8)), 4)
+    trainer = quiet_trainer(tmp_path, max_epochs=1, checkpoint=True)
+    trainer.fit(task, loader, loader)
+    assert state_digest(network) == before and modes and not any(modes)
+    assert all(p.grad is None and not p.requires_grad for p in network.parameters())
+    (kept,) = tmp_path.rglob("*.ckpt")
+    owned = [*torch.load(kept, weights_only=True)["state_dict"], *load_file(tmp_path / "score.safetensors")]
+    assert not [name for name in owned if "objective" in name or "classifier" in name]
+    card = inspect_weights(tmp_path / "score.safetensors").metadata
+    assert card["guided_by"] == f"WideResNet, sha256 {before}" and kind.__name__ in card["objective"]
+    assert ("val/loss_attacked" in card) == (kind is not SDAEObjective)
+    assert task.objective.classifier is network
+    again = (
+        AutoencoderScore(DenoisingAutoencoder(1, 4), checkpoint=task.export)
+        if kind is SDAEObjective
+        else DDPMppScore(**TINY_DDPMPP, dropout=0.3, checkpoint=task.export)
+    )
+    told = settings_of(again)["training"]  # by which tables know it
+    assert told == card["training"] == task.objective.training
+
+
+def test_noise_that_follows_an_attack_is_validated_with_and_without_it(tmp_path):
+    """The noise of both is the same at every validation; a trainer without gradients is refused in a line."""
+    torch.manual_seed(0)
+    task = LitScoreModel(OBJECTIVES["addt"][0](), OBJECTIVES["addt"][1]())
+    loader = DataLoader(Recorded(torch.rand(8, 1, 8, 8)), 4)
+    first, second = (quiet_trainer(tmp_path).validate(task, loader, verbose=False)[0] for _ in range(2))
+    assert first == second and first["val/loss_attacked"] > 0
+    without = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    with pytest.raises(RuntimeError, match="inference_mode=False"):
+        without.validate(task, loader, verbose=False)
+
+
+def test_betas_reach_the_optimiser_and_the_power_the_average():
+    task = LitScoreModel(NCSNv2Score(**TINY), lr=2e-4, betas=(0.95, 0.999), weight_decay=1e-6, ema_power=0.75)
+    (group,) = task.configure_optimizers()["optimizer"].param_groups
+    assert group["betas"] == (0.95, 0.999) and group["weight_decay"] == 1e-6
+    for update, decay in ((1, 0.0), (2, 1 - 2**-0.75), (16, 0.875), (10**8, 0.9999)):
+        tensors = [torch.ones(3)]
+        average(0.9999, False, tensors, [torch.zeros(3)], torch.tensor(update), power=task.ema_power)
+        assert tensors[0] == pytest.approx([decay] * 3)
+    for wrong in ({"betas": (1.0, 0.9)}, {"ema_power": 0.0}):
+        with pytest.raises(ValueError, match="betas in"):
+            LitScoreModel(NCSNv2Score(**TINY), **wrong)
 
 
 def test_average_with_warmup_follows_its_decay():
