@@ -30,6 +30,7 @@ from lit_pursamere.diffusion.sampling import (
     heun,
     heun_step,
     langevin_step,
+    learned_variance,
     reverse_ode_step,
     reverse_sde_step,
     vp_clean,
@@ -37,12 +38,14 @@ from lit_pursamere.diffusion.sampling import (
     vp_score,
 )
 from lit_pursamere.diffusion.schedules import VP, NoiseLevels, ReverseStep, VariancePreserving, decreasing_levels
-from lit_pursamere.diffusion.score_model import DenoiserScore, GaussianMixtureScore, ScoreModel
+from lit_pursamere.diffusion.score_model import Denoiser, GaussianMixtureScore, ScoreModel
 from lit_pursamere.diffusion.wrappers import (
     DDPMppScore,
     DDPMScore,
+    DenoiserScore,
     EDMScore,
     FFDNetScore,
+    GuidedDiffusionScore,
     NCSNv2Score,
     PreconditionedScore,
 )
@@ -54,12 +57,14 @@ __all__ = [
     "DDPMObjective",
     "DDPMScore",
     "DDPMppScore",
+    "Denoiser",
     "DenoiserScore",
     "EDMObjective",
     "EDMScore",
     "FFDNetScore",
     "FreshNoise",
     "GaussianMixtureScore",
+    "GuidedDiffusionScore",
     "LogUniformObjective",
     "NCSNObjective",
     "NCSNv2Score",
@@ -87,6 +92,7 @@ __all__ = [
     "heun",
     "heun_step",
     "langevin_step",
+    "learned_variance",
     "psnr",
     "reverse_ode_step",
     "reverse_sde_step",
