@@ -61,10 +61,24 @@ def test_the_released_settings_are_ours(folder):
      ("norm_eps", 1e-5), ("act_fn", "gelu"), ("norm_num_groups", 16), ("time_embedding_type", "fourier"),
      ("resnet_time_scale_shift", "scale_shift"), ("center_input_sample", True)],
 )  # fmt: skip
-def test_other_settings_of_a_diffusers_network_are_refused(folder, name, value):
+def test_other_settings_than_those_of_a_network_are_refused(folder, name, value):
     with pytest.raises(ValueError, match=f"was made for {name} {json.dumps(value)}".replace('"', "")) as caught:
-        DDPMScore(**SMALL, checkpoint=folder({name: value}))
+        load_weights(DDPMUNet(**SMALL), folder({name: value}))
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_given_is_what_the_folder_says(folder):
+    network = DDPMScore(checkpoint=folder({"attention_head_dim": 8, "act_fn": "gelu"})).network
+    assert (network.settings["attention_head_dim"], network.settings["act_fn"]) == (8, "gelu")
+    assert network.image_size == 16 and len(network.down_blocks) == 2
+    with pytest.raises(ValueError, match="was made for act_fn gelu, and this DDPMUNet computes with act_fn silu"):
+        DDPMScore(checkpoint=folder({"act_fn": "gelu"}), act_fn="silu")
+
+
+def test_what_no_network_here_has_is_refused_with_the_folder(folder):
+    with pytest.raises(ValueError, match=r"DDPMUNet has no way of time_embedding_type fourier; center_input_sample") as caught:
+        DDPMScore(checkpoint=(place := folder({"time_embedding_type": "fourier", "center_input_sample": True})))
+    assert str(caught.value).startswith(place) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
