@@ -7,6 +7,8 @@ from lit_pursamere.networks.dm_wide_resnet import DMWideResNet
 from lit_pursamere.networks.ffdnet import FFDNet
 from lit_pursamere.networks.guided_unet import GuidedUNet
 from lit_pursamere.networks.mnist_cnn import LeNet5, MadryCNN
+from lit_pursamere.networks.mnist_energy import MNISTEnergy
+from lit_pursamere.networks.mnist_unet import MNISTUNet
 from lit_pursamere.networks.ncsnv2 import NCSNv2
 from lit_pursamere.networks.normalised import Normalised
 from lit_pursamere.networks.resnet import CIFARResNet, ResNet4b, ResNet18
@@ -23,6 +25,8 @@ __all__ = [
     "FFDNet",
     "GuidedUNet",
     "LeNet5",
+    "MNISTEnergy",
+    "MNISTUNet",
     "MadryCNN",
     "MagNetAutoencoder",
     "NCSNv2",

@@ -162,7 +162,9 @@ def _inner(value: Any) -> dict[str, Tensor]:
 def _by_name(value: Any) -> dict[str, Tensor]:
     named = value.items() if isinstance(value, Mapping) else ()
     if named and all(isinstance(name, str) and is_layer(layer) for name, layer in named):
-        return {f"{n}.{part}": t.detach() for n, both in named for part, t in zip(("weight", "bias"), both, strict=True)}
+        return {
+            f"{n}.{part}": t.detach() for n, both in named for part, t in zip(("weight", "bias"), both, strict=True)
+        }
     return {name: t.detach() for name, t in named if isinstance(name, str) and isinstance(t, Tensor)}
 
 

@@ -91,9 +91,13 @@ def test_any_denoiser_that_is_told_its_sigma_is_a_score_model():
 
 def test_a_denoiser_is_asked_within_its_range_only():
     model, y = DenoiserScore(Shrinking(), sigma_max=0.5, sigma_min=0.05), torch.rand(2, 1, 2, 2)
-    with pytest.raises(ValueError, match=r"this Shrinking knows noise up to sigma 0\.5 and was asked at 0\.6; let .* lower"):
+    with pytest.raises(
+        ValueError, match=r"this Shrinking knows noise up to sigma 0\.5 and was asked at 0\.6; let .* lower"
+    ):
         model.score(y, 0.6)
-    with pytest.raises(ValueError, match=r"this Shrinking knows noise down to sigma 0\.05 and was asked at 0\.01; .* higher"):
+    with pytest.raises(
+        ValueError, match=r"this Shrinking knows noise down to sigma 0\.05 and was asked at 0\.01; .* higher"
+    ):
         model.denoise(y, torch.tensor([0.1, 0.01]))
     for low, high in ((0.5, 0.1), (-1, 0.5), (0, 0)):
         with pytest.raises(ValueError, match=f"DenoiserScore needs 0 <= sigma_min.* got {low} and {high}"):

@@ -76,7 +76,9 @@ def test_what_is_not_given_is_what_the_folder_says(folder):
 
 
 def test_what_no_network_here_has_is_refused_with_the_folder(folder):
-    with pytest.raises(ValueError, match=r"DDPMUNet has no way of time_embedding_type fourier; center_input_sample") as caught:
+    with pytest.raises(
+        ValueError, match=r"DDPMUNet has no way of time_embedding_type fourier; center_input_sample"
+    ) as caught:
         DDPMScore(checkpoint=(place := folder({"time_embedding_type": "fourier", "center_input_sample": True})))
     assert str(caught.value).startswith(place) and "\n" not in str(caught.value)
 
