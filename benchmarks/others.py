@@ -2,8 +2,8 @@
 
     python -m benchmarks.others MODELS cifar10=cifar10.npz mnist=mnist.npz
 
-MODELS holds the files; an .npz has test_images (N, H, W, C) or (N, H, W) of uint8 and test_labels. Each network is built
-as its configuration in configs/classifier/ says.
+MODELS holds the files; an .npz has test_images (N, H, W, C) or (N, H, W) of uint8 and test_labels. Each network is
+built as its configuration in configs/classifier/ says.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 from lit_pursamere import load_classifier
 from lit_pursamere.data.arrays import to_nchw
 
-# Name of the weights, their file, the images, how many of them from the first on, and the accuracy that is stated, in %.
+# Name of the weights, their file, the images, how many of them from the first on, and the accuracy stated, in %.
 OTHERS = (
     ("cifar10/resnet20", "cifar10_resnet20.th", "cifar10", 10_000, 91.73),
     ("cifar10/resnet56", "cifar10_resnet56.th", "cifar10", 10_000, 93.39),

@@ -10,8 +10,8 @@ With u = 2 y - 1 and sigma_u = 2 sigma (centred pixels), every U-Net F estimates
 | ve              | 1                         | ln(sigma_u / 2)     | 0                         | -1                 |
 | edm, c = 0.5    | 1 / sqrt(sigma_u^2 + c^2) | ln(sigma_u) / 4     | sigma_u / (sigma_u^2+c^2) | -c times the scale |
 
-NCSNv2 (Song & Ermon, 2020): xi_hat = -F(y), whatever sigma. A denoiser D that is told its sigma, such as FFDNet (Zhang et
-al., 2018): xi_hat = (y - D(y, sigma)) / sigma (Tweedie).
+NCSNv2 (Song & Ermon, 2020): xi_hat = -F(y), whatever sigma. A denoiser D that is told its sigma, such as FFDNet
+(Zhang et al., 2018): xi_hat = (y - D(y, sigma)) / sigma (Tweedie).
 
 References: Karras et al. (2022), table 1, with D = u - sigma_u xi_hat, so that the cancelling terms of (u - D) /
 sigma_u are gone; Ho et al. (2020); Song et al. (2021).

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,13 @@ NAMES = ("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut")
 OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-ACTIVATIONS = {"silu": F.silu, "swish": F.silu, "relu": F.relu, "gelu": F.gelu, "mish": F.mish}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "swish": F.silu,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "mish": F.mish,
+}
 DOWN, UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 
 # What UNet2DModel can be told and this network has one way of.
@@ -149,7 +155,8 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(h, scale_factor=2.0))
 
 
-Block, Attend = Callable[[int, int], nn.Module], Callable[[int], nn.Module]
+Block: TypeAlias = Callable[[int, int], nn.Module]
+Attend: TypeAlias = Callable[[int], nn.Module]
 
 
 class Level(nn.Module):
@@ -227,7 +234,7 @@ class DDPMUNet(nn.Module):
         }  # fmt: skip
         check_settings(self.settings, widths[0])
         self.channels, self.image_size, self.width = channels, image_size, widths[0]
-        self.time = {"shift": freq_shift, "cosine_first": flip_sin_to_cos}
+        self.freq_shift, self.flip_sin_to_cos = freq_shift, flip_sin_to_cos
         scale_shift = resnet_time_scale_shift == "scale_shift"
         embedding = 4 * self.width
         self.conv_in = conv(channels, self.width)
@@ -271,7 +278,7 @@ class DDPMUNet(nn.Module):
         Returns:
             Noise (B, C, H, W); with `learn_sigma` (B, 2 C, H, W), see `GuidedUNet.forward`.
         """
-        emb = sinusoidal_embedding(timestep, self.width, x.dtype, **self.time)
+        emb = sinusoidal_embedding(timestep, self.width, x.dtype, self.freq_shift, self.flip_sin_to_cos)
         first, last = self.time_embedding.values()
         emb = self.act(last(F.silu(first(emb))))
         h = self.conv_in(x)

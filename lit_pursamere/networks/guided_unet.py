@@ -3,7 +3,8 @@
 Reference: "Diffusion Models Beat GANs on Image Synthesis", NeurIPS 2021, section 3; without classes. Parameter names
 and their order are those of the released checkpoints, the defaults those of `256x256_diffusion_uncond.pt`.
 
-    emb = mlp(sinusoids(timesteps));  h = conv(x);  down: blocks, attention at some sizes, halve;  block, attention, block
+    emb = mlp(sinusoids(timesteps));  h = conv(x);  down: blocks, attention at some sizes, halve
+    block, attention, block
     up: blocks that take the skips, attention, double;  out = conv(silu(norm(h)))        (noise, and v of the variance)
 """
 

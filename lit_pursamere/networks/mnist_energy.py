@@ -22,7 +22,7 @@ class MNISTEnergy(nn.Sequential):
             layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.SiLU()]
         super().__init__(*layers, nn.Flatten(), nn.Linear(256, 64), nn.SiLU(), nn.Linear(64, 1))
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """Minus the energy (B, 1) of images (B, 1, 28, 28) in [-1, 1]; a ValueError for other shapes."""
         if x.shape[1:] != (1, 28, 28):
             raise ValueError(f"MNISTEnergy wants images (B, 1, 28, 28); got {tuple(x.shape)}")

@@ -43,9 +43,10 @@ class Block(nn.Module):
 
 
 class MNISTUNet(nn.Module):
-    """Noise-predicting U-Net: centred states (B, 1, 28, 28) and timesteps (B,) to the noise in them; 606,852 parameters.
+    """Noise-predicting U-Net: centred states (B, 1, 28, 28) and timesteps (B,) to the noise in them.
 
-    The times are rows of a table, one for each of the 1,000 trained steps, so fractions of a step are rounded.
+    It has 606,852 parameters. The times are rows of a table, one for each of the 1,000 trained steps, so fractions of a
+    step are rounded.
     """
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ class Normalised(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, mean: Sequence[float], std: Sequence[float], resize: int | None = None
+        self, network: nn.Module, mean: Sequence[float], std: Sequence[float], *, resize: int | None = None
     ) -> None:
         super().__init__()
         if resize is not None and resize < 1:

@@ -71,7 +71,7 @@ def sinusoidal_embedding(
         time: Times (B,), about 0 to 1000; fractions are as good as integers.
         width: Length of an embedding, even and at least 4.
         dtype: Type of the result; frequencies and angles are computed in it, or in float32 where that is finer.
-        shift: The frequencies are 10000^(-i / (width / 2 - shift)): at 1 the last one is 1/10000, at 0 a next one would.
+        shift: Frequencies are 10000^(-i / (width / 2 - shift)): at 1 the last one is 1/10000, at 0 the one after it.
         cosine_first: Whether the cosines come before the sines.
 
     Returns:

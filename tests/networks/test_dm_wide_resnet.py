@@ -65,5 +65,5 @@ def test_files_with_the_authors_normalisation_load(tmp_path, recorded):
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="DMWideResNet needs a depth of 6 n .*got 29"):
+    with pytest.raises(ValueError, match=r"DMWideResNet needs a depth of 6 n .*got 29"):
         DMWideResNet(29)

@@ -1,4 +1,4 @@
-"""GuidedUNet is guided-diffusion's network: names, count, outputs, gradients and learned variances are the recorded ones."""
+"""GuidedUNet is guided-diffusion's: names, count, outputs, gradients and learned variances are the recorded ones."""
 
 from __future__ import annotations
 
