@@ -32,7 +32,7 @@ from lit_pursamere.diffusion.schedules import VP
 from lit_pursamere.diffusion.score_model import Denoiser, ScoreModel, level_tensor, per_image
 from lit_pursamere.host import note
 from lit_pursamere.networks import DDPMpp, DDPMUNet, FFDNet, GuidedUNet, NCSNv2, SongUNet
-from lit_pursamere.networks.ddpm_unet import unet_arguments
+from lit_pursamere.networks.unet2d_config import unet_arguments
 from lit_pursamere.weights import folder_settings, load_weights
 
 __all__ = [
@@ -282,12 +282,28 @@ class DDPMScore(PreconditionedScore):
 
 
 def folder_arguments(checkpoint: str | None, weights: str) -> dict[str, Any]:
-    """Arguments of the `DDPMUNet` in a diffusers folder; none if the checkpoint is no folder."""
-    stated = None if checkpoint is None else folder_settings(checkpoint, weights)
+    """Arguments of the `DDPMUNet` in a diffusers folder; none if the checkpoint is no folder.
+
+    Raises:
+        ValueError: If its config.json describes no such network, or one that its weight file is too small for: a few
+            words could make a network of any size.
+    """
+    found = None if checkpoint is None else folder_settings(checkpoint, weights)
+    if found is None:
+        return {}
+    stated, size = found
     try:
-        return {} if stated is None else unet_arguments(stated)
+        own = unet_arguments(stated)
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in DDPMUNet(**own).parameters())
     except ValueError as error:
         raise ValueError(f"{checkpoint}: {error}") from error
+    if parameters > size:
+        raise ValueError(
+            f"{checkpoint}: config.json describes a network of {parameters:,} parameters, which the {size:,} bytes of "
+            "its weight file cannot hold; is it the file of this network?"
+        )
+    return own
 
 
 class GuidedDiffusionScore(PreconditionedScore):

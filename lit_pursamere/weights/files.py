@@ -185,19 +185,25 @@ def _read_folder(folder: Path, execute: bool, weights: str) -> Content:
     return Content(content.path, "diffusers folder", content.value, {**stated, **content.metadata}, which)
 
 
-def folder_settings(path: str | Path, weights: str = "ema") -> dict[str, Any] | None:
-    """What the config.json of a diffusers folder holds; None if the path is none of such a folder.
+def folder_settings(path: str | Path, weights: str = "ema") -> tuple[dict[str, Any], int] | None:
+    """What the config.json of a diffusers folder holds, and the size of its weight file in bytes.
 
     Args:
         path: File or folder, or a name of the registry.
         weights: As in `read_content`.
+
+    Returns:
+        Both; None if the path is that of no folder.
 
     Raises:
         FileNotFoundError: If there are no weights in the folder.
         ValueError: If its config.json cannot be read.
     """
     path = located(path)
-    return _configuration(_of_folder(path, weights)[1].with_name("config.json")) if path.is_dir() else None
+    if not path.is_dir():
+        return None
+    file = _of_folder(path, weights)[1]
+    return _configuration(file.with_name("config.json")), file.stat().st_size
 
 
 def _of_folder(folder: Path, weights: str) -> tuple[str, Path, bool]:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lit_pursamere.networks import DDPMUNet
-from lit_pursamere.networks.ddpm_unet import OLD_ATTENTION_NAMES, unet_arguments
+from lit_pursamere.networks.ddpm_unet import OLD_ATTENTION_NAMES
+from lit_pursamere.networks.unet2d_config import unet_arguments
 
 
 @pytest.fixture
@@ -123,6 +124,8 @@ def test_every_setting_makes_a_difference(more):
         ({"num_class_embeds": 1000}, "num_class_embeds 1000"),
         ({"out_channels": 4}, "in_channels 3 and out_channels 4"),
         ({"downsample_type": "resnet"}, "downsample_type resnet"),
+        ({"layers_per_block": 10**9}, "holds layers_per_block 1000000000"),
+        ({"block_out_channels": [16.0, 32.0]}, r"holds block_out_channels \[16\.0, 32\.0\]"),
         ({"norm_eps": "small"}, "holds norm_eps 'small', which is no such setting"),
         ({"down_block_types": [1, 2]}, r"holds down_block_types \[1, 2\]"),
     ],

@@ -75,6 +75,14 @@ def test_what_is_not_given_is_what_the_folder_says(folder):
         DDPMScore(checkpoint=folder({"act_fn": "gelu"}), act_fn="silu")
 
 
+def test_a_configuration_of_a_network_that_its_file_cannot_hold_is_refused_before_it_is_built(folder):
+    with pytest.raises(
+        ValueError, match=r"describes a network of [\d,]{14,} parameters, which the [\d,]+ bytes"
+    ) as caught:
+        DDPMScore(checkpoint=folder({"block_out_channels": [32, 1 << 20]}))
+    assert "\n" not in str(caught.value)
+
+
 def test_what_no_network_here_has_is_refused_with_the_folder(folder):
     with pytest.raises(
         ValueError, match=r"DDPMUNet has no way of time_embedding_type fourier; center_input_sample"
