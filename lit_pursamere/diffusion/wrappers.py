@@ -19,6 +19,7 @@ sigma_u are gone; Ho et al. (2020); Song et al. (2021).
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -256,8 +257,8 @@ class DDPMScore(PreconditionedScore):
         index: `fractional`, or `nearest`: ask at the nearest of the 1000 trained steps only.
         checkpoint: Weight file, for instance a diffusers folder such as google/ddpm-cifar10-32. None: random weights.
         weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
-        network: Arguments of the network, `networks.DDPMUNet`; those that are not given are what the config.json of a
-            diffusers folder says.
+        network: Arguments of the network, `networks.DDPMUNet`; those left at their defaults are what the config.json of
+            a diffusers folder says.
 
     Raises:
         ValueError: If the config.json asks for what `networks.DDPMUNet` does not have.
@@ -277,25 +278,35 @@ class DDPMScore(PreconditionedScore):
         if index not in ("fractional", "nearest"):
             raise ValueError(f"DDPMScore needs index 'fractional' or 'nearest'; got {index!r}")
         preconditioning: Preconditioning = "ddpm" if index == "fractional" else "ddpm_nearest"
-        super().__init__(DDPMUNet(**{**folder_arguments(checkpoint, weights), **network}), preconditioning, checkpoint,
-                         weights)  # fmt: skip
+        # Configurations give defaults as well, so what is given is what differs from them.
+        given = {name: value for name, value in network.items() if value != default_of(name, value)}
+        unet = (
+            DDPMUNet(**{**folder_arguments(checkpoint, weights, given), **given}) if checkpoint else DDPMUNet(**network)
+        )
+        super().__init__(unet, preconditioning, checkpoint, weights)
 
 
-def folder_arguments(checkpoint: str | None, weights: str) -> dict[str, Any]:
+def default_of(name: str, value: Any) -> Any:
+    """The default of an argument of `DDPMUNet`, a list if the value is one."""
+    known = inspect.signature(DDPMUNet).parameters
+    default = known[name].default if name in known else None
+    return list(default) if isinstance(value, list) and isinstance(default, tuple) else default
+
+
+def folder_arguments(checkpoint: str, weights: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the `DDPMUNet` in a diffusers folder; none if the checkpoint is no folder.
 
     Raises:
         ValueError: If its config.json describes no such network, or one that its weight file is too small for: a few
             words could make a network of any size.
     """
-    found = None if checkpoint is None else folder_settings(checkpoint, weights)
-    if found is None:
+    if (found := folder_settings(checkpoint, weights)) is None:
         return {}
     stated, size = found
     try:
         own = unet_arguments(stated)
         with torch.device("meta"):
-            parameters = sum(parameter.numel() for parameter in DDPMUNet(**own).parameters())
+            parameters = sum(parameter.numel() for parameter in DDPMUNet(**{**own, **given}).parameters())
     except ValueError as error:
         raise ValueError(f"{checkpoint}: {error}") from error
     if parameters > size:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lit_pursamere.diffusion import AutoencoderScore, DDPMScore, EDMScore
+from lit_pursamere.configuration.building import build
+from lit_pursamere.diffusion import AutoencoderScore, DDPMScore, EDMScore, ScoreModel
 from lit_pursamere.networks import DDPMUNet, DenoisingAutoencoder, WideResNet
 from lit_pursamere.tasks import LitScoreModel
 from lit_pursamere.weights import inspect_weights, load_weights, model_card, save_weights
@@ -71,8 +72,15 @@ def test_what_is_not_given_is_what_the_folder_says(folder):
     network = DDPMScore(checkpoint=folder({"attention_head_dim": 8, "act_fn": "gelu"})).network
     assert (network.settings["attention_head_dim"], network.settings["act_fn"]) == (8, "gelu")
     assert network.image_size == 16 and len(network.down_blocks) == 2
-    with pytest.raises(ValueError, match="was made for act_fn gelu, and this DDPMUNet computes with act_fn silu"):
-        DDPMScore(checkpoint=folder({"act_fn": "gelu"}), act_fn="silu")
+    with pytest.raises(ValueError, match="was made for act_fn gelu, and this DDPMUNet computes with act_fn relu"):
+        DDPMScore(checkpoint=folder({"act_fn": "gelu"}), act_fn="relu")
+
+
+def test_so_it_is_in_a_configuration_which_gives_defaults_too(folder):
+    arguments = {"checkpoint": folder({"attention_head_dim": 8}), "index": "nearest"}
+    content = {"class_path": "lit_pursamere.diffusion.DDPMScore", "init_args": arguments}
+    network = build(ScoreModel, content).network
+    assert (network.settings["attention_head_dim"], network.image_size) == (8, 16)
 
 
 def test_a_configuration_of_a_network_that_its_file_cannot_hold_is_refused_before_it_is_built(folder):
