@@ -58,37 +58,46 @@ class ZooClassifier(nn.Module):
         name: As at the top of this file.
         mean: What is subtracted from images in [0, 1]. None: what the library says.
         std: What they are then divided by. None: what the library says.
+        resize: Height and width that images are brought to, see `networks.Normalised`. None: they keep their size.
 
     Raises:
-        ValueError: If the library has nothing of that name.
+        ValueError: If the library has nothing of that name, or the size is not above 0.
         ImportError: If it is not installed.
     """
 
-    def __init__(self, name: str, mean: list[float] | None = None, std: list[float] | None = None) -> None:
+    def __init__(
+        self, name: str, mean: list[float] | None = None, std: list[float] | None = None, resize: int | None = None
+    ) -> None:
         super().__init__()
         network, own_mean, own_std, self._place = source_of(name)
         self.name, self.mean, self.std = name, mean or listed(own_mean), std or listed(own_std)
-        normalised = self.mean is not None and self.std is not None
-        self.network = Normalised(network, self.mean, self.std) if normalised else network  # type: ignore[arg-type]
+        self.resize = resize
+        if self.mean is not None and self.std is not None:
+            self.network: nn.Module = Normalised(network, self.mean, self.std, resize=resize)
+        else:
+            self.network = network if resize is None else Normalised(network, [0.0], [1.0], resize=resize)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
 
 
-def zoo_classifier(name: str, checkpoint: str | Path | None = None, download: bool = False) -> nn.Module:
+def zoo_classifier(
+    name: str, checkpoint: str | Path | None = None, download: bool = False, resize: int | None = None
+) -> nn.Module:
     """A classifier of another library with its weights, from images (B, C, H, W) in [0, 1] to logits.
 
     Args:
         name: As at the top of this file.
         checkpoint: A file with weights for it. None: those that the library publishes.
         download: Whether to download these if they are not on this machine.
+        resize: As in `ZooClassifier`.
 
     Raises:
         ValueError: If the library has nothing of that name, or the weights do not fit.
         ImportError: If it is not installed.
         FileNotFoundError: If there are no weights on this machine; the message says how to get them.
     """
-    classifier = ZooClassifier(name)
+    classifier = ZooClassifier(name, resize=resize)
     inner = classifier.network.network if isinstance(classifier.network, Normalised) else classifier.network
     load_weights(inner, checkpoint or present(name, classifier._place, download))
     return classifier.eval()

@@ -20,12 +20,14 @@ from lit_pursamere.diffusion import (
     AutoencoderScore,
     DDPMppScore,
     DDPMScore,
+    DenoiserScore,
     EDMScore,
     GaussianMixtureScore,
+    GuidedDiffusionScore,
     NCSNv2Score,
     ScoreModel,
 )
-from lit_pursamere.networks import DenoisingAutoencoder
+from lit_pursamere.networks import DenoisingAutoencoder, FFDNet
 
 torch.set_num_threads(1)
 
@@ -150,6 +152,10 @@ TINY = {"channels": 1, "image_size": 8}
 TINY_DDPM = {"block_out_channels": (8, 8), "attention": (False, True), "layers_per_block": 1, "norm_num_groups": 4}
 TINY_DDPMPP = {"nf": 8, "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": (4,)}
 TINY_EDM = {"model_channels": 8, "channel_mult": (1, 1), "num_blocks": 1, "attn_resolutions": (4,)}
+TINY_GUIDED = {
+    "model_channels": 8, "channel_mult": (1, 1), "num_res_blocks": 1, "attention_resolutions": (4,),
+    "num_head_channels": 4, "norm_num_groups": 4,
+}  # fmt: skip
 TINY_SCORES: dict[str, Callable[[], ScoreModel]] = {
     "NCSNv2": lambda: NCSNv2Score(ngf=4, **TINY),
     "DDPM": lambda: DDPMScore(**TINY_DDPM, **TINY),
@@ -157,6 +163,8 @@ TINY_SCORES: dict[str, Callable[[], ScoreModel]] = {
     "EDM": lambda: EDMScore(**TINY_EDM, **TINY),
     "EDM-VP": lambda: EDMScore(**TINY_EDM, **TINY, preconditioning="vp"),
     "EDM-VE": lambda: EDMScore(**TINY_EDM, **TINY, preconditioning="ve"),
+    "guided": lambda: GuidedDiffusionScore(**TINY_GUIDED, **TINY),
+    "denoiser": lambda: DenoiserScore(FFDNet(1, 4, 3), sigma_max=1.0),
     "DAE": lambda: AutoencoderScore(DenoisingAutoencoder(1, 4)),
 }
 

@@ -52,6 +52,14 @@ def test_torchvision_with_the_normalisation_of_its_weights(hub):
     }
 
 
+def test_images_are_brought_to_the_size_that_a_network_wants(hub, tmp_path):
+    network, x = published(), torch.rand(1, 3, 32, 32)
+    torch.save(network.state_dict(), tmp_path / "own.pth")
+    found = load_classifier(SMALL, checkpoint=tmp_path / "own.pth", resize=48)
+    assert torch.equal(found(x), Normalised(network, MEAN, STD, resize=48)(x))
+    assert not torch.equal(found(x), Normalised(network, MEAN, STD)(x))
+
+
 def test_only_who_asks_for_it_downloads(hub, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"not on this machine: --download .* gets them, https://.*" + FILE):
         load_classifier(SMALL)

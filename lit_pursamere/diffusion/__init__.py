@@ -33,6 +33,7 @@ from lit_pursamere.diffusion.sampling import (
     heun,
     heun_step,
     langevin_step,
+    learned_variance,
     reverse_ode_step,
     reverse_sde_step,
     vp_clean,
@@ -40,13 +41,15 @@ from lit_pursamere.diffusion.sampling import (
     vp_score,
 )
 from lit_pursamere.diffusion.schedules import VP, NoiseLevels, ReverseStep, VariancePreserving, decreasing_levels
-from lit_pursamere.diffusion.score_model import DenoiserScore, GaussianMixtureScore, ScoreModel
+from lit_pursamere.diffusion.score_model import Denoiser, GaussianMixtureScore, ScoreModel
 from lit_pursamere.diffusion.sdae import SDAEObjective
 from lit_pursamere.diffusion.wrappers import (
     DDPMppScore,
     DDPMScore,
+    DenoiserScore,
     EDMScore,
     FFDNetScore,
+    GuidedDiffusionScore,
     NCSNv2Score,
     PreconditionedScore,
 )
@@ -61,6 +64,7 @@ __all__ = [
     "DDPMObjective",
     "DDPMScore",
     "DDPMppScore",
+    "Denoiser",
     "DenoiserScore",
     "Draw",
     "EDMObjective",
@@ -68,6 +72,7 @@ __all__ = [
     "FFDNetScore",
     "FreshNoise",
     "GaussianMixtureScore",
+    "GuidedDiffusionScore",
     "LogUniformObjective",
     "NCSNObjective",
     "NCSNv2Score",
@@ -96,6 +101,7 @@ __all__ = [
     "heun",
     "heun_step",
     "langevin_step",
+    "learned_variance",
     "noise_residual",
     "psnr",
     "reverse_ode_step",

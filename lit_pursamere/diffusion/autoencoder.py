@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lit_pursamere.diffusion.score_model import DenoiserScore
+from lit_pursamere.diffusion.score_model import Denoiser
 from lit_pursamere.diffusion.wrappers import prepared
 from lit_pursamere.host import note
 
@@ -21,7 +21,7 @@ __all__ = ["AutoencoderScore"]
 SAME_LEVEL = 0.01  # relative; levels come rounded, as square roots of variances or in half precision
 
 
-class AutoencoderScore(DenoiserScore):
+class AutoencoderScore(Denoiser):
     """Any network r from noisy to clean images, trained at a single noise level.
 
     `denoise` is r at whatever sigma it is asked for: MagNet and MALADE use r as a map of images. `predict_noise` and
@@ -53,7 +53,7 @@ class AutoencoderScore(DenoiserScore):
         return f"sigma2={self.sigma2:g}"
 
     def forward(self, y: Tensor, sigma: float | Tensor, clean: bool = False) -> Tensor:
-        """Estimate xi from y = x + sigma * xi, or with `clean` r(y), whatever sigma; see `DenoiserScore.forward`.
+        """Estimate xi from y = x + sigma * xi, or with `clean` r(y), whatever sigma; see `Denoiser.forward`.
 
         Raises:
             ValueError: If noise is asked for and sigma is not the trained level.

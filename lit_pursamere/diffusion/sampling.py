@@ -21,6 +21,7 @@ Steps of the variance-preserving samplers act on centred states u = sqrt(alpha_b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
@@ -42,6 +43,7 @@ __all__ = [
     "heun",
     "heun_step",
     "langevin_step",
+    "learned_variance",
     "reverse_ode_step",
     "reverse_sde_step",
     "vp_clean",
@@ -210,6 +212,21 @@ def ddpm_moments(
     clean = vp_clean(u, xi_hat, alpha_bar, clip)
     mean = (lower**0.5 * beta * clean + alpha**0.5 * (1 - lower) * u) / (1 - alpha_bar)
     return mean, beta if variance == "fixed_large" else beta * (1 - lower) / (1 - alpha_bar)
+
+
+def learned_variance(v: Tensor, alpha_bar: float, lower: float, certain: float | None = None) -> Tensor:
+    """Variance (B, C, H, W) of an ancestral step that a network interpolates (Nichol & Dhariwal, 2021, eq. 15).
+
+    Args:
+        v: What the network says, (B, C, H, W): -1 for `fixed_small`, 1 for `fixed_large`, geometrically in between.
+        alpha_bar: Signal power of the states.
+        lower: Signal power that the step leads to, above alpha_bar and below 1.
+        certain: In place of the smallest variance, which is 0 in the step to the clean image (lower = 1).
+    """
+    beta = 1 - alpha_bar / lower
+    small = beta * (1 - lower) / (1 - alpha_bar) if certain is None else certain
+    share = (v + 1) / 2
+    return torch.exp(share * math.log(beta) + (1 - share) * math.log(small))
 
 
 def ddpm_step(

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DenoiserScore", "GaussianMixtureScore", "ScoreModel"]
+__all__ = ["Denoiser", "GaussianMixtureScore", "ScoreModel"]
 
 
 def level_tensor(sigma: float | Tensor, y: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class ScoreModel(nn.Module, ABC):
         return y - per_image(sigma, y) * self(y, sigma)
 
 
-class DenoiserScore(ScoreModel):
+class Denoiser(ScoreModel):
     """A score model whose network estimates clean images; subclasses implement `forward` with `clean`.
 
     `denoise` hands the network's image on as it is: computed from the noise, it would be rounded twice.

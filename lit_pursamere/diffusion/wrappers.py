@@ -10,8 +10,8 @@ With u = 2 y - 1 and sigma_u = 2 sigma (centred pixels), every U-Net F estimates
 | ve              | 1                         | ln(sigma_u / 2)     | 0                         | -1                 |
 | edm, c = 0.5    | 1 / sqrt(sigma_u^2 + c^2) | ln(sigma_u) / 4     | sigma_u / (sigma_u^2+c^2) | -c times the scale |
 
-NCSNv2 (Song & Ermon, 2020): xi_hat = -F(y), whatever sigma. FFDNet (Zhang et al., 2018): xi_hat = (y - D(y, sigma)) /
-sigma for its denoiser D (Tweedie).
+NCSNv2 (Song & Ermon, 2020): xi_hat = -F(y), whatever sigma. A denoiser D that is told its sigma, such as FFDNet
+(Zhang et al., 2018): xi_hat = (y - D(y, sigma)) / sigma (Tweedie).
 
 References: Karras et al. (2022), table 1, with D = u - sigma_u xi_hat, so that the cancelling terms of (u - D) /
 sigma_u are gone; Ho et al. (2020); Song et al. (2021).
@@ -19,6 +19,7 @@ sigma_u are gone; Ho et al. (2020); Song et al. (2021).
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -27,13 +28,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lit_pursamere.diffusion.sampling import ddpm_moments, learned_variance
 from lit_pursamere.diffusion.schedules import VP
-from lit_pursamere.diffusion.score_model import DenoiserScore, ScoreModel, level_tensor, per_image
+from lit_pursamere.diffusion.score_model import Denoiser, ScoreModel, level_tensor, per_image
 from lit_pursamere.host import note
-from lit_pursamere.networks import DDPMpp, DDPMUNet, FFDNet, NCSNv2, SongUNet
-from lit_pursamere.weights import load_weights
+from lit_pursamere.networks import DDPMpp, DDPMUNet, FFDNet, GuidedUNet, NCSNv2, SongUNet
+from lit_pursamere.networks.unet2d_config import unet_arguments
+from lit_pursamere.weights import folder_settings, load_weights
 
-__all__ = ["DDPMScore", "DDPMppScore", "EDMScore", "FFDNetScore", "NCSNv2Score", "PreconditionedScore"]
+__all__ = [
+    "DDPMScore",
+    "DDPMppScore",
+    "DenoiserScore",
+    "EDMScore",
+    "FFDNetScore",
+    "GuidedDiffusionScore",
+    "NCSNv2Score",
+    "PreconditionedScore",
+]
 
 DATA_STD = 0.5  # EDM's sigma_data
 BAND = re.compile(r"val/error_sigma_([\d.e+-]+)_to_([\d.e+-]+)")  # how cards without `trained_at` tell the levels
@@ -110,7 +122,8 @@ class PreconditionedScore(ScoreModel):
     """Any network F(x, label) of one of the four families as a score model.
 
     Args:
-        network: Maps centred images (B, C, H, W) and labels (B,) to an array of the images' shape.
+        network: Maps centred images (B, C, H, W) and labels (B,) to an array of the images' shape, or of more channels,
+            of which the first C count.
         preconditioning: `ddpm`, `vp`, `ve` or `edm`, see the table above; `ddpm_nearest` rounds the index.
         checkpoint: Weight file for the network, see `weights.load_weights`. None: the weights that it has.
         weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
@@ -136,7 +149,7 @@ class PreconditionedScore(ScoreModel):
         sigma_u = 2 * level_tensor(sigma, y).expand(len(y))
         scale, label, skip, out = PRECONDITIONINGS[self.preconditioning](sigma_u)
         u = 2 * y - 1
-        noise = per_image(out, y) * self.network(per_image(scale, y) * u, label)
+        noise = per_image(out, y) * self.network(per_image(scale, y) * u, label)[:, : y.shape[1]]
         return noise if isinstance(skip, float) else noise + per_image(skip, y) * u
 
 
@@ -160,8 +173,71 @@ class NCSNv2Score(ScoreModel):
         return -self.network(y)
 
 
+class DenoiserScore(Denoiser):
+    """Any denoiser that is told how strong the noise is: by Tweedie it is a score model.
+
+    Args:
+        denoiser: Maps noisy images (B, C, H, W), [0, 1] pixels plus noise, and sigmas (B,) in the same units to clean
+            images (B, C, H, W).
+        sigma_max: Largest noise level that it was trained at, in pixel units; beyond it nothing is known.
+        sigma_min: Smallest one, at least 0.
+        checkpoint: Weight file for the denoiser, see `weights.load_weights`. None: the weights that it has.
+        weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
+
+    Raises:
+        ValueError: If the levels are not in order.
+
+    Reference: Miyasawa (1961), Efron (2011), "Tweedie's formula". It estimates images, so its estimate of the noise
+    loses precision where sigma is small.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        sigma_max: float,
+        sigma_min: float = 0.0,
+        checkpoint: str | None = None,
+        weights: str = "ema",
+    ) -> None:
+        super().__init__()
+        if not 0 <= sigma_min <= sigma_max or not sigma_max > 0:
+            raise ValueError(
+                f"{type(self).__name__} needs 0 <= sigma_min <= sigma_max and sigma_max above 0; "
+                f"got {sigma_min} and {sigma_max}"
+            )
+        self.network, _ = prepared(denoiser, checkpoint, weights)
+        self.sigma_min, self.sigma_max, self._trained_at = sigma_min, sigma_max, (sigma_min, sigma_max)
+
+    def extra_repr(self) -> str:
+        return f"sigma_min={self.sigma_min:g}, sigma_max={self.sigma_max:g}"
+
+    def forward(self, y: Tensor, sigma: float | Tensor, clean: bool = False) -> Tensor:
+        """Estimate xi from y = x + sigma * xi, or with `clean` x; see `Denoiser.forward`.
+
+        Raises:
+            ValueError: If sigma is below `sigma_min` or above `sigma_max` (noted, see `host`).
+        """
+        level = level_tensor(sigma, y)
+        note(self._refuse_unknown, *level.detach().aminmax())
+        x = self.network(y, level.expand(len(y)))
+        return x if clean else (y - x) / per_image(sigma, y)
+
+    def _refuse_unknown(self, smallest: float, largest: float) -> None:
+        who = f"this {type(self.network).__name__} knows noise"
+        if not largest <= self.sigma_max * (1 + SLACK):
+            raise ValueError(
+                f"{who} up to sigma {self.sigma_max:.4g} and was asked at {largest:.4g}; let the purifier start lower, "
+                "or take a score model that knows larger levels, such as EDMScore"
+            )
+        if not smallest >= self.sigma_min * (1 - SLACK):
+            raise ValueError(
+                f"{who} down to sigma {self.sigma_min:.4g} and was asked at {smallest:.4g}; let the purifier end "
+                "higher, or take a score model that knows smaller levels, such as EDMScore"
+            )
+
+
 class FFDNetScore(DenoiserScore):
-    """FFDNet as a score model: by Tweedie, whatever takes Gaussian noise of known strength off images is one.
+    """FFDNet as a score model.
 
     Args:
         sigma_max: Largest noise level that the network was trained at, in pixel units; beyond it nothing is known.
@@ -169,39 +245,13 @@ class FFDNetScore(DenoiserScore):
         weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
         network: Arguments of the network, `networks.FFDNet`.
 
-    Reference: Zhang et al. (2018), "FFDNet", trained for sigma up to 75/255. It estimates images, so its estimate of
-    the noise loses precision where sigma is small.
+    Reference: Zhang et al. (2018), "FFDNet", trained for sigma up to 75/255.
     """
 
     def __init__(
         self, *, sigma_max: float = 75 / 255, checkpoint: str | None = None, weights: str = "ema", **network: Any
     ) -> None:
-        super().__init__()
-        if not sigma_max > 0:
-            raise ValueError(f"FFDNetScore needs sigma_max above 0; got {sigma_max}")
-        self.network, _ = prepared(FFDNet(**network), checkpoint, weights)
-        self.sigma_max, self._trained_at = sigma_max, (0.0, sigma_max)
-
-    def extra_repr(self) -> str:
-        return f"sigma_max={self.sigma_max:g}"
-
-    def forward(self, y: Tensor, sigma: float | Tensor, clean: bool = False) -> Tensor:
-        """Estimate xi from y = x + sigma * xi, or with `clean` x; see `DenoiserScore.forward`.
-
-        Raises:
-            ValueError: If sigma is above `sigma_max` (noted, see `host`).
-        """
-        level = level_tensor(sigma, y)
-        note(self._refuse_unknown, level.amax())
-        x = self.network(y, level.expand(len(y)))
-        return x if clean else (y - x) / per_image(sigma, y)
-
-    def _refuse_unknown(self, sigma: float) -> None:
-        if not sigma <= self.sigma_max * (1 + SLACK):
-            raise ValueError(
-                f"this FFDNet knows noise up to sigma {self.sigma_max:.4g} and was asked at {sigma:.4g}; let the "
-                "purifier start lower, or take a score model that knows larger levels, such as EDMScore"
-            )
+        super().__init__(FFDNet(**network), sigma_max, checkpoint=checkpoint, weights=weights)
 
 
 class DDPMScore(PreconditionedScore):
@@ -211,7 +261,11 @@ class DDPMScore(PreconditionedScore):
         index: `fractional`, or `nearest`: ask at the nearest of the 1000 trained steps only.
         checkpoint: Weight file, for instance a diffusers folder such as google/ddpm-cifar10-32. None: random weights.
         weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
-        network: Arguments of the network, `networks.DDPMUNet`.
+        network: Arguments of the network, `networks.DDPMUNet`; those left at their defaults are what the config.json of
+            a diffusers folder says.
+
+    Raises:
+        ValueError: If the config.json asks for what `networks.DDPMUNet` does not have.
 
     Reference: Ho et al. (2020), "Denoising Diffusion Probabilistic Models". Defaults are the CIFAR-10 network. Levels
     outside the schedule (sigma below 0.005 or above 79) get the label of its end.
@@ -228,7 +282,81 @@ class DDPMScore(PreconditionedScore):
         if index not in ("fractional", "nearest"):
             raise ValueError(f"DDPMScore needs index 'fractional' or 'nearest'; got {index!r}")
         preconditioning: Preconditioning = "ddpm" if index == "fractional" else "ddpm_nearest"
-        super().__init__(DDPMUNet(**network), preconditioning, checkpoint, weights)
+        # Configurations give defaults as well, so what is given is what differs from them.
+        given = {name: value for name, value in network.items() if value != default_of(name, value)}
+        unet = (
+            DDPMUNet(**{**folder_arguments(checkpoint, weights, given), **given}) if checkpoint else DDPMUNet(**network)
+        )
+        super().__init__(unet, preconditioning, checkpoint, weights)
+
+
+def default_of(name: str, value: Any) -> Any:
+    """The default of an argument of `DDPMUNet`, a list if the value is one."""
+    known = inspect.signature(DDPMUNet).parameters
+    default = known[name].default if name in known else None
+    return list(default) if isinstance(value, list) and isinstance(default, tuple) else default
+
+
+def folder_arguments(checkpoint: str, weights: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the `DDPMUNet` in a diffusers folder; none if the checkpoint is no folder.
+
+    Raises:
+        ValueError: If its config.json describes no such network, or one that its weight file is too small for: a few
+            words could make a network of any size.
+    """
+    if (found := folder_settings(checkpoint, weights)) is None:
+        return {}
+    stated, size = found
+    try:
+        own = unet_arguments(stated)
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in DDPMUNet(**{**own, **given}).parameters())
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from error
+    if parameters > size:
+        raise ValueError(
+            f"{checkpoint}: config.json describes a network of {parameters:,} parameters, which the {size:,} bytes of "
+            "its weight file cannot hold; is it the file of this network?"
+        )
+    return own
+
+
+class GuidedDiffusionScore(PreconditionedScore):
+    """The U-Net of guided-diffusion, which DiffPure and GDMP purify ImageNet with; 1000 discrete steps as DDPM's.
+
+    Args:
+        checkpoint: Weight file, for instance `256x256_diffusion_uncond.pt`. None: random weights.
+        weights: Which of the two sets that a training checkpoint holds, `ema` or `raw`.
+        network: Arguments of the network, `networks.GuidedUNet`.
+
+    Reference: Dhariwal & Nichol (2021), "Diffusion Models Beat GANs on Image Synthesis". Defaults are the network for
+    ImageNet at 256 pixels. Levels are those of `DDPMScore`, asked at fractional steps.
+    """
+
+    def __init__(self, *, checkpoint: str | None = None, weights: str = "ema", **network: Any) -> None:
+        super().__init__(GuidedUNet(**network), "ddpm", checkpoint, weights)
+
+    def step_moments(self, u: Tensor, index: int, clip: bool = True) -> tuple[Tensor, Tensor]:
+        """Mean and variance (B, C, H, W) of the ancestral step from a trained index, the variance learned.
+
+        Args:
+            u: VP states (B, C, H, W) at this index, an integer in [0, 999].
+            index: The step; that of 0 leads to the clean image.
+            clip: Whether the clean image that the noise means is clipped to [-1, 1].
+
+        Raises:
+            ValueError: If the network has no `learn_sigma`.
+        """
+        told = self.network(u, u.new_full((len(u),), index)).split(u.shape[1], dim=1)
+        if len(told) != 2:
+            raise ValueError("this GuidedUNet learned no variance: it was built with learn_sigma false")
+        noise, v = told
+        powers = VP.alpha_bar_table.tolist()
+        lower = powers[index - 1] if index > 0 else 1.0
+        mean, _ = ddpm_moments(u, noise, powers[index], lower, clip)
+        # The last step adds no noise; its variance is told as that of the step before, as the release does.
+        certain = None if index > 0 else (1 - powers[1] / powers[0]) * (1 - powers[0]) / (1 - powers[1])
+        return mean, learned_variance(v, powers[index], lower, certain)
 
 
 class DDPMppScore(PreconditionedScore):

@@ -99,6 +99,38 @@ def _ffdnet(shapes: Shapes) -> str:
     return f"FFDNet width {width}, {_some(depth, 'convolution')}, {_some(outputs // 4, 'channel')}" if fits else ""
 
 
+def _guided(shapes: Shapes) -> str:
+    width, channels = shapes["input_blocks.0.0.weight"][:2]
+    learned = "with" if shapes["out.2.weight"][0] == 2 * channels else "without"
+    return f"guided-diffusion's U-Net, {width} channels wide, {learned} variance, {_some(channels, 'channel')}"
+
+
+def _dm_wide_resnet(shapes: Shapes) -> str:
+    blocks = _count(shapes, r"layer\.0\.block\.(\d+)\.")
+    width = shapes["layer.0.block.0.conv_0.weight"][0] / shapes["init_conv.weight"][0]
+    return f"WRN-{6 * blocks + 4}-{width:g} (DeepMind's, SiLU), {shapes['logits.weight'][0]} classes"
+
+
+def _resnet(shapes: Shapes) -> str:
+    """ResNets for CIFAR: by their stages and blocks; VNN-COMP's have no normalisation and two linear layers."""
+    if "linear1.weight" in shapes and "layer2.1.conv2.bias" in shapes and "bn1.weight" not in shapes:
+        return f"ResNet-4B (VNN-COMP), {shapes['linear2.weight'][0]} classes"
+    if "layer1.0.bn1.weight" not in shapes or "conv1.bias" in shapes:
+        return ""
+    stages = [_count(shapes, rf"layer{n}\.(\d+)\.conv2\.weight") for n in (1, 2, 3, 4)]
+    classes = shapes["linear.weight"][0]
+    if stages[3] == 0 and stages[0] == stages[1] == stages[2] and "layer2.0.shortcut.0.weight" not in shapes:
+        return f"ResNet-{6 * stages[0] + 2} of CIFAR, {classes} classes"
+    return f"ResNet-18 for small images, {classes} classes" if stages == [2, 2, 2, 2] else ""
+
+
+def _mnist_cnn(shapes: Shapes) -> str:
+    kernel, hidden = shapes["conv1.weight"][-1], "linear1.weight" if "linear1.weight" in shapes else "fc1.weight"
+    known = {(3, "linear1.weight", 200): "LeNet5 of AdverTorch", (5, "fc1.weight", 1024): "Madry's CNN"}
+    name = known.get((kernel, hidden, shapes[hidden][0]), "") if len(shapes) == 8 else ""
+    return f"{name}, {_some(shapes['conv1.weight'][1], 'channel')}" if name else ""
+
+
 def _wide_resnet(shapes: Shapes, stage: str, last: str, naming: str) -> str:
     blocks = _count(shapes, rf"{re.escape(stage)}(\d+)\.")
     width = shapes[f"{stage}0.conv1.weight"][0] / shapes["conv1.weight"][0]
@@ -110,8 +142,8 @@ def _robustbench(shapes: Shapes) -> str:
 
 
 def _adp(shapes: Shapes) -> str:
-    """A ResNet has these names too, but four stages, and no bias in its convolutions."""
-    if "layer4.0.conv1.weight" in shapes or "layer1.0.conv1.bias" not in shapes:
+    """A ResNet has these names too, but four stages, or two, and no bias in its convolutions, or two linear layers."""
+    if {"layer4.0.conv1.weight", "linear1.weight"} & shapes.keys() or "layer1.0.conv1.bias" not in shapes:
         return ""
     return _wide_resnet(shapes, "layer1.", "linear.weight", "ADP")
 
@@ -125,5 +157,8 @@ ARCHITECTURES = {
     "convs.0.weight": _magnet,
     "0.weight": _ffdnet,
     "block1.layer.0.conv1.weight": _robustbench,
-    "layer1.0.conv1.weight": _adp,
+    "layer1.0.conv1.weight": lambda shapes: _adp(shapes) or _resnet(shapes),
+    "layer.0.block.0.conv_0.weight": _dm_wide_resnet,
+    "input_blocks.0.0.weight": _guided,
+    "conv2.weight": _mnist_cnn,
 }

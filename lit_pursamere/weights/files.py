@@ -26,7 +26,7 @@ from lit_pursamere.weights.cache import located
 from lit_pursamere.weights.pickles import ModuleState, NeedsCode, Refused, is_legacy, read_pickle
 from lit_pursamere.weights.registry import entries
 
-__all__ = ["Content", "printable", "read_content", "some"]
+__all__ = ["Content", "folder_settings", "printable", "read_content", "some"]
 
 FOLDER_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 FOLDER_PARTS = {"ema": "unet_ema", "raw": "unet"}  # of a pipeline, and of what diffusers' trainings write
@@ -177,10 +177,40 @@ def _reason(error: Exception, execute: bool = False) -> str:
 
 def _read_folder(folder: Path, execute: bool, weights: str) -> Content:
     """Read config.json and the weights beside it, as diffusers saves a model; a pipeline keeps them in unet/."""
-    parts = [".", *FOLDER_PARTS.values()]
+    part, file, chosen = _of_folder(folder, weights)
+    content, stated = read_content(file, execute), _stated(file.with_name("config.json"))
+    for scheduler in (folder / part / name for name in SCHEDULERS):
+        stated = _stated(scheduler) | stated if scheduler.is_file() else stated
+    which = weights if chosen else "only one"
+    return Content(content.path, "diffusers folder", content.value, {**stated, **content.metadata}, which)
+
+
+def folder_settings(path: str | Path, weights: str = "ema") -> tuple[dict[str, Any], int] | None:
+    """What the config.json of a diffusers folder holds, and the size of its weight file in bytes.
+
+    Args:
+        path: File or folder, or a name of the registry.
+        weights: As in `read_content`.
+
+    Returns:
+        Both; None if the path is that of no folder.
+
+    Raises:
+        FileNotFoundError: If there are no weights in the folder.
+        ValueError: If its config.json cannot be read.
+    """
+    path = located(path)
+    if not path.is_dir():
+        return None
+    file = _of_folder(path, weights)[1]
+    return _configuration(file.with_name("config.json")), file.stat().st_size
+
+
+def _of_folder(folder: Path, weights: str) -> tuple[str, Path, bool]:
+    """The part of a diffusers folder that is meant, its weight file, and whether there were others to choose from."""
     whole = {
         part: folder / part / name
-        for part in parts
+        for part in (".", *FOLDER_PARTS.values())
         for name in reversed(FOLDER_FILES)
         if (folder / part / "config.json").is_file() and (folder / part / name).is_file()
     }
@@ -193,18 +223,20 @@ def _read_folder(folder: Path, execute: bool, weights: str) -> Content:
     whole = {".": whole["."]} if "." in whole else whole
     asked = FOLDER_PARTS.get(weights, weights)
     part = asked if asked in whole else next(iter(whole))
-    content, stated = read_content(whole[part], execute), _stated(whole[part].with_name("config.json"))
-    for scheduler in (folder / part / name for name in SCHEDULERS):
-        stated = _stated(scheduler) | stated if scheduler.is_file() else stated
-    which = weights if part == asked and len(whole) > 1 else "only one"
-    return Content(content.path, "diffusers folder", content.value, {**stated, **content.metadata}, which)
+    return part, whole[part], part == asked and len(whole) > 1
 
 
 def _stated(config: Path) -> dict[str, str]:
     """The settings in a file of diffusers, as JSON; text as it is."""
+    facts = _configuration(config)
+    named = {"class": facts.pop("_class_name"), **{name.lstrip("_"): value for name, value in facts.items()}}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in named.items()}
+
+
+def _configuration(config: Path) -> dict[str, Any]:
+    """What a configuration of diffusers holds, its class among it."""
     try:
         facts = json.loads(config.read_text(encoding="utf-8"))
-        named = {"class": facts.pop("_class_name"), **{name.lstrip("_"): value for name, value in facts.items()}}
-        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in named.items()}
+        return {"_class_name": facts["_class_name"], **facts}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{config} is not the configuration of a diffusers model: {_reason(error)}") from error

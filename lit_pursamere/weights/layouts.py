@@ -5,6 +5,7 @@ list                                  official NCSNv2:  [weights, optimizer, epo
 {state_dict, current_model_state}     Lightning; under weight averaging `state_dict` is the average
 {state_dict | net | model | ...}      classifiers; the value may be a module that was saved as an object (as in EDM)
 {name: tensor}                        a plain state dict
+{name: (weight, bias)}                layers by their numbers, as ports of Keras models are saved
 """
 
 from __future__ import annotations
@@ -160,7 +161,16 @@ def _inner(value: Any) -> dict[str, Tensor]:
 
 def _by_name(value: Any) -> dict[str, Tensor]:
     named = value.items() if isinstance(value, Mapping) else ()
+    if named and all(isinstance(name, str) and is_layer(layer) for name, layer in named):
+        return {
+            f"{n}.{part}": t.detach() for n, both in named for part, t in zip(("weight", "bias"), both, strict=True)
+        }
     return {name: t.detach() for name, t in named if isinstance(name, str) and isinstance(t, Tensor)}
+
+
+def is_layer(value: Any) -> bool:
+    """Whether it is a weight and a bias."""
+    return isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(part, Tensor) for part in value)
 
 
 def _facts(content: Any) -> dict[str, str]:

@@ -306,11 +306,20 @@ def test_classifiers_are_complete(config, monkeypatch):
     def shrink(settings: Namespace) -> None:
         if not Path(settings.checkpoint).is_file():
             settings.update(Namespace(checkpoint=None))
-            settings.network.init_args.update(Namespace(**SMALL_NET))
+            if settings.network.class_path.endswith(("WideResNet", "WideResNetADP")):
+                settings.network.init_args.update(Namespace(**SMALL_NET))
 
     network = instantiate(WithNetwork, ROOT / config, shrink).eval()
-    channels = 1 if config.stem in ("digits", "fashion_mnist", "mnist_small") else 3
-    assert network(torch.rand(1, channels, 32, 32)).shape == (1, 100 if config.stem == "cifar100" else 10)
+    grey = config.stem in ("digits", "fashion_mnist", "mnist_small", "lenet5", "lenet5_adv")
+    size, classes = 28 if config.stem.startswith("lenet5") else 32, 100 if config.stem.endswith("cifar100") else 10
+    assert network(torch.rand(1, 1 if grey else 3, size, size)).shape == (1, classes)
+
+
+@pytest.mark.parametrize("config", NETWORKS, ids=str)
+def test_networks_are_complete(config, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with torch.device("meta"):
+        assert isinstance(instantiate(WithNetwork, ROOT / config), nn.Module)
 
 
 @pytest.mark.parametrize(

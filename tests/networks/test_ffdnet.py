@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lit_pursamere.diffusion import FFDNetScore, psnr
+from lit_pursamere.diffusion import DenoiserScore, FFDNetScore, GaussianMixtureScore, psnr
 from lit_pursamere.networks import FFDNet
 from lit_pursamere.weights import load_weights
 
@@ -69,6 +69,46 @@ def test_levels_that_it_was_not_trained_at_are_refused(network):
         model.denoise(torch.rand(2, 1, 4, 4), torch.tensor([0.1, 0.3]))
     with pytest.raises(ValueError, match="got 0"):
         FFDNetScore(sigma_max=0)
+
+
+class Shrinking(torch.nn.Module):
+    """The best denoiser of images of N(1/2, 0.2^2) pixels."""
+
+    def forward(self, y, sigma):
+        share = 0.2**2 / (0.2**2 + sigma.view(-1, 1, 1, 1) ** 2)
+        return 0.5 + share * (y - 0.5)
+
+
+def test_any_denoiser_that_is_told_its_sigma_is_a_score_model():
+    model = DenoiserScore(Shrinking(), sigma_max=0.5, sigma_min=0.05)
+    exact = GaussianMixtureScore([[[[0.5, 0.5], [0.5, 0.5]]]], std=0.2)
+    y, sigma = torch.rand(3, 1, 2, 2), torch.tensor([0.05, 0.2, 0.5])
+    for asked in (sigma, 0.3):
+        for quantity in ("denoise", "predict_noise", "score"):
+            assert torch.allclose(getattr(model, quantity)(y, asked), getattr(exact, quantity)(y, asked), atol=1e-5)
+    assert model.trained_at == (0.05, 0.5)
+
+
+def test_a_denoiser_is_asked_within_its_range_only():
+    model, y = DenoiserScore(Shrinking(), sigma_max=0.5, sigma_min=0.05), torch.rand(2, 1, 2, 2)
+    with pytest.raises(
+        ValueError, match=r"this Shrinking knows noise up to sigma 0\.5 and was asked at 0\.6; let .* lower"
+    ):
+        model.score(y, 0.6)
+    with pytest.raises(
+        ValueError, match=r"this Shrinking knows noise down to sigma 0\.05 and was asked at 0\.01; .* higher"
+    ):
+        model.denoise(y, torch.tensor([0.1, 0.01]))
+    for low, high in ((0.5, 0.1), (-1, 0.5), (0, 0)):
+        with pytest.raises(ValueError, match=f"DenoiserScore needs 0 <= sigma_min.* got {low} and {high}"):
+            DenoiserScore(Shrinking(), sigma_max=high, sigma_min=low)
+
+
+def test_a_denoisers_weights_are_loaded(tmp_path, network):
+    torch.save(network.state_dict(), tmp_path / "denoiser.pth")
+    model = DenoiserScore(FFDNet(1, 5, 3).double(), 0.3, checkpoint=str(tmp_path / "denoiser.pth"))
+    y = torch.rand(1, 1, 4, 4, dtype=torch.float64)
+    assert torch.allclose(model.denoise(y, 0.1), network(y, torch.tensor([0.1], dtype=torch.float64)), atol=1e-12)
 
 
 def test_the_released_network_denoises_photographs(repository_root):

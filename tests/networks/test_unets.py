@@ -1,4 +1,4 @@
-"""Laws of all three U-Nets, and of the parts they share."""
+"""Laws of all U-Nets, and of the parts they share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_pursamere.networks import DDPMpp, DDPMUNet, SongUNet
+from lit_pursamere.networks import DDPMpp, DDPMUNet, GuidedUNet, SongUNet
 from lit_pursamere.networks.unet_parts import ResidualBlock, attend, group_norm, sinusoidal_embedding
 
 # Two levels, of which the first, 8 pixels wide, attends.
@@ -23,7 +23,11 @@ SMALL = {
         "norm_num_groups": 2,
         "dropout": 0.3,
     },
-}
+    GuidedUNet: {
+        "model_channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_resolutions": (8,),
+        "num_head_channels": 4, "norm_num_groups": 2, "learn_sigma": False, "dropout": 0.3,
+    },
+}  # fmt: skip
 TIMES = torch.tensor([0.0, 0.25, 10.0, 500.5, 999.0], dtype=torch.float64)
 
 every_unet = pytest.mark.parametrize("unet", list(SMALL), ids=lambda unet: unet.__name__)
@@ -222,3 +226,11 @@ def test_a_new_block_is_its_scaled_shortcut_but_listens_to_the_embedding_once_tr
 def test_channels_that_do_not_split_into_groups_are_named(channels, groups):
     with pytest.raises(ValueError, match=f"split {channels} channels"):
         group_norm(channels, groups)
+
+
+def test_sinusoidal_embedding_with_the_cosines_first_and_the_last_frequency_above_the_end():
+    embedding = sinusoidal_embedding(TIMES, 8, torch.float64, shift=0, cosine_first=True)
+    angles = [[t * 10000 ** (-i / 4) for i in range(4)] for t in TIMES.tolist()]
+    cosines, sines = ([[f(angle) for angle in row] for row in angles] for f in (math.cos, math.sin))
+    expected = torch.cat([torch.tensor(part, dtype=torch.float64) for part in (cosines, sines)], dim=1)
+    assert torch.allclose(embedding, expected, rtol=0, atol=1e-12)

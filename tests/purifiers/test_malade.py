@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_pursamere.diffusion import DenoiserScore, PartlySeededNoise, ScoreModel, SeededNoise
+from lit_pursamere.diffusion import Denoiser, PartlySeededNoise, ScoreModel, SeededNoise
 from lit_pursamere.purifiers import MALADE
 
 
-class Autoencoder(DenoiserScore):
+class Autoencoder(Denoiser):
     """Any network r that denoises, in the role of a score model."""
 
     def __init__(self, network: nn.Module) -> None:

@@ -73,7 +73,8 @@ def test_a_resnet_is_not_taken_for_a_wide_one():
 
 @pytest.mark.parametrize("anchor", ["begin_conv.weight", "all_modules.3.GroupNorm_0.weight", "map_layer0.weight",
                                     "down_blocks.0.resnets.0.conv1.weight", "block1.layer.0.conv1.weight",
-                                    "layer1.0.conv1.weight", "down1.weight", "convs.0.weight"])  # fmt: skip
+                                    "layer1.0.conv1.weight", "down1.weight", "convs.0.weight", "conv2.weight",
+                                    "layer.0.block.0.conv_0.weight", "input_blocks.0.0.weight"])  # fmt: skip
 @pytest.mark.parametrize("shape", [(), (2,), (2, 0)])
 def test_a_single_name_is_no_proof(anchor, shape):
     kind = recognise({anchor: torch.ones(shape)})

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lit_pursamere.diffusion import AutoencoderScore, DDPMScore, EDMScore
+from lit_pursamere.configuration.building import build
+from lit_pursamere.diffusion import AutoencoderScore, DDPMScore, EDMScore, ScoreModel
 from lit_pursamere.networks import DDPMUNet, DenoisingAutoencoder, WideResNet
 from lit_pursamere.tasks import LitScoreModel
 from lit_pursamere.weights import inspect_weights, load_weights, model_card, save_weights
@@ -61,10 +62,41 @@ def test_the_released_settings_are_ours(folder):
      ("norm_eps", 1e-5), ("act_fn", "gelu"), ("norm_num_groups", 16), ("time_embedding_type", "fourier"),
      ("resnet_time_scale_shift", "scale_shift"), ("center_input_sample", True)],
 )  # fmt: skip
-def test_other_settings_of_a_diffusers_network_are_refused(folder, name, value):
+def test_other_settings_than_those_of_a_network_are_refused(folder, name, value):
     with pytest.raises(ValueError, match=f"was made for {name} {json.dumps(value)}".replace('"', "")) as caught:
-        DDPMScore(**SMALL, checkpoint=folder({name: value}))
+        load_weights(DDPMUNet(**SMALL), folder({name: value}))
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_given_is_what_the_folder_says(folder):
+    network = DDPMScore(checkpoint=folder({"attention_head_dim": 8, "act_fn": "gelu"})).network
+    assert (network.settings["attention_head_dim"], network.settings["act_fn"]) == (8, "gelu")
+    assert network.image_size == 16 and len(network.down_blocks) == 2
+    with pytest.raises(ValueError, match="was made for act_fn gelu, and this DDPMUNet computes with act_fn relu"):
+        DDPMScore(checkpoint=folder({"act_fn": "gelu"}), act_fn="relu")
+
+
+def test_so_it_is_in_a_configuration_which_gives_defaults_too(folder):
+    arguments = {"checkpoint": folder({"attention_head_dim": 8}), "index": "nearest"}
+    content = {"class_path": "lit_pursamere.diffusion.DDPMScore", "init_args": arguments}
+    network = build(ScoreModel, content).network
+    assert (network.settings["attention_head_dim"], network.image_size) == (8, 16)
+
+
+def test_a_configuration_of_a_network_that_its_file_cannot_hold_is_refused_before_it_is_built(folder):
+    with pytest.raises(
+        ValueError, match=r"describes a network of [\d,]{14,} parameters, which the [\d,]+ bytes"
+    ) as caught:
+        DDPMScore(checkpoint=folder({"block_out_channels": [32, 1 << 20]}))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_no_network_here_has_is_refused_with_the_folder(folder):
+    with pytest.raises(
+        ValueError, match=r"DDPMUNet has no way of time_embedding_type fourier; center_input_sample"
+    ) as caught:
+        DDPMScore(checkpoint=(place := folder({"time_embedding_type": "fourier", "center_input_sample": True})))
+    assert str(caught.value).startswith(place) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
