@@ -48,10 +48,8 @@ __all__ = [
 class Draw(NamedTuple):
     """The noise of one batch: the score model sees x + sigma noise, and is to find `noise` in it.
 
-    Args:
-        sigma: Level of every image, (B,), in pixel units.
-        noise: (1, B, C, H, W).
-        extra: Number that is added to the loss of the batch.
+    `sigma` (B,) are the levels of the images in pixel units, `noise` is (1, B, C, H, W), and `extra` a number that is
+    added to the loss of the batch.
     """
 
     sigma: Tensor
