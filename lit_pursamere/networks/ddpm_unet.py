@@ -59,6 +59,7 @@ class Attention(nn.Module):
         if head is not None and (head < 1 or channels % head):
             raise ValueError(f"DDPMUNet cannot split {channels} channels into heads of attention_head_dim {head}")
         self.head, self.scale = head or channels, scale
+        self.heads = channels // self.head
         self.group_norm = nn.Identity() if groups is None else group_norm(channels, groups, eps)
         self.to_q, self.to_k, self.to_v = (linear(channels, channels) for _ in range(3))
         self.to_out = nn.Sequential(linear(channels, channels, LAST_GAIN))
@@ -70,10 +71,10 @@ class Attention(nn.Module):
 
     def _heads(self, h: Tensor) -> Tensor:
         """(B, N, C) to (B heads, N, C / heads)."""
-        return h.unflatten(2, (-1, self.head)).transpose(1, 2).flatten(0, 1)
+        return h.unflatten(2, (self.heads, self.head)).transpose(1, 2).flatten(0, 1)
 
     def _joined(self, h: Tensor, images: int) -> Tensor:
-        return h.unflatten(0, (images, -1)).transpose(1, 2).flatten(2)
+        return h.unflatten(0, (images, self.heads)).transpose(1, 2).flatten(2)
 
 
 class Downsample(nn.Module):

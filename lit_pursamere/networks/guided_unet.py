@@ -52,8 +52,8 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.qkv(self.norm(x).flatten(2))
-        q, k, v = h.reshape(len(x) * self.heads, -1, h.shape[-1]).transpose(1, 2).chunk(3, dim=2)
-        h = attend(q, k, v).transpose(1, 2).reshape(len(x), -1, h.shape[-1])
+        q, k, v = h.unflatten(1, (self.heads, -1)).flatten(0, 1).transpose(1, 2).chunk(3, dim=2)
+        h = attend(q, k, v).transpose(1, 2).unflatten(0, (len(x), self.heads)).flatten(1, 2)
         return x + self.proj_out(h).reshape(x.shape)
 
 

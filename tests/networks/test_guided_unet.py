@@ -82,6 +82,11 @@ def test_without_a_learned_variance_none_is_told():
         model.step_moments(torch.zeros(1, 3, 32, 32), 5)
 
 
+def test_an_empty_batch_stays_empty():
+    size = SMALL["image_size"]
+    assert GuidedUNet(**SMALL)(torch.zeros(0, 3, size, size), torch.zeros(0)).shape[::2] == (0, size)
+
+
 def test_heads_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match=r"attends with \[64\] channels, which heads of 48"):
         GuidedUNet(**SMALL | {"num_head_channels": 48})
