@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm.std import tqdm as plain_tqdm
 
@@ -57,7 +57,7 @@ class Progress:
         self.done, self.total, self.skipped = 0, total, 0
         self.started = self.spoken = clock()
         self.bar: plain_tqdm | None = None
-        if not hidden and (self.stream.isatty() or "ipykernel" in sys.modules):
+        if not hidden and (self.stream.isatty() or in_notebook()):
             from tqdm.auto import tqdm  # of a notebook in a notebook
 
             # One second without a bar, so that short jobs leave the terminal alone.
@@ -124,6 +124,12 @@ class Progress:
 
     def _speaker(self) -> Progress:
         return self if self.outer is None else self.outer._speaker()
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    kernel: Any = sys.modules.get("ipykernel.kernelapp")
+    return kernel is not None and kernel.IPKernelApp.initialized()
 
 
 class Watch:

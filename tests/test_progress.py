@@ -117,3 +117,12 @@ def test_a_watch_tells_what_all_processes_have_done(clock):
     lines = out.getvalue().splitlines()
     assert lines[0] == "purify: 40 of 100 images", "what was there before says nothing about the time"
     assert lines[1] == "purify: 60 of 100 images, 02:00 left" and lines[2] == "purify: 100 of 100 images"
+
+
+def test_a_kernel_that_was_only_imported_is_no_notebook(clock):
+    pytest.importorskip("ipykernel.kernelapp")
+    out = io.StringIO()
+    with Progress("purify", "image", 100, stream=out, clock=clock) as progress:
+        clock.now += 60
+        progress(50)
+    assert out.getvalue() == "purify: 50 of 100 images, 01:00 left\n"

@@ -78,7 +78,7 @@ def test_nothing_is_missing_from_the_list(script, tmp_path):
     for precision in ("float32", "bf16"):
         found = {name.split(" (")[0] for name in names if " (" in name and name.endswith(f"), {precision}")}
         assert found == concrete(attacks, attacks.Attack)
-    assert {run.verb for run in verbs.RUNS.values()} == VERBS.keys()
+    assert {run.verb for run in verbs.RUNS.values()} == VERBS.keys() - {"sbatch", "ray"}  # they start others elsewhere
     assert {f"{run}, 32-true" for run in verbs.RUNS} <= set(names)
     assert {name.removesuffix(", bf16-mixed") for name in names if name.endswith(", bf16-mixed")} == {
         name for name, run in verbs.RUNS.items() if run.verb in ("fit", "validate", "predict", "test")
