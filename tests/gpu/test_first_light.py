@@ -257,7 +257,8 @@ def test_there_must_be_something_to_do(light, capsys):
 
 @pytest.mark.slow
 def test_the_whole_list_in_float32(script, tmp_path):
-    options = ["--device=cpu", "--minutes=20", "--laws-minutes=20", "--only=(float32|tf32|32-true)$"]
+    # On a CPU tf32 is float32 again.
+    options = ["--device=cpu", "--minutes=20", "--laws-minutes=20", "--only=(, float32|32-true)$"]
     report = script("first_light").main(["--laws", f"--out={tmp_path}", *options])
     assert report["faults"] == {} and report["left_out"] == []
-    assert report["results"]["laws"]["checks"] > 150
+    assert report["results"]["laws"]["checks"] > 115
