@@ -222,11 +222,18 @@ def compose(args: list[str]) -> list[str]:
     if asks_for_help(args):
         return args
     config, words = gathered(args)
-    config = linked(config)
+    config = linked(config, _data_module)
     verb = words[:1] if words and not words[0].startswith("-") else []
     if not verb:  # what a run has saved of how it was started says nothing to who only builds its parts
         config = {name: part for name, part in config.items() if name not in RUNNING or (part and name == "ckpt_path")}
     return [*verb, *([f"--config={json.dumps(config)}"] if config else []), *words[len(verb) :]]
+
+
+def _data_module(told: dict[str, Any]) -> object:
+    from lit_pursamere.configuration.building import build
+    from lit_pursamere.data import ImageDataModule  # imports torch
+
+    return build(ImageDataModule, told)
 
 
 def asks_for_help(args: Sequence[str]) -> bool:

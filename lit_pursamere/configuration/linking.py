@@ -9,7 +9,7 @@ class, folders count their classes, files of arrays know their shapes. Numbers t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 __all__ = ["linked", "require_numbers", "stated"]
@@ -18,8 +18,12 @@ WORD = "data"
 LINKED = ("channels", "image_size", "num_classes")
 
 
-def linked(config: Mapping[str, Any]) -> dict[str, Any]:
+def linked(config: Mapping[str, Any], data_of: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     """A configuration with numbers in place of the word in its `model`.
+
+    Args:
+        config: The configuration.
+        data_of: Builds a data module of what is said of it; called only where the word stands.
 
     Raises:
         FileNotFoundError: If the data count classes or read shapes from files that are not there.
@@ -31,10 +35,7 @@ def linked(config: Mapping[str, Any]) -> dict[str, Any]:
     told = config.get("data")
     if not told:
         raise ValueError(f"{place} is `data`, and the configuration has no data: give it --data, or a number")
-    from lit_pursamere.configuration.building import build
-    from lit_pursamere.data import ImageDataModule  # imports torch
-
-    data = build(ImageDataModule, {"class_path": told} if isinstance(told, str) else told)
+    data = data_of({"class_path": told} if isinstance(told, str) else told)
     return {**config, "model": stated(config["model"], data, ("model",))}
 
 

@@ -16,7 +16,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_dir
+
+from lit_pursamere.user_cache import cache_folder
 
 __all__ = ["SOURCE", "library", "options", "path"]
 
@@ -36,8 +37,7 @@ def options() -> list[str]:
 def path() -> Path:
     """The library of this source for this kind of CPU, there or not, in the folder that weights are kept in."""
     key = hashlib.sha256(SOURCE.read_bytes() + repr((platform.machine(), options())).encode()).hexdigest()[:16]
-    folder = os.environ.get("LIT_PURSAMERE_CACHE") or user_cache_dir("lit-pursamere", appauthor=False)
-    return Path(folder).expanduser() / "kernels" / f"{key}.so"
+    return cache_folder() / "kernels" / f"{key}.so"
 
 
 @cache

@@ -9,13 +9,11 @@ A name stands for its files wherever a weight file is wanted; nothing is downloa
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-from platformdirs import user_cache_dir
 
 from lit_pursamere.shipped import home, shipped
 from lit_pursamere.store.atomic import write_whole
+from lit_pursamere.user_cache import CACHE, cache_folder
 from lit_pursamere.weights.registry import Entry, File, entries
 from lit_pursamere.weights.saving import sha256
 
@@ -35,13 +33,7 @@ __all__ = [
     "wrong",
 ]
 
-CACHE = "LIT_PURSAMERE_CACHE"  # in the environment: another folder for the cache
 HERE = ("shipped", "cached")  # states of what is on this machine
-
-
-def cache_folder() -> Path:
-    """Folder of what was downloaded: LIT_PURSAMERE_CACHE, or the customary one of the system."""
-    return Path(os.environ.get(CACHE) or user_cache_dir("lit-pursamere", appauthor=False)).expanduser()
 
 
 def folder_of(entry: Entry) -> Path:

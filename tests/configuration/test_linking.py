@@ -93,7 +93,7 @@ def test_nothing_is_built_where_the_word_does_not_stand():
         "model": {"class_path": "A", "init_args": {"path": "data", "channels": 3}},
         "data": {"class_path": "None"},
     }
-    assert linked(config) == config and linked({}) == {}
+    assert linked(config, pytest.fail) == config and linked({}, pytest.fail) == {}
 
 
 UNTOLD = """
