@@ -2,9 +2,12 @@
 
     python -m benchmarks.scale                 # FLOP and hours, by the package's own networks, nothing is run
     python -m benchmarks.scale --folders DIR   # also: folders of that many parts and rows, made up and clocked
+    python -m benchmarks.scale --reading DIR   # also: images/s of purified sets of 50,000 and 1,281,167 images (8 GB)
 
 FLOP are counted on torch's meta device. Hours assume that every GPU reaches `--rate` TFLOP/s, which is an assumption
 and no measurement. Folders are real ones, written by the package, of images of one pixel and rows of a real run's form.
+Sets that are read hold images 32x32x3 in float16, which the operating system keeps in memory where it has room: what is
+clocked is what the package adds to a disk, in one thread of one process.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from lit_pursamere.store.records import Records, read_rows
 
 IMAGENET, TEST = 1_281_167, 10_000
 LEVELS, DRAWS, PART, SLOTS = 232, 4, 128, 50  # of the paper; images of a part, and of a batch under attack
+BATCHES = 100  # that are read
 GPUS = (1, 8, 64, 256)
 SIZES = (32, 64, 224)
 TERA, HOUR = 1e12, 3600.0
@@ -46,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=float, default=400.0, help="TFLOP/s that a GPU is assumed to reach")
     parser.add_argument("--folders", metavar="DIR", help="where to make up folders; they are removed again")
+    parser.add_argument("--reading", metavar="DIR", help="where to make up sets to read; they are removed again")
     args = parser.parse_args()
     counted = {size: flop_of(size) for size in SIZES}
     print(f"\nTFLOP of an image\n\n{flop_table(counted)}")
@@ -54,6 +59,9 @@ def main() -> None:
     if args.folders:
         with tempfile.TemporaryDirectory(dir=args.folders) as folder:
             print(f"\nFolders of that size, seconds on this machine\n\n{folder_table(Path(folder))}")
+    if args.reading:
+        with tempfile.TemporaryDirectory(dir=args.reading) as folder:
+            print(f"\nRandom batches of {PART}, images/s on this machine\n\n{reading_table(Path(folder))}")
 
 
 def flop_of(size: int) -> dict[str, float]:
@@ -136,7 +144,7 @@ def row_line() -> str:
 
 
 def folder_table(folder: Path) -> str:
-    made, rows = make_set(folder / "set"), []
+    made, rows = make_set(folder / "set", IMAGENET, (1, 1, 1), "uint8"), []
     parts = made.parts
     rows.append(
         [f"open a set of {parts:,} parts (reads {IMAGENET:,} indices)", clocked(lambda: PurifiedSet.open(made.path))]
@@ -150,13 +158,28 @@ def folder_table(folder: Path) -> str:
     return markdown_table(["", "s"], rows)
 
 
-def make_set(path: Path) -> PurifiedSet:
-    """A set as large as ImageNet, of images of one pixel."""
-    manifest = {"data": "imagenet", "split": "train"}
-    made = PurifiedSet.create(path, range(IMAGENET), (1, 1, 1), manifest, "uint8", PART)
+def reading_table(folder: Path) -> str:
+    rows = []
+    for images in (50_000, IMAGENET):
+        made = make_set(folder / str(images), images, (3, 32, 32), "float16")
+        seconds = float(clocked(partial(read_batches, made)))
+        rows.append([f"{images:,}", f"{made.parts:,}", f"{BATCHES * PART / seconds:,.0f}"])
+    return markdown_table(["images of the set", "parts", "images/s"], rows)
+
+
+def make_set(path: Path, images: int, shape: tuple[int, int, int], dtype: str) -> PurifiedSet:
+    """A purified set of so many images, all parts alike."""
+    made = PurifiedSet.create(path, range(images), shape, {"data": "made up", "split": "train"}, dtype, PART)
+    content = np.random.default_rng(0).random((PART, *shape)).astype(dtype)
     for number in range(made.parts):
-        write_part(path, number, made.digest, np.zeros((len(made.part(number)), 1, 1, 1), np.uint8))
+        write_part(path, number, made.digest, content[: len(made.part(number))])
     return made
+
+
+def read_batches(made: PurifiedSet) -> None:
+    order = np.random.default_rng(0).permutation(len(made))
+    for number in range(BATCHES):
+        made.take(order[number * PART : (number + 1) * PART])
 
 
 def make_rows(folder: Path, processes: int) -> Path:

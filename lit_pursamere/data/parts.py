@@ -13,7 +13,7 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +22,7 @@ import numpy as np
 from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.store.npy import read_header
 
-__all__ = ["checksum", "map_part", "part_file", "parts_in", "write_part"]
+__all__ = ["checksum", "find_pixels", "part_file", "parts_in", "read_rows", "write_part"]
 
 PREFIX, ENDING = "part-", ".npy"
 DIGESTS = 1 + 64 + 1 + 64 + 1  # characters of the last line behind the number
@@ -59,17 +59,36 @@ def write_part(folder: Path, number: int, manifest: str, array: np.ndarray) -> N
     write_whole(part_file(folder, number), content, _line(number, manifest, hashlib.sha256(content).hexdigest()))
 
 
-def map_part(folder: Path, number: int, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """Images of a part, read from disk where they are looked at.
+def find_pixels(folder: Path, number: int, shape: Sequence[int], dtype: np.dtype) -> int:
+    """Where the images of a part begin in its file, in bytes.
 
     Raises:
         FileNotFoundError: If the part is not there.
         ValueError: If its file cannot be a part of this shape and type.
     """
-    file = part_file(folder, number)
-    with open(file, "rb") as opened:
-        offset = _offset(opened, number, shape, dtype)
-    return np.memmap(file, dtype, "r", offset, tuple(shape))
+    with open(part_file(folder, number), "rb") as opened:
+        return _offset(opened, number, shape, dtype)
+
+
+def read_rows(folder: Path, number: int, pixels: int, rows: Iterable[int], into: Iterable[np.ndarray]) -> None:
+    """Read some images of a part, and nothing else of it.
+
+    Args:
+        folder: Folder of the set.
+        number: Which part it is.
+        pixels: Where its images begin, as `find_pixels` says.
+        rows: Which of its images.
+        into: A contiguous array (C, H, W) for each of them, of the type of the set.
+
+    Raises:
+        FileNotFoundError: If the part is not there.
+        ValueError: If it was cut short since it was looked at.
+    """
+    with open(part_file(folder, number), "rb", buffering=0) as file:
+        for row, image in zip(rows, into, strict=True):
+            file.seek(pixels + row * image.nbytes)
+            if file.readinto(image.data.cast("B")) != image.nbytes:
+                raise ValueError(f"{file.name} is cut short: image {row} of it is not whole; {AGAIN}")
 
 
 def checksum(folder: Path, number: int, manifest: str, shape: Sequence[int], dtype: np.dtype) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_pursamere.data.parts import checksum, map_part, part_file, parts_in, write_part
+from lit_pursamere.data.parts import checksum, find_pixels, part_file, parts_in, read_rows, write_part
 from lit_pursamere.data.resident import to_float
 from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.store.locks import require_held
@@ -36,11 +36,10 @@ __all__ = ["PurifiedSet"]
 
 FORMAT = "purified set, parts"
 DTYPES = ("float16", "uint8", "float32")
-OPEN = 64  # parts that are mapped at a time; every map holds a file, and a process may have 256 on some systems
 
 
 class PurifiedSet:
-    """Purified images in memory-mapped parts; `set[index]` is a float32 image (C, H, W) in [0, 1].
+    """Purified images in parts on disk; `set[index]` is a float32 image (C, H, W) in [0, 1].
 
     Any number of processes on any number of machines may write to one folder, each other parts. Use `create` or `open`.
     Opening reads no pixels; `verify` reads them all.
@@ -52,10 +51,7 @@ class PurifiedSet:
         self.size = manifest["part"]
         self.parts = -(-len(indices) // self.size)
         self.digest = digest_of(manifest)
-        self.maps: dict[int, np.ndarray] = {}
-
-    def __getstate__(self) -> dict:
-        return {**vars(self), "maps": {}}  # a map would travel to loader processes as all of its pixels
+        self.pixels: dict[int, int] = {}  # where they begin in the parts that were looked at
 
     @classmethod
     def create(
@@ -149,17 +145,12 @@ class PurifiedSet:
             raise KeyError(f"{self.path} has no image {sorted(set(wanted.tolist()) - set(self.indices.tolist()))[0]}")
         numbers, images = positions // self.size, np.empty((len(wanted), *self.shape), self.dtype)
         for number in np.unique(numbers).tolist():
-            chosen = numbers == number
-            images[chosen] = self._map(number)[positions[chosen] % self.size]
+            if number not in self.pixels:
+                self.pixels[number] = find_pixels(self.path, number, self._part_shape(number), self.dtype)
+            chosen = np.flatnonzero(numbers == number)
+            rows = (positions[chosen] % self.size).tolist()
+            read_rows(self.path, number, self.pixels[number], rows, (images[place] for place in chosen))
         return images
-
-    def _map(self, number: int) -> np.ndarray:
-        """A part; of those that were looked at, some stay open."""
-        if number not in self.maps:
-            if len(self.maps) == OPEN:
-                del self.maps[next(iter(self.maps))]
-            self.maps[number] = map_part(self.path, number, self._part_shape(number), self.dtype)
-        return self.maps[number]
 
     def missing(self) -> list[int]:
         """Numbers of the parts that are not there."""

@@ -100,11 +100,21 @@ def test_there_may_be_more_than_a_million_parts(tmp_path):
     verify(made, [1_281_166])
 
 
-def test_loader_processes_get_the_set_without_its_pixels(tmp_path):
-    made = make(tmp_path)
+def test_loader_processes_get_the_set_without_its_images(tmp_path):
+    made = PurifiedSet.create(tmp_path, range(2), (3, 64, 64), MADE, "uint8", part=2)
+    made.write(0, torch.rand(2, 3, 64, 64))
+    taken, sent = made.take([0, 1]), pickle.dumps(made)
+    assert len(sent) < 3 * 64 * 64 and (pickle.loads(sent).take([0, 1]) == taken).all()
+
+
+def test_reading_keeps_no_file_open_and_sees_when_one_was_cut_since(tmp_path):
+    made, before = make(tmp_path), len(os.listdir("/dev/fd"))
     made.take(INDICES)
-    again = pickle.loads(pickle.dumps(made))
-    assert again.maps == {} and (again.take([13]) == made.take([13])).all()
+    assert len(os.listdir("/dev/fd")) == before
+    file = tmp_path / "part-000000.npy"
+    file.write_bytes(file.read_bytes()[:130])
+    with pytest.raises(ValueError, match=r"part-000000.npy is cut short: image 0 of it is not whole; remove that file"):
+        made.take(INDICES)
 
 
 def flipped(file):
