@@ -1,6 +1,7 @@
 """How the package is built: its folders know each other in one direction, and nothing in it is patched."""
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -49,13 +50,18 @@ def patches(tree: ast.Module) -> list[str]:
     return found
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 @pytest.fixture(scope="module")
 def package() -> dict[str, list[ast.Module]]:
     """Every file of the package, parsed, by the folder it is in; a module beside the folders is one of its own."""
     trees: dict[str, list[ast.Module]] = {}
     for file in FILES:
         folder = file.relative_to(ROOT).parts[0].removesuffix(".py")
-        trees.setdefault(folder, []).append(ast.parse(file.read_text(encoding="utf-8")))
+        trees.setdefault(folder, []).append(parsed(file))
     return trees
 
 
@@ -76,7 +82,7 @@ def modules() -> dict[str, set[str]]:
     del trees["lit_pursamere"]
     found = {}
     for module, file in trees.items():
-        names = imported(ast.parse(file.read_text(encoding="utf-8")))
+        names = imported(parsed(file))
         found[module] = {name if name in trees else name.rpartition(".")[0] for name in names} & trees.keys() - {module}
     return found
 
@@ -102,4 +108,4 @@ def test_what_counts_as_a_patch():
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_the_package_patches_nothing(file):
-    assert patches(ast.parse(file.read_text(encoding="utf-8"))) == []
+    assert patches(parsed(file)) == []

@@ -230,7 +230,12 @@ def test_all_its_views_run_on_one_device(case, gpu):
         assert not seen.waits, gradient
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+TWINS = ("EDM-VP", "EDM-VE")  # the network of EDM with other factors around it
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.slow) if name in TWINS else name for name in FAMILIES]
+)
 def test_a_network_and_its_second_derivative_run_on_one_device(tiny_scores, family, gpu):
     model, x = tiny_scores(family).to("meta"), torch.rand((2, 1, 8, 8), device="meta", requires_grad=True)
     sigma = getattr(model, "sigma2", 0.25) ** 0.5

@@ -344,7 +344,7 @@ def test_antithetic_draws_cost_the_same_and_are_pairs(mixture, images):
 @pytest.mark.parametrize("options", [{"ascent": "reused"}, {"antithetic": True}], ids=["reused", "antithetic"])
 def test_the_exact_gradient_holds_with_less_work(mixture, images, options):
     purifier = PurSAMERE(mixture, 0.3, 0.15, draws=2, sigmas=[0.4, 0.25, 0.15], **options)
-    assert torch.autograd.gradcheck(purifier, (images[:2].clone().requires_grad_(),), eps=1e-6, atol=1e-6, rtol=1e-5)
+    assert torch.autograd.gradcheck(purifier, (images[:1].clone().requires_grad_(),), eps=1e-6, atol=1e-6, rtol=1e-5)
 
 
 # --- gradient through the purifier
@@ -355,7 +355,7 @@ def test_the_exact_gradient_holds_with_less_work(mixture, images, options):
 @pytest.mark.parametrize("rho_pur", [0.15, 3.0])
 def test_the_exact_gradient_agrees_with_finite_differences(mixture, images, projection, rho_sam, rho_pur):
     purifier = PurSAMERE(mixture, rho_pur, rho_sam, draws=2, sigmas=[0.4, 0.25, 0.15], projection=projection)
-    x = images[:2].clone().requires_grad_()
+    x = images[:1].clone().requires_grad_()
     distance = purifier.trajectory(x)[1].distance
     active = distance.max() > rho_pur - 1e-9
     assert active == (rho_pur < 1)
@@ -364,7 +364,7 @@ def test_the_exact_gradient_agrees_with_finite_differences(mixture, images, proj
 
 @pytest.mark.parametrize("projection", PROJECTIONS.values())
 def test_the_exact_gradient_holds_where_the_box_cuts(mixture, images, projection):
-    x = images[:2].clone()
+    x = images[:1].clone()
     x[:, 0, 0, 0], x[:, 1, 1, 1] = 0.01, 0.99
     far = torch.full_like(x, 0.0)
     far[:, 0, 0, 0], far[:, 1, 1, 1] = -0.4, 0.4

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from lit_pursamere.cli.main import main
-from lit_pursamere.report import as_html, make_report
+from lit_pursamere.report import as_html, html, make_report
 from lit_pursamere.report.attached import LARGEST, own_file
 from lit_pursamere.store.costs import Asked, Cost, write_cost
 from lit_pursamere.store.manifest import write_manifest
@@ -171,6 +171,13 @@ def test_only_regular_files_of_some_size_that_are_pictures_are_shown(run):
     assert len(page.attributes("img", "src")) == 3 and "pre" not in page.texts
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages without figures, for what has nothing to do with them."""
+    monkeypatch.setattr(html, "FIGURES", {})
+
+
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -191,6 +198,7 @@ def test_the_audit_of_another_defence_is_refused(change, named, run, tmp_path, c
     assert "is of another defence than any system of" in error and named in error
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("content", ["[", "5", "[5]", '[["check"]]', '[[["a", "b"], ["c"]]]', "[[]]", "[" * 100_000])
 def test_an_audit_that_is_none_is_refused_or_left_out(content, run, tmp_path, capsys):
     (run / "audit/audit.json").write_text(content)
@@ -199,6 +207,7 @@ def test_an_audit_that_is_none_is_refused_or_left_out(content, run, tmp_path, ca
     assert "audit.json is damaged; remove it, and run the audit again" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_audit_is_asked_for_where_it_belongs(run, tmp_path, capsys):
     other = run / "audit"
     assert main(["report", str(run), "--format", "html", "--audit", str(tmp_path)]) == 1
@@ -207,6 +216,7 @@ def test_an_audit_is_asked_for_where_it_belongs(run, tmp_path, capsys):
     assert "an audit is shown by --format html" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "manifest",
     ["{", '{"manifest_format": 3, "weights": "cd"}', '{"manifest_format": 3, "weights": "ab", "defense": 5}'],

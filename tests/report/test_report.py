@@ -347,10 +347,12 @@ def test_report_without_records_is_an_error(tmp_path):
     [("markdown", "report.md"), ("csv", "report.csv"), ("latex", "report.tex"), ("json", "report.json")],
 )
 def test_the_verb_prints_what_it_writes(capsys, folder, format, name):
-    assert main(["report", str(folder), "--format", format, "--interval", "clopper-pearson", "--figures"]) == 0
+    figures = ["--figures"] if format == "csv" else []  # drawn alike whatever the format
+    assert main(["report", str(folder), "--format", format, "--interval", "clopper-pearson", *figures]) == 0
     printed = capsys.readouterr()
     assert printed.out == (folder / name).read_text(encoding="utf-8")
-    assert "worst-case.png" in printed.err and (folder / "worst-case.png").stat().st_size > 10_000
+    if figures:
+        assert "worst-case.png" in printed.err and (folder / "worst-case.png").stat().st_size > 10_000
 
 
 def test_the_verb_writes_several_runs_only_where_it_is_told(capsys, folder, rows, write_run, tmp_path):

@@ -48,12 +48,20 @@ def other(tmp_path):
         process.stdout.close()
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """Who finds a folder locked does not wait for seconds."""
+    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_second_run_is_refused_and_told_who_is_there(tmp_path, other):
     process = other(0)
     with pytest.raises(OSError, match=rf"another run \(process {process.pid} on .*\) is writing to .*`output`"):
         FolderLock(tmp_path)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_process_that_outlived_its_run_keeps_its_number(tmp_path, other):
     other(1)
     with pytest.raises(OSError, match="another run"):
@@ -99,6 +107,7 @@ def test_a_refused_lock_holds_nothing(tmp_path, other):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.usefixtures("impatient")
 def test_a_forked_worker_does_not_keep_the_lock(tmp_path):
     lock = FolderLock(tmp_path)
     alive, told = os.pipe(), os.pipe()

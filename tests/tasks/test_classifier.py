@@ -281,7 +281,7 @@ def curve(folder, schedule, resume=None):
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-@pytest.mark.parametrize("schedule", ["milestones", "cosine"])
+@pytest.mark.parametrize("schedule", [pytest.param("milestones", marks=pytest.mark.slow), "cosine"])
 def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, schedule):
     whole = curve(tmp_path / "whole", schedule)
     assert sorted(whole.losses) == list(range(15)) and len(set(whole.losses.values())) == 15
@@ -318,7 +318,9 @@ def test_other_settings_hold_from_the_first_step_on_after_a_checkpoint(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:The dirpath has changed")
-@pytest.mark.parametrize("until", [{"max_epochs": 3}, {"max_steps": 9, "max_epochs": -1}])
+@pytest.mark.parametrize(
+    "until", [{"max_epochs": 3}, pytest.param({"max_steps": 9, "max_epochs": -1}, marks=pytest.mark.slow)]
+)
 def test_the_card_tells_the_whole_run_after_it_was_continued(until, tmp_path):
     """In the middle of an epoch of three steps, before and after its validation: as in one go. What changed is told."""
 

@@ -96,7 +96,10 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(schedule, tmp_path):
     whole = fit(task(), tmp_path, keep=True)
     rates = whole.trainer.optimizers[0].param_groups[0]
     assert rates["lr"] != 0.1, "the schedule is followed"
-    for name in ("step=2", "step=3", "step=7", "epoch=0", "epoch=1"):
+    points = ["step=2", "epoch=1"]
+    if schedule == "plateau":  # listens to validations
+        points += ["step=3", "step=7", "epoch=0"]
+    for name in points:
         resumed = fit(task(), tmp_path / "again", resume=tmp_path / f"{name}.ckpt")
         assert state_digest(resumed) == state_digest(whole), name
         assert resumed.trainer.optimizers[0].param_groups[0]["lr"] == rates["lr"]
