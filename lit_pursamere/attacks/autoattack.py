@@ -50,15 +50,15 @@ class AutoAttack(SurvivorAttack):
     def parts(self) -> list[SurvivorAttack]:
         """The attacks in their order."""
         base = (self.threat, self.view, self.seed, self.evaluations, self.decision)
-        averaged: Any = {"eot": self.eot or (20 if self.version == "rand" else 1), "eot_chunk": self.eot_chunk}
+        eot, chunk = self.eot or (20 if self.version == "rand" else 1), self.eot_chunk
         if self.version == "rand":
-            once: Any = {"restarts": 1, "large_eps": False}
-            return [APGD(*base, loss=loss, steps=self.steps, **once, **averaged) for loss in ("ce", "dlr")]
+            once: Any = {"steps": self.steps, "restarts": 1, "eot": eot, "eot_chunk": chunk, "large_eps": False}
+            return [APGD(*base, loss="ce", **once), APGD(*base, loss="dlr", **once)]
         return [
-            APGD(*base, loss="ce", steps=self.steps, **averaged),
-            APGD(*base, loss="dlr-t", steps=self.steps, **averaged),
+            APGD(*base, loss="ce", steps=self.steps, eot=eot, eot_chunk=chunk),
+            APGD(*base, loss="dlr-t", steps=self.steps, eot=eot, eot_chunk=chunk),
             FAB(*base, steps=self.steps),
-            Square(*base, queries=self.queries, **averaged),
+            Square(*base, queries=self.queries, eot=eot, eot_chunk=chunk),
         ]
 
     def runs(self, view: LibraryView) -> list[Run]:

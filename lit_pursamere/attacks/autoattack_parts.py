@@ -64,7 +64,6 @@ class APGD(SurvivorAttack):
     eot: int = 1
     large_eps: bool | None = None
     eot_chunk: int | None = None
-    eot_chunk: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

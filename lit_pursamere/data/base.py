@@ -34,6 +34,7 @@ __all__ = ["ArrayDataset", "ImageDataModule", "ShardSampler"]
 
 Split = Literal["train", "test"]
 RESIDENT_BYTES = 2 * 2**30
+BATCH = 128  # images that are judged at a time unless somebody says how many
 READ_FOR_DIGEST = 5000  # files at most that are read to tell whether a run continues on the same images
 
 
@@ -130,7 +131,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     Args:
         batch_size: Images (or pairs) per training batch, of all processes together; they take equal shares.
-        eval_batch_size: Images per batch and process when validating, testing and predicting.
+        eval_batch_size: Images per batch and process when validating, testing and predicting. `auto`: 128, and the
+            commands `test` and `predict` look how many fit into memory.
         num_workers: Loader processes; 0 loads in the main process.
         val_size: Images of the training split held out for validation; with `purified`, of those that are purified.
         train_size: Images of the training split that are used beside those held out, chosen by `seed` (None: all).
@@ -163,7 +165,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def __init__(
         self,
         batch_size: int = 128,
-        eval_batch_size: int = 128,
+        eval_batch_size: int | Literal["auto"] = 128,
         num_workers: int = 0,
         val_size: int = 0,
         train_size: int | None = None,
@@ -179,6 +181,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.automatic = eval_batch_size == "auto"  # until somebody has looked how many images fit
+        eval_batch_size = BATCH if eval_batch_size == "auto" else eval_batch_size
         for key, value, least in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
