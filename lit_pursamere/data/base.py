@@ -165,7 +165,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def __init__(
         self,
         batch_size: int = 128,
-        eval_batch_size: int | Literal["auto"] = 128,
+        eval_batch_size: int | str = 128,
         num_workers: int = 0,
         val_size: int = 0,
         train_size: int | None = None,
@@ -182,10 +182,14 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         self.automatic = eval_batch_size == "auto"  # until somebody has looked how many images fit
-        eval_batch_size = BATCH if eval_batch_size == "auto" else eval_batch_size
+        if isinstance(eval_batch_size, str) and not self.automatic:
+            raise ValueError(
+                f"{type(self).__name__} needs an eval_batch_size of at least 1, or auto; got {eval_batch_size!r}"
+            )
+        self.eval_batch_size = BATCH if isinstance(eval_batch_size, str) else eval_batch_size
         for key, value, least in (
             ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
+            ("eval_batch_size", self.eval_batch_size, 1),
             ("num_workers", num_workers, 0),
             ("val_size", val_size, 0),
             ("train_size", 1 if train_size is None else train_size, 1),
@@ -196,7 +200,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         ):
             if value < least:
                 raise ValueError(f"{type(self).__name__} needs {key} >= {least}; got {value}")
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.batch_size, self.num_workers = batch_size, num_workers
         if test_generator not in ("default_rng", "RandomState"):
             raise ValueError(f"test_generator must be 'default_rng' or 'RandomState'; got {test_generator!r}")
         self.val_size, self.train_size, self.test_size, self.evaluate = val_size, train_size, test_size, evaluate
