@@ -70,6 +70,18 @@ def test_shards_need_not_have_the_same_number_of_processes(rows, repository_root
     assert [row | {"seconds": 0} for row in read_rows(tmp_path / "out")] == [row | {"seconds": 0} for row in rows[1][0]]
 
 
+def test_two_processes_agree_on_a_batch_size_that_they_find(rows, repository_root, tmp_path):
+    said = run(
+        repository_root, "test", "--config=configs/digits/robustness.yaml", "--data.test_size=11",
+        "--data.eval_batch_size=auto", "--model.pictures=0", "--model.purifier.sigmas.stride=6",
+        "--model.attacks.gPGD20.steps=4", "--model.attacks.BPDA20-det.steps=2", f"--model.output={tmp_path}/out",
+        f"--trainer.default_root_dir={tmp_path}", processes=2,
+    )  # fmt: skip
+    assert said.count("batches of 5 images") == 1, "11 images for two processes"
+    verdicts = [{name: row[name] for name in ("index", "attack", "votes_last", "votes_any")} for row in rows[1][0]]
+    assert [{name: row[name] for name in verdicts[0]} for row in read_rows(tmp_path / "out")] == verdicts
+
+
 def test_no_image_is_evaluated_twice(rows):
     shards = [(rows[2][1] / f"records-{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]
     assert [len(shard) for shard in shards] == [6 * 6, 6 * 5]

@@ -10,7 +10,7 @@ Hein, 2020); for views with randomness, a decision by the mean of 20 draws inste
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lit_pursamere.attacks.autoattack_parts import APGD, FAB, Square
 from lit_pursamere.attacks.library import LibraryView
@@ -29,6 +29,7 @@ class AutoAttack(SurvivorAttack):
             (None: 20 in `rand`, else 1).
         steps: Steps of APGD and FAB.
         queries: Points that Square tries.
+        eot_chunk: As in APGD and Square.
 
     Raises:
         ValueError: If the view has fewer classes than DLR needs: 4 for `standard`, 3 for `rand`.
@@ -38,26 +39,26 @@ class AutoAttack(SurvivorAttack):
     eot: int | None = None
     steps: int = 100
     queries: int = 5000
+    eot_chunk: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.version not in ("standard", "rand"):
             raise ValueError(f"version must be 'standard' or 'rand'; got {self.version!r}")
-        at_least_one(self, "eot", "steps", "queries")
+        at_least_one(self, "eot", "steps", "queries", "eot_chunk")
 
     def parts(self) -> list[SurvivorAttack]:
         """The attacks in their order."""
         base = (self.threat, self.view, self.seed, self.evaluations, self.decision)
-        eot = self.eot or (20 if self.version == "rand" else 1)
+        eot, chunk = self.eot or (20 if self.version == "rand" else 1), self.eot_chunk
         if self.version == "rand":
-            return [
-                APGD(*base, loss=loss, steps=self.steps, restarts=1, eot=eot, large_eps=False) for loss in ("ce", "dlr")
-            ]
+            once: Any = {"steps": self.steps, "restarts": 1, "eot": eot, "eot_chunk": chunk, "large_eps": False}
+            return [APGD(*base, loss="ce", **once), APGD(*base, loss="dlr", **once)]
         return [
-            APGD(*base, loss="ce", steps=self.steps, eot=eot),
-            APGD(*base, loss="dlr-t", steps=self.steps, eot=eot),
+            APGD(*base, loss="ce", steps=self.steps, eot=eot, eot_chunk=chunk),
+            APGD(*base, loss="dlr-t", steps=self.steps, eot=eot, eot_chunk=chunk),
             FAB(*base, steps=self.steps),
-            Square(*base, queries=self.queries, eot=eot),
+            Square(*base, queries=self.queries, eot=eot, eot_chunk=chunk),
         ]
 
     def runs(self, view: LibraryView) -> list[Run]:

@@ -19,9 +19,11 @@ from itertools import product
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from lit_pursamere.attacks.gradients import adversarial_loss
+from lit_pursamere.attacks.folded import FoldedView, mean_margin
+from lit_pursamere.attacks.gradients import adversarial_loss, chunks
 from lit_pursamere.attacks.library import LibraryView, require
 from lit_pursamere.attacks.survivors import Run, SurvivorAttack, at_least_one
 
@@ -47,6 +49,8 @@ class APGD(SurvivorAttack):
         restarts: Random starts per loss, or per target (None: 5 for untargeted l1, else 1).
         targets: Number of target classes of `dlr-t` (None: 9, in l1 5); at most all the other classes.
         eot: Draws of the view whose gradients are averaged in a step; the step size follows the last one.
+        eot_chunk: Draws per call of the view, of all images each; bounds memory, changes no result. None: all. The
+            decision `original` makes them one by one, as the published code does.
         large_eps: Whether to start with larger radii, l1 only (None: in l1).
 
     Raises:
@@ -59,12 +63,13 @@ class APGD(SurvivorAttack):
     targets: int | None = None
     eot: int = 1
     large_eps: bool | None = None
+    eot_chunk: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.loss not in ("ce", "margin", "dlr", "dlr-t"):
             raise ValueError(f"loss must be 'ce', 'margin', 'dlr' or 'dlr-t'; got {self.loss!r}")
-        at_least_one(self, "steps", "restarts", "targets", "eot")
+        at_least_one(self, "steps", "restarts", "targets", "eot", "eot_chunk")
         if self.large_eps and self.threat is not None and self.budget.norm != "l1":
             raise ValueError(f"large_eps is for l1 only; the norm is {self.budget.norm}")
 
@@ -80,30 +85,24 @@ class APGD(SurvivorAttack):
         restarts = self.restarts or (5 if l1 and not targeted else 1)
         targets = min(self.targets or (5 if l1 else 9), view.classes - 1) if targeted else 1
         large_eps = l1 if self.large_eps is None else self.large_eps
-        module = require("pyautoattack.autopgd_base", PACKAGE)
-        make = module.APGDAttack_targeted if targeted else module.APGDAttack
-        special = {"n_target_classes": targets} if targeted else {"loss": "ce" if self.loss == "ce" else "dlr"}
-        library = make(
-            view,
-            n_iter=self.steps,
-            norm=NORM[self.budget.norm],
-            n_restarts=restarts,
-            eps=float(self.budget.eps),
-            seed=self.seed,
-            eot_iter=self.eot,
-            use_largereps=large_eps,
-            logger=SILENT,
-            **special,
-        )
-        if self.loss == "margin":  # the package has no such loss: its DLR gives way
-            library.dlr_loss = lambda logits, y: adversarial_loss(logits, y, "margin")
-        radii = len(LARGE_EPS) if large_eps else 1
-        calls = (self.steps + radii) * self.eot
+        fold = self.eot > 1 and self.decision == "mean"
+
+        def raised(logits: Tensor, y: Tensor) -> Tensor:
+            if targeted:
+                return library.dlr_loss_targeted(logits, y)
+            return library.dlr_loss(logits, y) if self.loss != "ce" else F.cross_entropy(logits, y, reduction="none")
+
+        asked = FoldedView(view, self.eot, self.eot_chunk, raised) if fold else view
+        library = self._library(asked, restarts, targets, large_eps)
+        draws = len(asked.sizes) if isinstance(asked, FoldedView) else self.eot
+        calls = (self.steps + (len(LARGE_EPS) if large_eps else 1)) * draws
         if self.decision == "original":
             return [Run(calls * restarts * targets, lambda x, y: [library.perturb(x, y)])]
 
         def restart(x: Tensor, y: Tensor, target: int, first: bool) -> list[Tensor]:
             library.init_hyperparam(x)
+            if isinstance(asked, FoldedView):
+                asked.labels = y
             if first:
                 torch.manual_seed(self.seed)
             if targeted:
@@ -119,6 +118,27 @@ class APGD(SurvivorAttack):
 
         attempts = product(range(1, targets + 1), range(restarts))
         return _in_turn(restart, calls, [{"target": target, "first": i == 0} for i, (target, _) in enumerate(attempts)])
+
+    def _library(self, view: nn.Module, restarts: int, targets: int, large_eps: bool) -> Any:
+        """The package's attack; a view that averages by itself is asked once a step."""
+        module = require("pyautoattack.autopgd_base", PACKAGE)
+        targeted = self.loss == "dlr-t"
+        special = {"n_target_classes": targets} if targeted else {"loss": "ce" if self.loss == "ce" else "dlr"}
+        library = (module.APGDAttack_targeted if targeted else module.APGDAttack)(
+            view,
+            n_iter=self.steps,
+            norm=NORM[self.budget.norm],
+            n_restarts=restarts,
+            eps=float(self.budget.eps),
+            seed=self.seed,
+            eot_iter=1 if isinstance(view, FoldedView) else self.eot,
+            use_largereps=large_eps,
+            logger=SILENT,
+            **special,
+        )
+        if self.loss == "margin":  # the package has no such loss: its DLR gives way
+            library.dlr_loss = lambda logits, y: adversarial_loss(logits, y, "margin")
+        return library
 
 
 @dataclass(frozen=True)
@@ -183,6 +203,7 @@ class Square(SurvivorAttack):
             ends when half of that is done.
         restarts: Random starts.
         eot: Draws of the view whose margins are averaged at a point; each is an evaluation.
+        eot_chunk: Draws per call of the view, of all images each; bounds memory, changes no result. None: all.
 
     Raises:
         ValueError: If the images are smaller than 5 pixels (l2, l1).
@@ -191,10 +212,11 @@ class Square(SurvivorAttack):
     queries: int = QUERIES
     restarts: int = 1
     eot: int = 1
+    eot_chunk: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least_one(self, "queries", "restarts", "eot")
+        at_least_one(self, "queries", "restarts", "eot", "eot_chunk")
 
     def runs(self, view: LibraryView) -> list[Run]:
         library = require("pyautoattack.square", PACKAGE).SquareAttack(
@@ -207,12 +229,11 @@ class Square(SurvivorAttack):
             resc_schedule=self.queries != QUERIES,
         )
 
-        def mean_margin(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            total: Any = sum(adversarial_loss(view(x), y, "margin") for _ in range(self.eot))
-            margin = -total / self.eot
+        def margin_and_loss(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            margin = -mean_margin(view, x, y, self.eot, self.eot_chunk)
             return margin, margin.clone()  # the package writes into both
 
-        library.margin_and_loss = mean_margin
+        library.margin_and_loss = margin_and_loss
 
         @torch.no_grad()
         def restart(x: Tensor, y: Tensor, number: int) -> list[Tensor]:
@@ -225,7 +246,7 @@ class Square(SurvivorAttack):
                 torch.manual_seed(self.seed)
             return [library.attack_single_run(x, y)[1]]
 
-        calls = (self.queries + 1) * self.eot
+        calls = (self.queries + 1) * len(chunks(self.eot, self.eot_chunk))
         if self.decision == "original":
             return [Run(calls * self.restarts, lambda x, y: restart(x, y, 0))]
         return _in_turn(restart, calls, [{"number": number} for number in range(self.restarts)])

@@ -31,6 +31,8 @@ from lit_pursamere.threat import over_images
 __all__ = ["EAD", "Boundary", "CarliniWagnerL2", "SaltAndPepper", "quiet_import", "search"]
 
 PACKAGE = "foolbox"
+SEARCH_STEPS = 9  # of EAD as published
+RHO = 0.25  # of salt and pepper as published
 BISECTIONS = 10  # of the line from an image to a starting point of Boundary
 
 
@@ -85,7 +87,8 @@ class EAD(SurvivorAttack):
     Args:
         steps: Steps per search step.
         step_size: First step size, [0, 1] pixel units; falls as a square root to 0.
-        constant: First c; 10 times as large wherever it was too small.
+        constant: First c; 10 times as large wherever it was too small. None: 0.01, as published, with the 9 published
+            search steps; 10 times as much for every 3 fewer, up to 1: at a c that moves no pixel a step is lost.
         search_steps: Search steps for the smallest c.
         beta: Weight of the l1 norm.
         confidence: kappa, in logits.
@@ -93,8 +96,8 @@ class EAD(SurvivorAttack):
 
     steps: int = 100
     step_size: float = 0.01
-    constant: float = 0.01
-    search_steps: int = 9
+    constant: float | None = None
+    search_steps: int = SEARCH_STEPS
     beta: float = 0.01
     confidence: float = 0.0
 
@@ -103,13 +106,19 @@ class EAD(SurvivorAttack):
         at_least_one(self, "steps", "search_steps")
         _positive(self, "step_size", "constant", "beta")
 
+    @property
+    def first_constant(self) -> float:
+        """The first c."""
+        fewer = min(max(SEARCH_STEPS - self.search_steps, 0), 6)
+        return self.constant or 0.01 * 10 ** (fewer / 3)
+
     def runs(self, view: LibraryView) -> list[Run]:
         attack = _foolbox().attacks.EADAttack(
             binary_search_steps=self.search_steps,
             steps=self.steps,
             initial_stepsize=self.step_size,
             confidence=self.confidence,
-            initial_const=self.constant,
+            initial_const=self.first_constant,
             regularization=self.beta,
             decision_rule="EN",
             abort_early=False,  # it would look at the loss of the whole batch
@@ -188,25 +197,27 @@ class SaltAndPepper(SurvivorAttack):
     """Set random pixels to black or white; the best of several draws. The published noise knows no bound: linf 1.
 
     Args:
-        rho: Probability that a pixel is set; black and white are equally likely.
+        rho: Probability that a pixel is set; black and white are equally likely. None: 0.25, as published, in the first
+            draw, and more from draw to draw up to 1, so that few draws reach images that are far from a mistake, too.
         tries: Number of draws of the noise.
     """
 
-    rho: float = 0.25
+    rho: float | None = None
     tries: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least_one(self, "tries")
-        if not 0 <= self.rho <= 1:
-            raise ValueError(f"SaltAndPepper needs rho in [0, 1]; got {self.rho}")
+        if self.rho is not None and not 0 <= self.rho <= 1:
+            raise ValueError(f"SaltAndPepper needs rho in [0, 1], or none; got {self.rho}")
 
     def runs(self, view: LibraryView) -> list[Run]:
         def sprinkle(x: Tensor, y: Tensor, number: int) -> list[Tensor]:
             draws = [generator(self.seed, fingerprint(image), number) for image in x]  # by image, not by place
             shape = (2, 1, *x.shape[-2:])
             chosen, white = torch.stack([torch.rand(shape, generator=draw) for draw in draws], 1).to(x.device)
-            return [torch.where(chosen < self.rho, (white < 0.5).to(x), x)]
+            rho = RHO + (1 - RHO) * number / max(self.tries - 1, 1) if self.rho is None else self.rho
+            return [torch.where(chosen < rho, (white < 0.5).to(x), x)]
 
         return [Run(1, partial(sprinkle, number=number)) for number in range(self.tries)]
 

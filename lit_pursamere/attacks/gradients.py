@@ -8,6 +8,7 @@ References: Athalye, Carlini, Wagner (2018), section 4.2 (EoT); Croce, Hein (202
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -26,8 +27,11 @@ __all__ = [
     "Loss",
     "adversarial_loss",
     "check_labels",
+    "chunks",
     "draw_gradients",
+    "evaluate_copies",
     "loss_gradient",
+    "pull_back",
 ]
 
 Loss = Literal["ce", "margin", "dlr"]
@@ -128,17 +132,16 @@ def loss_gradient(
     Raises:
         RuntimeError: If the view's output does not depend on its input differentiably.
     """
-    chunk = chunk or eot
-    sizes = [min(chunk, eot - done) for done in range(0, eot, chunk)]
+    sizes = chunks(eot, chunk)
     mean = _mean_logits(view, x_adv, sizes) if mode == "logit_mean" and len(sizes) > 1 else None
     total, votes = torch.zeros_like(x_adv), torch.zeros_like(y)
     for size in sizes:
-        copies, logits = _evaluate(view, x_adv, size)
+        copies, logits = evaluate_copies(view, x_adv, size)
         at = logits.detach()
         if mode == "logit_mean":
             mean = at.mean(0) if mean is None else mean
             at = mean.expand_as(at)
-        gradient = _pull_back(logits, copies, _slope(at.flatten(0, 1), y.repeat(size), loss).view_as(logits))
+        gradient = pull_back(logits, copies, _slope(at.flatten(0, 1), y.repeat(size), loss).view_as(logits))
         if mode == "sign_vote":
             gradient = gradient.sign()
         total += gradient.unflatten(0, (size, -1)).sum(0)
@@ -154,20 +157,24 @@ def draw_gradients(
     Returns:
         Gradients (eot, B, C, H, W), losses (eot, B), and whether the view misclassified, (eot, B).
     """
-    chunk = chunk or eot
     parts = []
-    for done in range(0, eot, chunk):
-        size = min(chunk, eot - done)
-        copies, logits = _evaluate(view, x_adv, size)
+    for size in chunks(eot, chunk):
+        copies, logits = evaluate_copies(view, x_adv, size)
         at, labels = logits.detach().flatten(0, 1), y.repeat(size)
-        gradient = _pull_back(logits, copies, _slope(at, labels, loss).view_as(logits))
+        gradient = pull_back(logits, copies, _slope(at, labels, loss).view_as(logits))
         values = (gradient, adversarial_loss(at, labels, loss), at.argmax(1) != labels)
         parts.append([value.unflatten(0, (size, -1)) for value in values])
     gradients, losses, wrong = (torch.cat(column) for column in zip(*parts, strict=True))
     return gradients, losses, wrong
 
 
-def _evaluate(view: nn.Module, x_adv: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def chunks(eot: int, chunk: int | None) -> list[int]:
+    """How many evaluations each call of a view makes, where it makes at most `chunk` of them; None: all at once."""
+    most = chunk or eot
+    return [min(most, eot - done) for done in range(0, eot, most)]
+
+
+def evaluate_copies(view: Callable[[Tensor], Tensor], x_adv: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Copies of the images (size * B, C, H, W), to differentiate with respect to, and their logits (size, B, K)."""
     copies = x_adv.detach().repeat(size, *[1] * (x_adv.ndim - 1)).requires_grad_()
     return copies, view(copies).unflatten(0, (size, -1))
@@ -176,7 +183,7 @@ def _evaluate(view: nn.Module, x_adv: Tensor, size: int) -> tuple[Tensor, Tensor
 def _mean_logits(view: nn.Module, x_adv: Tensor, sizes: list[int]) -> Tensor:
     """Logits averaged over all evaluations, (B, K), leaving noise and torch's generators as they were."""
     with torch.no_grad(), repeated_draws():
-        total: Any = sum(_evaluate(view, x_adv, size)[1].sum(0) for size in sizes)
+        total: Any = sum(evaluate_copies(view, x_adv, size)[1].sum(0) for size in sizes)
         return total / sum(sizes)
 
 
@@ -187,7 +194,12 @@ def _slope(logits: Tensor, y: Tensor, loss: Loss) -> Tensor:
         return torch.autograd.grad(adversarial_loss(logits, y, loss).sum(), logits)[0]
 
 
-def _pull_back(logits: Tensor, copies: Tensor, slope: Tensor) -> Tensor:
+def pull_back(logits: Tensor, copies: Tensor, slope: Tensor) -> Tensor:
+    """Gradient with respect to the copies (n, C, H, W) where `slope` is that with respect to their logits.
+
+    Raises:
+        RuntimeError: If the logits do not depend on the copies differentiably.
+    """
     gradient = torch.autograd.grad(logits, copies, slope, allow_unused=True)[0] if logits.requires_grad else None
     if gradient is None:
         raise RuntimeError(NO_GRADIENT)

@@ -77,6 +77,7 @@ def command_line(
         read_checkpoint,
         stopped_at,
     )
+    from lit_pursamere.cli.fitting import FittingBatch
     from lit_pursamere.cli.matter import SAID
     from lit_pursamere.cli.saved_config import SaveConfig
     from lit_pursamere.cli.trainer import Trainer
@@ -126,12 +127,16 @@ def command_line(
         before_validate = before_fit
 
         def before_test(self) -> None:
-            self.datamodule.shard = Shard.parse(self.config["test"].shard)
-            check_processes(self, "test")
+            self._before("test")
 
         def before_predict(self) -> None:
-            self.datamodule.shard = Shard.parse(self.config["predict"].shard)
-            check_processes(self, "predict")
+            self._before("predict")
+
+        def _before(self, verb: str) -> None:
+            self.datamodule.shard = Shard.parse(self.config[verb].shard)
+            check_processes(self, verb)
+            if self.datamodule.automatic:
+                self.trainer.callbacks.append(FittingBatch(verb))  # type: ignore[attr-defined]
 
         def _parse_ckpt_path(self) -> None:
             """Look whether the file is whole; Lightning would let its stored arguments override the command line."""
@@ -219,6 +224,8 @@ def check_processes(cli: LightningCLI, verb: str) -> None:
         OSError: If the images cannot be read.
         ValueError: If there are too few; the other processes end without a word.
     """
+    from lit_pursamere.cli.fitting import evaluated, for_everybody
+
     trainer, data, world = cli.trainer, cli.datamodule, cli.trainer.world_size
     if world == 1 and not data.shard:
         return
@@ -234,6 +241,8 @@ def check_processes(cli: LightningCLI, verb: str) -> None:
         if trainer.local_rank == 0:
             data.prepare_data()
         data.setup(verb)
+        if data.automatic:
+            data.eval_batch_size = for_everybody(data.eval_batch_size, evaluated(data, verb), trainer, data.shard)
         getattr(data, f"{verb}_dataloader")()
     except (ValueError, OSError) as error:
         raise error if trainer.is_global_zero else left_to_first() from None

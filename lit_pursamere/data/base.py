@@ -34,6 +34,7 @@ __all__ = ["ArrayDataset", "ImageDataModule", "ShardSampler"]
 
 Split = Literal["train", "test"]
 RESIDENT_BYTES = 2 * 2**30
+BATCH = 128  # images that are judged at a time unless somebody says how many
 READ_FOR_DIGEST = 5000  # files at most that are read to tell whether a run continues on the same images
 
 
@@ -130,7 +131,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     Args:
         batch_size: Images (or pairs) per training batch, of all processes together; they take equal shares.
-        eval_batch_size: Images per batch and process when validating, testing and predicting.
+        eval_batch_size: Images per batch and process when validating, testing and predicting. `auto`: 128, and the
+            commands `test` and `predict` look how many fit into memory.
         num_workers: Loader processes; 0 loads in the main process.
         val_size: Images of the training split held out for validation; with `purified`, of those that are purified.
         train_size: Images of the training split that are used beside those held out, chosen by `seed` (None: all).
@@ -163,7 +165,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def __init__(
         self,
         batch_size: int = 128,
-        eval_batch_size: int = 128,
+        eval_batch_size: int | str = 128,
         num_workers: int = 0,
         val_size: int = 0,
         train_size: int | None = None,
@@ -179,9 +181,15 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.automatic = eval_batch_size == "auto"  # until somebody has looked how many images fit
+        if isinstance(eval_batch_size, str) and not self.automatic:
+            raise ValueError(
+                f"{type(self).__name__} needs an eval_batch_size of at least 1, or auto; got {eval_batch_size!r}"
+            )
+        self.eval_batch_size = BATCH if isinstance(eval_batch_size, str) else eval_batch_size
         for key, value, least in (
             ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
+            ("eval_batch_size", self.eval_batch_size, 1),
             ("num_workers", num_workers, 0),
             ("val_size", val_size, 0),
             ("train_size", 1 if train_size is None else train_size, 1),
@@ -192,7 +200,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         ):
             if value < least:
                 raise ValueError(f"{type(self).__name__} needs {key} >= {least}; got {value}")
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.batch_size, self.num_workers = batch_size, num_workers
         if test_generator not in ("default_rng", "RandomState"):
             raise ValueError(f"test_generator must be 'default_rng' or 'RandomState'; got {test_generator!r}")
         self.val_size, self.train_size, self.test_size, self.evaluate = val_size, train_size, test_size, evaluate

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lit_pursamere.attacks import Attack
+from lit_pursamere.attacks import Attack, AutoAttack, Restarts, Transfer
 from lit_pursamere.defense import Defense
 from lit_pursamere.estimate.memory import free_bytes, most_of, need_of
 from lit_pursamere.estimate.table import quantity
@@ -20,6 +20,7 @@ from lit_pursamere.purifiers.base import STEP
 __all__ = ["fitting_batch_size", "memory"]
 
 IMAGES = 4  # that are worked on at most
+LESS = "lower what an image needs (draws of the purifier, `eot_chunk` of attacks), or take another device"
 
 
 def memory(examined: Examined) -> list[Doubt]:
@@ -32,33 +33,56 @@ def memory(examined: Examined) -> list[Doubt]:
         return [Doubt(f"the first step of an attack on {name} fails: {first_line(error)}", stops=True)]
     if fits == size:
         return []
-    what = f"a batch of {size:,} images needs about {quantity(needed, 'B')}, and {quantity(free, 'B')} are free"
-    return [Doubt(f"{what}: set batch_size (`data.eval_batch_size`) to {fits:,}")]
+    what = f"a batch of {counted(size)} needs about {quantity(needed, 'B')}, and {quantity(free, 'B')} are free"
+    mend = f"set batch_size (`data.eval_batch_size`) to {fits:,}" if fits else LESS
+    return [Doubt(f"{what}: {mend}")]
 
 
-def fitting_batch_size(defense: Defense, attacks: Mapping[str, Attack], x: Tensor, batch_size: int) -> int:
+def fitting_batch_size(
+    defense: Defense, attacks: Mapping[str, Attack], x: Tensor, batch_size: int, sharers: int = 1
+) -> int:
     """The batch size, halved until a batch fits into the memory that is free on the device of the images.
+
+    On a CPU that is what the machine, the container and `ulimit -v` have left; on a GPU what it has left. A batch is
+    measured by the tensors of one step on a few images (`estimate.memory`), not by trying it.
 
     Args:
         defense: What will be attacked, on that device.
-        attacks: With what, by name.
+        attacks: With what, by name; none: images are only purified.
         x: Images (N, C, H, W) in [0, 1]; up to four of them are worked on.
         batch_size: Images per forward pass, as many as wanted.
+        sharers: Processes that will share what is free.
+
+    Raises:
+        ValueError: If one image is too many; the message says what it needs and what is free.
     """
-    return look(defense, attacks, x, batch_size)[0]
+    fits, _, free = look(defense, attacks, x, batch_size, sharers)
+    if not fits:
+        one = look(defense, attacks, x, 1, sharers)[1]
+        raise ValueError(
+            f"not even a batch of 1 image fits: it needs about {quantity(one, 'B')}, and {quantity(free, 'B')} are "
+            f"free; {LESS}"
+        )
+    return fits
 
 
-def look(defense: Defense, attacks: Mapping[str, Attack], x: Tensor, size: int) -> tuple[int, float, int | None]:
-    """How many images of a batch fit, halved until they do, the bytes that all of it needs, and those that are free."""
+def look(
+    defense: Defense, attacks: Mapping[str, Attack], x: Tensor, size: int, sharers: int = 1
+) -> tuple[int, float, int | None]:
+    """How many images of a batch fit, halved until they do, the bytes that all of it needs, and those that are free.
+
+    None fit where one does not.
+    """
     free = free_bytes(x.device)
     if free is None:
         return size, 0.0, free
+    free //= sharers
     few = x[:IMAGES].repeat(IMAGES, 1, 1, 1)[:IMAGES]
     work = partial(attack_once, defense, attacks, few)
     if (most := size * most_of(work, 1)) <= free:  # a batch needs less than so many batches of one image
         return size, most, free
     need, fits = need_of(work), size
-    while fits > 1 and need.of(fits) > free:
+    while fits and need.of(fits) > free:
         fits //= 2
     return fits, need.of(size), free
 
@@ -75,9 +99,23 @@ def attack_once(defense: Defense, attacks: Mapping[str, Attack], x: Tensor, coun
 
 
 def draws_at_once(attack: Attack) -> int:
-    """Copies of an image that a step of an attack passes on at once."""
-    draws: Any = getattr(attack, "eot_chunk", None) or getattr(attack, "eot", 1)
-    return draws if hasattr(attack, "eot_chunk") else 1
+    """Copies of an image that a step of an attack, or of the attacks that it is made of, passes on at once."""
+    if inner := parts_of(attack):
+        return max(map(draws_at_once, inner))
+    draws, most = getattr(attack, "eot", 1), getattr(attack, "eot_chunk", 1)
+    return draws if most is None else min(draws, most)
+
+
+def parts_of(attack: Any) -> Sequence[Attack]:
+    """The attacks that an attack runs in turn; none, if it is one by itself."""
+    if isinstance(attack, AutoAttack):
+        return attack.parts()
+    return [attack.attack] if isinstance(attack, Restarts | Transfer) else getattr(attack, "attacks", ())
+
+
+def counted(images: int) -> str:
+    """ "1 image", "64 images"."""
+    return "1 image" if images == 1 else f"{images:,} images"
 
 
 class Enough(Exception):

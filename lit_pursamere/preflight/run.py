@@ -59,4 +59,5 @@ def looked_at(task: LitRobustness, data: ImageDataModule, precision: Any) -> Exa
     images = precision.convert_input(torch.stack(x))
     defense = next(iter(task.systems.values()))
     names = Labels(labels, data.class_names)
-    return Examined(defense, task.attacks, images, torch.tensor(y), images, names, False, data.eval_batch_size)
+    size = 1 if data.automatic else data.eval_batch_size
+    return Examined(defense, task.attacks, images, torch.tensor(y), images, names, False, size)

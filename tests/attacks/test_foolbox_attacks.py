@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_pursamere.attacks import EAD, Boundary, CarliniWagnerL2, SaltAndPepper
+from lit_pursamere.attacks.library import LibraryView
 from lit_pursamere.threat import ThreatModel
 
 ANY = ThreatModel("linf", 1.0)
@@ -103,14 +104,28 @@ def test_the_defaults_are_the_published_ones():
     cw, ead, boundary, noise = CarliniWagnerL2(ANY), EAD(ANY), Boundary(ANY), SaltAndPepper(ANY)
     assert (cw.steps, cw.constant, cw.search_steps, cw.confidence) == (1000, 100, 1, 0)
     assert cw._step_within_budget(grey()) == 0.1
-    assert (ead.step_size, ead.steps, ead.constant, ead.beta, ead.search_steps) == (0.01, 100, 0.01, 0.01, 9)
+    assert (ead.step_size, ead.steps, ead.first_constant, ead.beta, ead.search_steps) == (0.01, 100, 0.01, 0.01, 9)
     assert (boundary.steps, boundary.spherical_step, boundary.source_step, boundary.adaptation) == (
         5000,
         0.01,
         0.01,
         1.5,
     )
-    assert noise.rho == 0.25
+    assert torch.equal(*(one_draw(noise) for noise in (replace(noise, tries=1), SaltAndPepper(ANY, rho=0.25, tries=1))))
+
+
+def one_draw(attack: SaltAndPepper) -> Tensor:
+    """What a first draw makes of grey images."""
+    (candidate,) = attack.runs(LibraryView(linear(), torch.float32, 10, lambda: None))[0].attempt(
+        grey(), torch.zeros(8)
+    )
+    return candidate
+
+
+def test_fewer_search_steps_of_ead_begin_higher():
+    firsts = [EAD(ANY, search_steps=steps).first_constant for steps in (12, 9, 6, 3, 1)]
+    assert firsts == pytest.approx([0.01, 0.01, 0.1, 1.0, 1.0])
+    assert EAD(ANY, search_steps=3, constant=0.5).first_constant == 0.5
 
 
 def test_ead_changes_fewer_pixels_than_carlini_wagner():
@@ -200,6 +215,34 @@ def test_salt_and_pepper_tries_several_draws():
         for tries in (1, 5, 20)
     ]
     assert broken[0] < broken[1] < broken[2]
+
+
+def test_draws_of_salt_and_pepper_get_denser():
+    view, x = LibraryView(linear(), torch.float32, 10, lambda: None), torch.full((3, 1, 40, 40), 0.5)
+    runs = SaltAndPepper(ANY, tries=4).runs(view)
+    shares = [(run.attempt(x, torch.zeros(3))[0] != x).float().mean().item() for run in runs]
+    assert shares == pytest.approx([0.25, 0.5, 0.75, 1.0], abs=0.03)
+
+
+def test_few_steps_reach_what_they_could_not_from_the_published_beginning():
+    """A far boundary: at c = 0.01 no pixel moves, and three draws at density 0.25 are not enough."""
+    view, x = Far(), torch.full((6, 1, 6, 6), 0.5)
+    y = torch.zeros(6, dtype=torch.long)
+    for weak, strong in (
+        (EAD(ANY, steps=15, search_steps=2, constant=0.01), EAD(ANY, steps=15, search_steps=2)),
+        (SaltAndPepper(ANY, rho=0.25, tries=3), SaltAndPepper(ANY, tries=3)),
+    ):
+        left = [(view(attack(view, x, y).last).argmax(1) == y).sum() for attack in (weak, strong)]
+        assert left[0] == 6 and left[1] == 0, type(weak).__name__
+
+
+class Far(nn.Module):
+    """Right until pixels are brighter than grey by 0.25, or about 0.32 away from it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        away = (x - 0.5).flatten(1)
+        far = 300 * (away.square().mean(1) - 0.1) + 45 * away.mean(1)
+        return torch.stack([-far, far], 1)
 
 
 def test_salt_and_pepper_sets_all_channels_of_a_pixel():
