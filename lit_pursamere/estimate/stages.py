@@ -171,8 +171,8 @@ def lessons(task: LitClassifier, price: Price, data: ImageDataModule) -> Cost:
 
 def opposed(task: LitClassifier, attack: Attack | None, purifications: int, data: ImageDataModule) -> Cost:
     """An attack on a classifier behind the purifier of its training, and so many purifications, for an image."""
-    cost = Cost()
-    with defended(task.mixture.purifier, task.classifier, torch.zeros(())) as defense:
+    cost, purifier = Cost(), task.mixture.purifier
+    with defended(purifier, task.classifier, next(purifier.parameters(), torch.zeros(()))) as defense:
         if purifications:
             cost += Asking(defense.purifier, data).purified() * purifications
         if attack is not None:
