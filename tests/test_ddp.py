@@ -1,5 +1,6 @@
 """Two processes (gloo, CPU) train as one, and evaluate exactly the images that one evaluates."""
 
+import json
 import os
 import subprocess
 import sys
@@ -116,9 +117,14 @@ class PlainNet(nn.Sequential):
 """
 
 
+HOSTILE = {"view": "exact", "threat": {"norm": "linf", "eps": 0.1}, "steps": 2, "start": "ball"}
+
+
 @pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:Total length of")
-def test_two_processes_step_as_one(repository_root, tmp_path, monkeypatch):
-    """Launched by torchrun; two accumulated steps of the same command in float64, each on the same 2 x 32 images."""
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_two_processes_step_as_one(adversarial, repository_root, tmp_path, monkeypatch):
+    """Launched by torchrun; two accumulated steps of the same command in float64, each on the same 2 x 32 images, or on
+    them as an attack through a purifier with fresh noise makes them, from random starts."""
     (tmp_path / "plain_net.py").write_text(PLAIN_NET)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(repository_root)
@@ -128,6 +134,10 @@ def test_two_processes_step_as_one(repository_root, tmp_path, monkeypatch):
         "--trainer.callbacks=null", "--trainer.precision=64-true",
         "--trainer.accumulate_grad_batches=2", "--model.lr_reference_batch=32",
     ]  # fmt: skip
+    if adversarial:
+        score = f"{repository_root}/configs/score_model/digits.yaml"
+        options += ["--model.adversary=PGD", f"--model.adversary.init_args={json.dumps(HOSTILE)}"]
+        options += ["--model.purifier=ADBM", "--model.purifier.steps=1", f"--model.score_model={score}"]
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     options += ["--trainer.logger=false"]  # the folder of each is named by its export

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from lit_pursamere.attacks.gradients import EOT_MODES, LOSSES, EotMode, Loss, loss_gradient
 from lit_pursamere.attacks.iterative import IterativeAttack, PerImage
+from lit_pursamere.diffusion.image_noise import AT_HAND, next_keys
+from lit_pursamere.seeding import generator
 from lit_pursamere.threat import Pixels, box_noise, largest_signs, refuse_beyond_box
 
 __all__ = ["PGD"]
@@ -38,7 +40,8 @@ class PGD(IterativeAttack):
         start: `none` is the image itself; `ball` a random point of the ball; `box-noise` adds uniform noise in
             [-eps, eps] to every pixel in any norm (in l2 and l1 this leaves the ball, and the first step brings it
             back); `laplace` adds a Laplace direction of uniform l1 length up to eps. All stay in the box.
-        seed: Seed of the start, which is the same displacement for every image.
+        seed: Seed of the start, which is the same displacement for every image. Where images are followed, see
+            `diffusion.image_noise`, every image has its own: so in a training, in every epoch another one.
         eot: Number of independent evaluations of a stochastic defence per step.
         loss: `ce`, `margin` or `dlr`, see `gradients.adversarial_loss`.
         eot_mode: `grad_mean` follows the mean of the loss gradients; `logit_mean` the gradient of the loss of the mean
@@ -78,11 +81,18 @@ class PGD(IterativeAttack):
     def init(self, x: Tensor, y: Tensor) -> PerImage:
         if self.start == "none":
             return {"x_adv": x.clone()}
-        generator = torch.Generator().manual_seed(self.seed)
+        if AT_HAND.get() is None:
+            return {"x_adv": self.started(x, torch.Generator().manual_seed(self.seed))}
+        keys = [key % 2**64 for key in next_keys(x).tolist()]
+        starts = [self.started(one, generator(self.seed, key)) for one, key in zip(x.split(1), keys, strict=True)]
+        return {"x_adv": torch.cat(starts)}
+
+    def started(self, x: Tensor, draws: torch.Generator) -> Tensor:
+        """Images x (B, C, H, W), all of them displaced alike."""
         if self.start == "box-noise":
-            return {"x_adv": box_noise(x, self.budget.eps, generator)}
+            return box_noise(x, self.budget.eps, draws)
         ball = replace(self.budget, norm="l1") if self.start == "laplace" else self.budget
-        return {"x_adv": ball.random_start(x, generator)}
+        return ball.random_start(x, draws)
 
     def step(self, view: nn.Module, x: Tensor, y: Tensor, state: PerImage) -> tuple[PerImage, Tensor]:
         gradient, wrong = self.gradient(view, state["x_adv"], y)

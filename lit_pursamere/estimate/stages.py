@@ -1,7 +1,7 @@
 """The stages of a run, and what they take: images times what an image takes.
 
-training:      steps x batch x a call of the network with the gradients of its weights (pairs: twice that), and
-               what noise takes that follows an attack
+training:      steps x batch x a call of the network with the gradients of its weights (once for each part of the
+               loss; pairs: twice), and what attacks and purifications take that make the images, or the noise
 purification:  images x the calls of a purification
 clean verdict: images x evaluations x (purification + classifier)
 attack:        images x (queries for values and for gradients of its view, and verdicts on the last and worst iterate)
@@ -18,12 +18,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from lit_pursamere.attacks import IterativeAttack
+from lit_pursamere.attacks import Attack, IterativeAttack
 from lit_pursamere.data import ImageDataModule
 from lit_pursamere.estimate.asking import Asking, Cost, shape_of
 from lit_pursamere.estimate.calls import Queries, count_queries
 from lit_pursamere.estimate.prices import Price
 from lit_pursamere.tasks import LitClassifier, LitPurification, LitRobustness, LitScoreModel
+from lit_pursamere.tasks.adversarial import defended
 from lit_pursamere.tasks.score_model import BANDS
 
 __all__ = ["Stage", "stages_of", "training_batches"]
@@ -133,36 +134,68 @@ def evaluation_stages(task: LitRobustness, data: ImageDataModule, settings: dict
 def training_stages(task: LitClassifier | LitScoreModel, data: ImageDataModule, settings: dict) -> list[Stage]:
     """Stages of a `fit`: the training, and all its validations."""
     network: Any = task.classifier if isinstance(task, LitClassifier) else task.score_model
-    price, halves = Price(network, shape_of(data)), 1 if data.purified is None else 2
+    price = Price(network, shape_of(data))
     count = len(data.indices("train"))
     size = min(data.batch_size, count)
     epoch = limited(count // size, 1, settings.get("limit_train_batches"))
     batches = training_batches(settings, epoch)
-    attacked = guidance(task, price) if isinstance(task, LitScoreModel) else 0.0
-    lesson = Cost(price.flop("lesson") + attacked, price, "lesson", halves)
-    stages = [Stage("training", batches * size, size, lesson * (batches * size * halves), "data.batch_size")]
+    lesson = lessons(task, price, data) if isinstance(task, LitClassifier) else guided_lesson(task, price, data)
+    stages = [Stage("training", batches * size, size, lesson * (batches * size), "data.batch_size")]
     if data.val_size:
         rounds = batches // (epoch * (settings.get("check_val_every_n_epoch") or 1))
         images = limited(data.val_size, data.eval_batch_size, settings.get("limit_val_batches"))
-        cost = validation(task, price, images, halves, data.num_classes) * rounds
+        cost = validation(task, price, images, data) * rounds
         stages.append(Stage("validation", rounds * images, data.eval_batch_size, cost))
     return stages
 
 
-def validation(task: LitClassifier | LitScoreModel, price: Price, images: int, halves: int, classes: int) -> Cost:
+def halves_of(data: ImageDataModule) -> int:
+    """Images that an entry of a batch has: 2 of a pair."""
+    return 1 if data.purified is None else 2
+
+
+def guided_lesson(task: LitScoreModel, price: Price, data: ImageDataModule) -> Cost:
+    """A step of a score model, for an image or a pair."""
+    halves = halves_of(data)
+    return Cost(price.flop("lesson") + guidance(task, price), price, "lesson", halves) * halves
+
+
+def lessons(task: LitClassifier, price: Price, data: ImageDataModule) -> Cost:
+    """A step of a classifier, for an image or a pair: the parts of its loss, and how they are made."""
+    mixture, pairs = task.mixture, data.purified is not None
+    parts = mixture.weights(pairs)
+    cost = Cost(price.flop("lesson"), price, "lesson", len(parts)) * len(parts)
+    made = ("purified" in parts and not pairs) + ("purified_adversarial" in parts)
+    return cost + opposed(task, mixture.adversary, made, data)
+
+
+def opposed(task: LitClassifier, attack: Attack | None, purifications: int, data: ImageDataModule) -> Cost:
+    """An attack on a classifier behind the purifier of its training, and so many purifications, for an image."""
+    cost, purifier = Cost(), task.mixture.purifier
+    with defended(purifier, task.classifier, next(purifier.parameters(), torch.zeros(()))) as defense:
+        if purifications:
+            cost += Asking(defense.purifier, data).purified() * purifications
+        if attack is not None:
+            asking = Asking(defense, data)
+            queries = count_queries(attack, asking.x, asking.y, data.num_classes) or Queries()
+            cost += asking.queries(attack.view, queries)
+    return cost
+
+
+def validation(task: LitClassifier | LitScoreModel, price: Price, images: int, data: ImageDataModule) -> Cost:
     """One validation: of a score model in every band and at every level, of a classifier with its attack."""
+    halves = halves_of(data)
     call = Cost(price.flop("call"), price, "call", halves)
     if isinstance(task, LitScoreModel):
         calls = min(BANDS, len(task.objective.levels)) + len(task.psnr_at)
         if not task.objective.refinements:
             return call * (images * calls)
         return (call * (calls + 1) + Cost(guidance(task, price), price, "gradient")) * images
-    cost = call * (images * halves)
+    cost, few, purifies = call * (images * halves), min(task.attacked_images, images), task.mixture.purifies
+    if purifies and halves == 1:
+        cost += (opposed(task, None, 1, data) + call) * few
     if task.attack is not None:
-        x, y = torch.zeros(1, *price.shape), torch.zeros(1, dtype=torch.long)
-        queries = count_queries(task.attack, x, y, classes) or Queries()
-        slope = call + Cost(price.flop("gradient"), price, "gradient")
-        cost += (slope * queries.gradients + call * (queries.values + 1)) * min(task.attacked_images, images)
+        cost += (opposed(task, task.attack, int(purifies), data) + call) * few
     return cost
 
 

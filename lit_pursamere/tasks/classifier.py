@@ -1,14 +1,18 @@
-"""Train a classifier on clean images and their purified twins.
+"""Train a classifier: on images, on images and their purified twins, or on what an attack makes of them.
 
-Reference: PurSAMERE, eq. (17); SGD recipe of Zagoruyko & Komodakis (2016).
+References: PurSAMERE, eq. (17); Madry et al. (2018); SGD recipe of Zagoruyko & Komodakis (2016).
 
     loss = E[ 1/2 CE(h(x), y) + 1/2 CE(h(x_pur), y) ]      (plain cross-entropy when there are no twins)
+
+With an adversary or a purifier it is any mixture of parts, see `adversarial`.
 """
 
 from __future__ import annotations
 
+import json
 from bisect import bisect
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +25,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from lit_pursamere.attacks import Attack
+from lit_pursamere.diffusion import ScoreModel
+from lit_pursamere.diffusion.image_noise import combine, image_keys
+from lit_pursamere.purifiers import Identity, Purifier
+from lit_pursamere.purifiers.base import Recipe, complete
+from lit_pursamere.seeding import run_seed
+from lit_pursamere.tasks.adversarial import Mixture, attacked, check_attack, mean_cross_entropy, purified
 from lit_pursamere.tasks.folder_task import require_precision
 from lit_pursamere.tasks.optimisation import Asked
 from lit_pursamere.tasks.training import ExponentialMovingAverage, Training, cosine, rise
-from lit_pursamere.weights import inspect_weights, load_weights
+from lit_pursamere.weights import inspect_weights, load_weights, state_digest
 from lit_pursamere.weights.settings import settings_of
 
 __all__ = ["LitClassifier"]
@@ -57,8 +67,18 @@ class LitClassifier(Training):
             and exported (None: no average).
         channels_last: Whether the network works in that memory format; changes results by rounding only.
         compile: Whether to compile the network with torch.compile: minutes at the start, for long runs on a GPU.
-        attack: Gray-box attack on validation images, the purified ones of pairs, whose accuracy is logged as well.
-        attacked_images: How many of them are attacked at every validation, over all processes.
+        adversary: Attack on training images, at every step anew: on the classifier alone (view `gray`), or on the whole
+            defence through any view of `purifier`. The classifier meanwhile is frozen and in evaluation mode.
+        purifier: Stands before the classifier in attacks, and makes purified images; it stays as it is. One that lacks
+            its score model gets `score_model`.
+        score_model: Given to the purifier, unless it brings its own.
+        parts: What the loss is of, by weight, which sum to 1: `clean`, `purified` (the twins of pairs, else what the
+            purifier makes of the images), `adversarial`, and `purified_adversarial`. None: with an adversary all of it
+            adversarial, and purified where there is a purifier; without, half clean and half purified, or clean.
+        attack: Attack on validation images, whose accuracy is logged as well: without a purifier gray-box, on the
+            purified ones of pairs; with one on the whole defence, through any of its views.
+        attacked_images: How many of them are attacked at every validation, over all processes, or purified by the
+            purifier where there are no pairs.
         export: Where to write the weights as safetensors when training has finished (None: nowhere).
 
     Defaults: 200 epochs at batch size 128 (pairs), learning rate 0.1 times 0.2 after epochs 60, 120 and 160. Batch
@@ -87,6 +107,10 @@ class LitClassifier(Training):
         ema_decay: float | None = None,
         channels_last: bool = False,
         compile: bool = False,
+        adversary: Attack | None = None,
+        purifier: Purifier | Recipe | None = None,
+        score_model: ScoreModel | None = None,
+        parts: dict[str, float] | None = None,
         attack: Attack | None = None,
         attacked_images: int = 128,
         export: str | None = None,
@@ -108,13 +132,10 @@ class LitClassifier(Training):
             raise ValueError(f"schedule must be 'milestones' or 'cosine'; got {schedule!r}")
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise ValueError(f"LitClassifier needs ema_decay in [0, 1), or none; got {ema_decay}")
-        if attack is not None and attack.view != "gray":
-            raise ValueError(
-                "there is no purifier in the training of a classifier: its attack must have the view 'gray'; "
-                f"got {attack.view!r}"
-            )
-        if attack is not None and attack.threat is None:
-            raise ValueError("the attack of a training names no threat model: give it as `model.attack.threat`")
+        before = Identity() if purifier is None else complete(purifier, score_model)
+        self.mixture = Mixture(parts, adversary, before)  # no module, so that its networks are no part of the task
+        if attack is not None:
+            check_attack("attack", attack, before)
         self.started_from = None
         if checkpoint is not None:
             load_weights(classifier, checkpoint)
@@ -131,7 +152,7 @@ class LitClassifier(Training):
         self.left_to_attack = 0
 
     def setup(self, stage: str) -> None:
-        if self.attack is not None:  # before the first validation
+        if self.attack is not None or self.mixture.adversary is not None:  # before the first validation
             require_precision(self.trainer)
         super().setup(stage)
 
@@ -180,12 +201,12 @@ class LitClassifier(Training):
         return self.classifier(x)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        x, y, _ = batch
-        if x.ndim == 5:  # one batch of both halves, so that batch normalisation sees the mixture
-            y = y.repeat_interleave(x.shape[1])
-            x = x.flatten(0, 1)
-        logits = self.classifier(x)
-        loss = F.cross_entropy(logits, y)
+        x, y, index = batch
+        weights = self.mixture.weights(x.ndim == 5).values()
+        x = self.mixture.images(self.classifier, x, y, index, self.current_epoch)
+        y = y.repeat_interleave(x.shape[1])
+        logits = self.classifier(x.flatten(0, 1))  # one batch, so that batch normalisation sees the mixture
+        loss = mean_cross_entropy(logits, y, [*weights])
         self.log("train/loss", loss, prog_bar=True, batch_size=len(y))
         self.seen.update((logits.argmax(1) == y).float())
         self.log("train/accuracy", self.seen, on_epoch=True, on_step=False)
@@ -208,31 +229,37 @@ class LitClassifier(Training):
                 setattr(self.seen, name, value.to(self.device))
 
     def on_validation_epoch_start(self) -> None:
-        self.left_to_attack = 0 if self.attack is None else -(-self.attacked_images // self.trainer.world_size)
+        wanted = self.attack is not None or self.mixture.purifies
+        self.left_to_attack = -(-self.attacked_images // self.trainer.world_size) if wanted else 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        x, y, _ = batch
+        x, y, index = batch
         halves = {"clean": x} if x.ndim == 4 else {"clean": x[:, 0], "purified": x[:, 1]}
         for name, images in halves.items():
-            self._score(name, images, y)
-        if self.left_to_attack:
-            images, y = [*halves.values()][-1][: self.left_to_attack], y[: self.left_to_attack]
-            self.left_to_attack -= len(y)
-            self._score("attacked", self._attacked(images, y), y)
+            logits = self._score(name, images, y)
+            self.loss.update(F.cross_entropy(logits, y, reduction="none"))
+            self.log("val/loss", self.loss)
+        if few := min(self.left_to_attack, len(y)):
+            self.left_to_attack -= few
+            given = halves["clean" if self.mixture.purifies else [*halves][-1]]
+            self._defend(given[:few], y[:few], index[:few], twins="purified" in halves)
 
-    def _score(self, name: str, images: Tensor, y: Tensor) -> None:
+    def _score(self, name: str, images: Tensor, y: Tensor) -> Tensor:
         logits = self.classifier(images)
         self.accuracy[name].update((logits.argmax(1) == y).float())
         self.log(f"val/accuracy_{name}", self.accuracy[name], prog_bar=True)
-        if name != "attacked":
-            self.loss.update(F.cross_entropy(logits, y, reduction="none"))
-            self.log("val/loss", self.loss)
+        return logits
 
-    def _attacked(self, images: Tensor, y: Tensor) -> Tensor:
+    def _defend(self, x: Tensor, y: Tensor, index: Tensor, twins: bool) -> None:
+        """Score the defence on images (B, C, H, W), purified where they have no twins, and under the attack."""
         if torch.is_inference_mode_enabled():
             raise RuntimeError("attacks need gradients: use Trainer(inference_mode=False), as the command line does")
-        attack: Any = self.attack
-        return attack(self.classifier, images, y).last
+        purifier, keys = self.mixture.purifier, image_keys(index, run_seed(), "validation")  # the same every time
+        if self.mixture.purifies and not twins:
+            self._score("purified", purified(purifier, self.classifier, x, combine(keys, -3)), y)
+        if self.attack is not None:
+            hostile = attacked(self.attack, purifier, self.classifier, x, y, keys)
+            self._score("attacked", purified(purifier, self.classifier, hostile, combine(keys, -2)), y)
 
     def on_fit_end(self) -> None:
         self.export_weights(self.classifier, self.export)
@@ -243,12 +270,23 @@ class LitClassifier(Training):
             "classifier": type(self.classifier).__name__,
             **settings_of(self.classifier),
             "started_from": self.started_from,
-            "loss": "cross-entropy, half on clean and half on purified images where there are pairs",
+            "loss": f"cross-entropy, {self.mixture}",
+            **self.opponents,
             "lr": self.lr if self.optimizer is None else None,
             **({} if self.asked is None else self.own_parts(self.asked)),
             "effective_batch": None if self.data is None else self.effective_batch(),
             "ema_decay": self.ema_decay,
         }
+
+    @cached_property
+    def opponents(self) -> dict[str, str]:
+        """What a card says of attacks, and of the purifier with the digest of its weights."""
+        attacks = {"adversary": self.mixture.adversary, "attack": self.attack}
+        told = {name: json.dumps(attack.settings) for name, attack in attacks.items() if attack is not None}
+        if not self.mixture.purifies:
+            return told
+        purifier = self.mixture.purifier
+        return told | {"purifier": str(purifier), "purifier_weights": f"sha256 {state_digest(purifier)}"}
 
     def own_parts(self, asked: Asked) -> dict[str, str | None]:
         """What a card says of an optimiser and a scheduler that were named; the configuration holds all of it."""

@@ -117,8 +117,11 @@ def tiny_run(config: Path, folder: Path, arrays: Path, overlay: Path | None = No
             args += [f"--model.objective.classifier.{parts[key]}={value}" for key, value in small.items()]
         return [*args, "--model.compile=false", f"--model.export={folder}/score.safetensors"]
     if task == "LitClassifier":
-        small = [f"--model.classifier.{key}={value}" for key, value in SMALL_NET.items()]
-        return [*args, *small, "--data.purified=null", f"--model.export={folder}/net.safetensors"]
+        told = json.dumps(content["model"]["init_args"]["classifier"])
+        small = SMALL_NET if "wrn" in told or "WideResNet" in told else {}
+        args += [f"--model.classifier.{key}={value}" for key, value in small.items()]
+        args += ["--model.checkpoint=null"] if "checkpoint" in content["model"]["init_args"] else []
+        return [*args, "--data.purified=null", f"--model.export={folder}/net.safetensors"]
     channels, size = SHAPES[name]
     save_weights(NCSNv2Score(ngf=2, channels=channels, image_size=size), folder / "score.safetensors")
     args += ["--model.score_model.ngf=2"]

@@ -152,6 +152,29 @@ def test_a_lesson_on_noise_that_follows_an_attack(kind):
     assert stage.cost.flop == 3 * real.total and stage.cost.kind == "lesson"
 
 
+@pytest.mark.parametrize("view", ["gray", "bpda", "exact"])
+def test_a_lesson_on_attacked_images(view):
+    """FLOP of three batches of four images: of the attack, of purifications, and of the step on both parts."""
+    purifier = PurSAMERE(small(), rho_sam=0, draws=1, sigmas=[0.2, 0.1])
+    options = {"purifier": purifier, "adversary": PGD(THREAT, view, steps=2, start="ball")}
+    task = LitClassifier(WideResNet(10, 1, channels=1), parts={"purified_adversarial": 0.7, "purified": 0.3}, **options)
+    task.log = lambda *args, **kwargs: None
+    with FlopCount() as real:
+        task.training_step((torch.rand(4, 1, 8, 8), torch.arange(4), torch.arange(4)), 0).backward()
+    (stage,) = stages_of(task, Digits(batch_size=4), {"max_steps": 3})
+    assert stage.cost.flop == 3 * real.total and task.classifier.training
+
+
+def test_a_validation_behind_a_purifier():
+    """Of ten images: purified once, attacked in two steps, and purified again; the classifier sees each."""
+    purifier, net = PurSAMERE(small(), rho_sam=0, draws=1, sigmas=[0.2, 0.1]), WideResNet(10, 1, channels=1)
+    task = LitClassifier(net, purifier=purifier, attack=PGD(THREAT, "bpda", steps=2), attacked_images=10)
+    _, stage = stages_of(task, Digits(batch_size=100, val_size=300), {"max_epochs": 1})
+    price, pure = Price(net, (1, 8, 8)), Asking(purifier, Digits()).purified().flop
+    call, slope = price.flop("call"), price.flop("gradient")
+    assert stage.cost.flop == pytest.approx(300 * call + 10 * (2 * (pure + call) + 2 * (pure + call + slope)))
+
+
 def test_validations():
     """A round after every second epoch; five bands of a score model; both halves, and an attack, of a classifier."""
     score = small()
