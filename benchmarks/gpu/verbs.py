@@ -216,6 +216,13 @@ def evaluate(place: Place) -> list[str]:
             f"--output={place.folder}", f"--device={place.device.type}"]  # fmt: skip
 
 
+def fid(place: Place) -> list[str]:
+    """Four samples; a layer of the shipped autoencoder would do, and one without weights needs no file."""
+    return ["--data=configs/data/digits.yaml", "--score_model=configs/score_model/digits.yaml", "--n=4",
+            "--score_model.ngf=16", "--objective=NCSNObjective", "--objective.sigmas.count=3",
+            "--features=torch.nn.Flatten", f"--device={place.device.type}"]  # fmt: skip
+
+
 def experiment(place: Place) -> list[str]:
     """One stage, in a process of its own."""
     return [written(place, "experiment.yaml", json.dumps({"stages": [f"report {place.earlier / 'test'}"]}))]
@@ -254,6 +261,7 @@ RUNS: dict[str, Run] = {
     "evaluate": Run("evaluate", evaluate, rows),
     "init": Run("init", lambda place: [f"{place.folder}/project"]),
     "completion": Run("completion", lambda place: ["bash"]),
+    "fid": Run("fid", fid),
     "figure": Run("figure", lambda place: ["reconstruction-error", f"{place.folder}/figure.png"]),
     "experiment": Run("experiment", experiment),
 }

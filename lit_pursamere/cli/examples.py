@@ -79,6 +79,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "judge adversarial.npz --config digits/robustness --model.output runs/judged",
         "judge adversarial.npz --config mine.yaml --model.output runs/judged/mine",
     ),
+    "fid": (
+        "fid --data cifar10 --score_model ddpm --objective DDPMObjective --weights fid.pth",
+        "fid --data cifar10 --split test --images runs/cifar10/purified --weights fid.pth",
+    ),
     "figure": (
         "figure reconstruction-error figure.png",
         "figure coup-toy toy.pdf",

@@ -46,6 +46,7 @@ GROUPS = {  # by what one comes for
         "runs": Entry("runs", "list the runs below a folder, and say in what runs differ"),
         "reverify": Entry("reverify", "judge the stored images of a test run again"),
         "export": Entry("export", "write the adversarial images of a test run to one file, for others"),
+        "fid": Entry("fid", "how far samples, or purified images, are from a data set"),
         "figure": Entry("figure", "draw a figure of the theory"),
     },
     "Get and keep": {

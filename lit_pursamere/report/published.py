@@ -11,9 +11,12 @@ bridge, MALADE's supervised autoencoder; `process` what none of our purifiers ha
 al. is steps = 10 n at t_star 100; where they label a row by steps that its clean accuracy contradicts, the clean
 accuracy decides.
 
-Sources: Hoang et al. 2026 (PurSAMERE; its Table 3 quotes ADBM's paper for the rivals), Liu et al. 2025 (ADDT; tables as
-numbered in the anonymous version, which may differ from those of the conference), Zhang et al. 2024 (COUP), Srinivasan
-et al. 2021 (MALADE).
+A row whose attack is FID holds that distance of samples in the place of an accuracy; its system is no purifier, so it
+stands beside no run.
+
+Sources: Hoang et al. 2026 (PurSAMERE; its rivals in Table 2 are of the ICLR paper of Liu et al. 2025, those in Table 3
+of ADBM's, Li et al. 2025, both at second hand), Liu et al. 2025 (ADDT) in the anonymous version, whose tables may
+differ from the conference's, Zhang et al. 2024 (COUP), Srinivasan et al. 2021 (MALADE).
 """
 
 from __future__ import annotations

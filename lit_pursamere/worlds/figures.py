@@ -29,6 +29,14 @@ from lit_pursamere.report.style import (
     note,
 )
 from lit_pursamere.worlds import coup_toy, theory
+from lit_pursamere.worlds.theorem_figures import (
+    coup_distance_figure,
+    lemma_1_figure,
+    lemma_2_figure,
+    lemma_3_figure,
+    sdae_figure,
+    theorem_2_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,5 +157,11 @@ def _mark(axes: Axes, x: Tensor, y: Tensor, colour: str, label: str, above: bool
 FIGURES: dict[str, Callable[[], Figure]] = {
     "reconstruction-error": reconstruction_error_figure,
     "proposition-1": proposition1_figure,
+    "lemma-1": lemma_1_figure,
+    "lemma-2": lemma_2_figure,
+    "lemma-3": lemma_3_figure,
+    "theorem-2": theorem_2_figure,
     "coup-toy": coup_toy_figure,
+    "coup-distance": coup_distance_figure,
+    "sdae-residual": sdae_figure,
 }

@@ -97,8 +97,9 @@ def test_published_numbers_stand_beside_with_their_circumstances(output):
     assert [row["published"] for row in found] == ["95.12 / 0 [1]", "85.68 / 69.08 [2]", "89.26 / 55.96 [3]"]
     footnote = next(line for line in notes.splitlines() if line.startswith("[3]"))
     assert footnote.startswith("[3] DiffPure ODE: ") and footnote.endswith(
-        "; 89.26 clean, 55.96 under PGD20-EoT10 (Liu et al. 2025, Table 2, WRN-28-10, n = 1024; cifar10 there, digits "
-        "here; linf 8/255 there, linf 0.15 here; sampler=sde there, ode here; attack.eot=10 there, 4 here), beside "
+        "; 89.26 clean, 55.96 under PGD20-EoT10 (Liu et al. 2025 (anonymous version), Table 2, WRN-28-10, n = 1024; "
+        "cifar10 there, digits here; linf 8/255 there, linf 0.15 here; sampler=sde there, ode here; "
+        "attack.eot=10 there, 4 here), beside "
         "exact20 here."
     )
 

@@ -176,8 +176,8 @@ def test_doubtful_numbers_have_a_footnote(rows, pgd, write_run):
     defenses = {"ADP": {"purifier": {"class": "ADP", "noise": "fresh"}}}
     report = make_report([write_run("adp", records, attacks, data="cifar10, test images", defenses=defenses)])
     assert column(as_markdown(report), "published")[:2] == [
-        "87.93 (Hoang et al. 2026, Table 3)",
-        "36.87 (Hoang et al. 2026, Table 3) [1]",
+        "87.93 (Hoang et al. 2026, Table 3, of Li et al. 2025)",
+        "36.87 (Hoang et al. 2026, Table 3, of Li et al. 2025) [1]",
     ]
     assert "\n[1] Doubtful: the table calls" in as_markdown(report)
     assert "[1] Doubtful: the table calls" in as_latex(report)

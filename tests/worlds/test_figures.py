@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from lit_pursamere.cli.main import main
 from lit_pursamere.worlds import coup_toy, figures, theory
 
 
@@ -20,10 +21,22 @@ def invented_flips(monkeypatch):
 
 
 @pytest.mark.parametrize("name", figures.FIGURES)
-def test_named_figures_are_readme_wide_and_can_be_saved(name, tmp_path, invented_flips):
+def test_named_figures_are_readme_wide_and_say_what_they_show(name, invented_flips):
     figure = figures.FIGURES[name]()
     assert figure.get_figwidth() * figure.dpi == 900
-    figure.savefig(tmp_path / "figure.png")
+    for axes in figure.axes:
+        assert axes.get_title(loc="left") and axes.get_xlabel() and lines(axes)
+    assert figure.axes[0].get_ylabel()
+
+
+SAVED = "proposition-1"
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == SAVED else pytest.param(n, marks=pytest.mark.slow) for n in figures.FIGURES]
+)
+def test_named_figures_can_be_saved(name, tmp_path, invented_flips):
+    main(["figure", name, str(tmp_path / "figure.png")])
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
@@ -52,6 +65,15 @@ def test_proposition_1_figure_shows_the_remainder_and_its_slope():
     torch.testing.assert_close(remainder, expected, rtol=1e-6, atol=0)
     guide = next(points for label, points in shown.items() if label.startswith("guide"))
     assert theory.loglog_slope(*guide.T) == pytest.approx(3)
+
+
+def test_the_bounds_that_are_drawn_lie_above_what_they_bound():
+    for axes in figures.FIGURES["lemma-2"]().axes:
+        shown = lines(axes)
+        bound = shown.pop("bound")[:, 1]
+        assert len(shown) == 3 and all((points[:, 1] <= bound).all() for points in shown.values())
+    _, right = figures.FIGURES["theorem-2"]().axes
+    assert (lines(right)["minimiser of $R$"][:, 1] < lines(right)["bound"][:, 1]).all()
 
 
 def test_coup_toy_figure_shows_the_world_and_its_flips(invented_flips):

@@ -1,12 +1,8 @@
 """Exact numbers of the theory: reference values of Figure 1, closed forms, the order of Proposition 1."""
 
-import math
-from itertools import pairwise
-
 import pytest
 import torch
 
-from lit_pursamere.diffusion import ScoreModel, expected_reconstruction_error
 from lit_pursamere.worlds import theory
 
 GRID = torch.linspace(0, 1, 201, dtype=torch.float64)
@@ -107,36 +103,3 @@ def test_slope_and_minima_of_known_functions():
     assert theory.loglog_slope(GRID[1:], 7 * GRID[1:] ** 2.5) == pytest.approx(2.5)
     position, value = theory.local_minima(GRID, (GRID - 0.123) ** 2 + 3)
     assert (position.tolist(), value.tolist()) == (pytest.approx([0.123]), pytest.approx([3]))
-
-
-class PiecewiseAffine(ScoreModel):
-    """s(x) = -clip(4 (x - 0.5), -1, 2): the score of a concave potential with its maximum at 0.5."""
-
-    def forward(self, y, sigma):
-        return sigma * (4 * (y - 0.5)).clamp(-1, 2)
-
-
-def minimiser_error(sigma: float) -> float:
-    """|argmin R - 0.5| over [0.45, 0.8], by bisection on the sign of dR/dx with equally likely noise quantiles."""
-    count = 100_000
-    ranks = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    noise = torch.special.ndtri(ranks).reshape(-1, 1, 1, 1, 1)
-    low, high = 0.45, 0.8
-    for _ in range(40):
-        x = torch.full((1, 1, 1, 1), (low + high) / 2, dtype=torch.float64, requires_grad=True)
-        error = expected_reconstruction_error(PiecewiseAffine(), x, sigma, noise).sum()
-        (slope,) = torch.autograd.grad(error, x)
-        low, high = (low, x.item()) if slope.item() > 0 else (x.item(), high)
-    return abs(low - 0.5)
-
-
-THEOREM = {0.2: 0.0742, 0.15: 0.0621, 0.12: 0.0411, 0.1: 0.0231, 0.08: 0.00698, 0.07: 0.00213}
-
-
-def test_theorem_2_minimiser_approaches_the_maximum_exponentially():
-    errors = {sigma: minimiser_error(sigma) for sigma in THEOREM}
-    for sigma, expected in THEOREM.items():
-        assert errors[sigma] == pytest.approx(expected, rel=0.02), sigma
-    # the bound of the theorem with radius 0.2: log(sigma error) + (radius / sigma - 1)^2 / 8 must not grow
-    excess = [math.log(sigma * errors[sigma]) + (0.2 / sigma - 1) ** 2 / 8 for sigma in THEOREM]
-    assert all(a >= b for a, b in pairwise(excess))
