@@ -1,6 +1,7 @@
 """How fast PurSAMERE purifies: against a plain loop, and against the convolution throughput of the machine.
 
     python benchmarks/purify.py                                    # about a minute on two CPU cores
+    python benchmarks/purify.py --network edm --ngf 32 --kernels   # a small SongUNet instead of NCSNv2
     python benchmarks/purify.py --device cuda --ngf 128 --batch 128 --dtype bfloat16 --layout both --compile
 
 Variants and convolutions take turns within every repeat, so that other load on the machine hits all of them alike.
@@ -34,7 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lit_pursamere.diffusion import NCSNv2Score, NoiseLevels
+from lit_pursamere.diffusion import EDMScore, NCSNv2Score, NoiseLevels, ScoreModel
 from lit_pursamere.networks import fused
 from lit_pursamere.networks.kernels import library
 from lit_pursamere.purifiers import PurSAMERE
@@ -73,7 +74,7 @@ def main() -> None:
     report["flop"] = count_flop(args, purifier, x)
     report["float64"] = compare_in_float64(args, x)
     report["variants"], report["convolutions"] = measure(args, purifier, x, report["flop"]["per_image"])
-    if (args.ngf, args.channels, args.image_size) == (128, 3, 32):
+    if (args.network, args.ngf, args.channels, args.image_size) == ("ncsnv2", 128, 3, 32):
         report["paper_hours"] = project_hours(args, report["variants"])
     print_report(report)
     if args.profile:
@@ -86,7 +87,10 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ngf", type=int, default=16, help="width of the NCSNv2 network (paper: 128)")
+    parser.add_argument(
+        "--network", choices=["ncsnv2", "edm"], default="ncsnv2", help="edm: a SongUNet of three levels"
+    )
+    parser.add_argument("--ngf", type=int, default=16, help="width of the network (paper: NCSNv2, 128)")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--batch", type=int, default=16)
@@ -107,24 +111,38 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--profile", action="store_true", help="also print where one purification spends its time")
     parser.add_argument("--json", metavar="OUT", help="write every number to this file")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.baseline and args.network != "ncsnv2":
+        parser.error(f"--baseline knows ncsnv2 of other revisions, not {args.network}")
+    return args
 
 
 def build_purifier(args: argparse.Namespace, levels: int) -> PurSAMERE:
-    score_model = NCSNv2Score(ngf=args.ngf, channels=args.channels, image_size=args.image_size)
+    image = {"channels": args.channels, "image_size": args.image_size}
+    score_model = build_edm(args.ngf, **image) if args.network == "edm" else NCSNv2Score(ngf=args.ngf, **image)
     return PurSAMERE(score_model, draws=args.draws, sigmas=NoiseLevels(count=levels))
 
 
-def purify_plainly(network: nn.Module, purifier: PurSAMERE, x_adv: Tensor) -> Tensor:
+def build_edm(width: int, **image: int) -> ScoreModel:
+    """EDM's network with three levels of a block each; its weights are all of order one, unlike those of a new one."""
+    size = {"model_channels": width, "channel_mult": [1, 2, 2], "num_blocks": 1, "attn_resolutions": []}
+    score_model = EDMScore(**size, augment_dim=0, dropout=0.0, **image)
+    for weight in score_model.parameters():
+        if weight.ndim > 1:
+            nn.init.xavier_uniform_(weight)
+    return score_model
+
+
+def purify_plainly(score_model: ScoreModel, purifier: PurSAMERE, x_adv: Tensor) -> Tensor:
     """Do what `purifier` does as Algorithm 1 reads: one draw at a time, `backward` into image and weights, Adam."""
     x = x_adv.clone().requires_grad_()
     adam = torch.optim.Adam([x])
 
     def gradient(at: Tensor, sigma: float, xi: Tensor) -> Tensor:
         at = at.detach().requires_grad_()
-        network.zero_grad()
+        score_model.zero_grad()
         for draw in xi:
-            loss = (draw + network(at + sigma * draw)).square().sum() / len(xi)
+            loss = (draw - score_model.predict_noise(at + sigma * draw, sigma)).square().sum() / len(xi)
             loss.backward()
         return at.grad
 
@@ -183,16 +201,17 @@ def build_baseline(args: argparse.Namespace, purifier: PurSAMERE) -> PurSAMERE:
     return other
 
 
-def build_own_convolutions(args: argparse.Namespace, purifier: PurSAMERE) -> Callable[[], object]:
+def build_own_convolutions(args: argparse.Namespace, purifier: PurSAMERE, device: torch.device) -> Callable[[], object]:
     """All convolutions of one evaluation of the network, forward and input gradient, on what they get there."""
     seen: list[tuple[nn.Conv2d, Tensor]] = []
-    network = copy.deepcopy(purifier.score_model.network)
-    parts = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    score_model = copy.deepcopy(purifier.score_model)
+    parts = [module for module in score_model.modules() if isinstance(module, nn.Conv2d)]
     hooks = [
         part.register_forward_hook(lambda conv, given, _: seen.append((conv, given[0].detach()))) for part in parts
     ]
     with torch.no_grad():
-        network(torch.rand((args.batch * args.draws, args.channels, args.image_size, args.image_size)))
+        shape = (args.batch * args.draws, args.channels, args.image_size, args.image_size)
+        score_model.predict_noise(torch.rand(shape, device=device), 1.0)
     for hook in hooks:
         hook.remove()
 
@@ -206,9 +225,9 @@ def build_own_convolutions(args: argparse.Namespace, purifier: PurSAMERE) -> Cal
 
 
 def build_plain_loop(purifier: PurSAMERE) -> Callable[[Tensor], Tensor]:
-    network = copy.deepcopy(purifier.score_model.network).to(memory_format=torch.contiguous_format)
-    network.requires_grad_(True)
-    return lambda x: purify_plainly(network, purifier, x)
+    score_model = copy.deepcopy(purifier.score_model).to(memory_format=torch.contiguous_format)
+    score_model.requires_grad_(True)
+    return lambda x: purify_plainly(score_model, purifier, x)
 
 
 def build_convolutions(args: argparse.Namespace, device: torch.device) -> dict[str, tuple[Callable[[], object], float]]:
@@ -271,7 +290,7 @@ def measure(args: argparse.Namespace, purifier: PurSAMERE, x: Tensor, flop: floa
                 print(f"{name}: failed with {type(error).__name__}: {str(error).splitlines()[0]}")
                 del variants[name]
         bursts = {name: max(1, round(0.05 / warm_seconds(run, device))) for name, (run, _) in convolutions.items()}
-        own = build_own_convolutions(args, purifier)
+        own = build_own_convolutions(args, purifier, device)
         own()
         times: dict[str, list[float]] = {name: [] for name in (*variants, *convolutions, OWN)}
         for _ in range(args.repeats):
@@ -385,7 +404,7 @@ def describe_machine(device: torch.device) -> dict[str, str | int | float]:
 def print_report(report: dict) -> None:
     args, machine, flop, float64 = (report[key] for key in ("arguments", "machine", "flop", "float64"))
     print("{device}; torch {torch}, {threads} threads; load average before the run {load_before}".format(**machine))
-    print("NCSNv2 ngf {ngf}, {batch} images {image_size}x{image_size}x{channels}, ".format(**args), end="")
+    print("{network} ngf {ngf}, {batch} images {image_size}x{image_size}x{channels}, ".format(**args), end="")
     print("{levels} levels x {draws} draws, {dtype}, TF32 {tf32}; median of {repeats} repeats\n".format(**args))
     print_variants(report["variants"])
     print_convolutions(report["convolutions"])

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_pursamere.networks.fused_unet import norm_act
 from lit_pursamere.networks.unet2d_config import FIXED
 from lit_pursamere.networks.unet_parts import (
     LAST_GAIN,
@@ -242,7 +243,7 @@ class DDPMUNet(nn.Module):
                 h = attention(block(torch.cat([h, skips.pop()], dim=1), emb))
             for upsample in level.upsamplers:
                 h = upsample(h)
-        return self.conv_out(F.silu(self.conv_norm_out(h)))
+        return self.conv_out(norm_act(h, self.conv_norm_out, F.silu)[1])
 
 
 def check_settings(settings: Mapping[str, Any], width: int) -> None:

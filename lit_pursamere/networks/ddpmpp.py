@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_pursamere.networks.fused_unet import norm_act
 from lit_pursamere.networks.unet_parts import (
     LAST_GAIN,
     ResidualBlock,
@@ -156,5 +157,5 @@ class DDPMpp(nn.Module):
                 h = next(layers)(h)
             if level > 0:
                 h = next(layers)(h, emb)
-        h = F.silu(next(layers)(h))
+        _, h = norm_act(h, next(layers), F.silu)
         return next(layers)(h)

@@ -78,7 +78,7 @@ def fast(h: Tensor) -> bool:
     )
 
 
-def call(name: str, *arguments: Tensor | int | None) -> None:
+def call(name: str, *arguments: Tensor | float | None) -> None:
     """Run a kernel with torch's number of threads."""
     values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
     getattr(library(), name)(*values, torch.get_num_threads())

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_pursamere.networks.fused_unet import norm_act
 from lit_pursamere.networks.unet_parts import (
     LAST_GAIN,
     ResidualBlock,
@@ -167,7 +168,7 @@ class GuidedUNet(nn.Module):
         h = through(self.middle_block, h, emb)
         for parts in self.output_blocks:
             h = through(parts, torch.cat([h, skips.pop()], dim=1), emb)
-        return self.out["2"](F.silu(self.out["0"](h)))
+        return self.out["2"](norm_act(h, self.out["0"], F.silu)[1])
 
 
 def through(parts: nn.Module, h: Tensor, emb: Tensor) -> Tensor:

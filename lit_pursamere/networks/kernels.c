@@ -1,4 +1,5 @@
-/* What lies between the convolutions of NCSNv2, one image at a time while it is in the cache. See kernels.py.
+/* What lies between the convolutions of NCSNv2 and of the diffusion U-Nets, one image at a time while it is in the
+   cache. See kernels.py.
 
    Arrays are float32, channels last: image, pixel, channel. `keep` is the gradient that reached an input by its other
    way, or null. Every image is treated alike, whatever the batch and the number of threads. */
@@ -8,17 +9,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EPS 1e-5f /* of both variances of the normalisation */
+#define EPS 1e-5f /* of both variances of NCSNv2's normalisation */
 #define EACH_IMAGE _Pragma("omp parallel for num_threads(threads) schedule(static)") for (long i = 0; i < images; i++)
 #define SIMD _Pragma("omp simd")
 #define UNROLLED _Pragma("GCC unroll 5")
+#define EACH_NUMBER                                                                                                     \
+    for (long at = 0, end; at < count && (end = count - at < width ? count - at : width); at += width)                 \
+        SIMD for (long k = 0; k < end; k++)
 #define INLINE static inline __attribute__((always_inline)) void
 
-/* exp(x) - 1 where x < 0, otherwise x; exact to two roundings also near 0. */
-static inline float elu(float x) {
-    float low = x < -87.0f ? -87.0f : (x < 0.0f ? x : 0.0f);
-    float n = (low * 1.44269504f + 12582912.0f) - 12582912.0f; /* the nearest integer */
-    float r = (low - n * 0.693145752f) - n * 1.42860677e-6f;
+/* exp(x) - less for x in [-87, 88], exact to two roundings also where that is near 0. */
+static inline float exp_less(float x, float less) {
+    float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* the nearest integer */
+    float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
     float p = 1.98412698e-4f;
     p = p * r + 1.38888889e-3f;
     p = p * r + 8.33333333e-3f;
@@ -27,8 +30,17 @@ static inline float elu(float x) {
     p = p * r + 0.5f;
     p = p * r * r + r; /* exp(r) - 1 */
     union { int32_t bits; float value; } power = {((int32_t)n + 127) << 23};
-    float negative = power.value * p + (power.value - 1.0f);
+    return power.value * p + (power.value - less);
+}
+
+static inline float elu(float x) {
+    float negative = exp_less(x < -87.0f ? -87.0f : (x < 0.0f ? x : 0.0f), 1.0f);
     return x < 0.0f ? negative : x;
+}
+
+static inline float sigmoid(float x) {
+    float low = x < 0.0f ? x : -x, e = exp_less(low < -87.0f ? -87.0f : low, 0.0f);
+    return (x < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 
 /* The derivative of elu, from its value. */
@@ -78,17 +90,11 @@ void norm_elu(float *out, float *statistics, const float *h, const float *alpha,
         float *oi = out + i * count, *mean = statistics + i * 3 * channels;
         float *inverse = mean + channels, *contrast = inverse + channels;
         float *a = calloc(3 * width, sizeof(float)), *b = a + width, *m = b + width;
-        for (long at = 0; at < count; at += width) {
-            long end = count - at < width ? count - at : width;
-            SIMD for (long k = 0; k < end; k++) a[k] += hi[at + k];
-        }
+        EACH_NUMBER a[k] += hi[at + k];
         fold(a, width, channels);
         for (long c = 0; c < channels; c++) m[c] = mean[c] = a[c] / pixels;
         repeat(m, width, channels);
-        for (long at = 0; at < count; at += width) {
-            long end = count - at < width ? count - at : width;
-            SIMD for (long k = 0; k < end; k++) { float d = hi[at + k] - m[k]; b[k] += d * d; }
-        }
+        EACH_NUMBER { float d = hi[at + k] - m[k]; b[k] += d * d; }
         fold(b, width, channels);
         float centre = 0, spread = 0;
         for (long c = 0; c < channels; c++) centre += mean[c] / channels;
@@ -101,10 +107,7 @@ void norm_elu(float *out, float *statistics, const float *h, const float *alpha,
         }
         repeat(a, width, channels);
         repeat(b, width, channels);
-        for (long at = 0; at < count; at += width) {
-            long end = count - at < width ? count - at : width;
-            SIMD for (long k = 0; k < end; k++) oi[at + k] = elu(a[k] * (hi[at + k] - m[k]) + b[k]);
-        }
+        EACH_NUMBER oi[at + k] = elu(a[k] * (hi[at + k] - m[k]) + b[k]);
         free(a);
     }
 }
@@ -122,14 +125,11 @@ void norm_elu_back(float *dh, float *sums, const float *g, const float *out, con
         float *shift = scale + width;
         for (long c = 0; c < channels; c++) m[c] = mean[c];
         repeat(m, width, channels);
-        for (long at = 0; at < count; at += width) {
-            long end = count - at < width ? count - at : width;
-            SIMD for (long k = 0; k < end; k++) {
-                float z = gi[at + k] * slope(oi[at + k]);
-                di[at + k] = z;
-                a[k] += z;
-                b[k] += z * (hi[at + k] - m[k]);
-            }
+        EACH_NUMBER {
+            float z = gi[at + k] * slope(oi[at + k]);
+            di[at + k] = z;
+            a[k] += z;
+            b[k] += z * (hi[at + k] - m[k]);
         }
         fold(a, width, channels);
         fold(b, width, channels);
@@ -154,15 +154,95 @@ void norm_elu_back(float *dh, float *sums, const float *g, const float *out, con
         repeat(scale, width, channels);
         repeat(shift, width, channels);
         repeat(b, width, channels);
-        for (long at = 0; at < count; at += width) {
-            long end = count - at < width ? count - at : width;
-            if (keep) {
-                SIMD for (long k = 0; k < end; k++)
-                    di[at + k] = scale[k] * di[at + k] + shift[k] + b[k] * (hi[at + k] - m[k]) + ki[at + k];
-            } else {
-                SIMD for (long k = 0; k < end; k++)
-                    di[at + k] = scale[k] * di[at + k] + shift[k] + b[k] * (hi[at + k] - m[k]);
+        if (keep) {
+            EACH_NUMBER di[at + k] = scale[k] * di[at + k] + shift[k] + b[k] * (hi[at + k] - m[k]) + ki[at + k];
+        } else {
+            EACH_NUMBER di[at + k] = scale[k] * di[at + k] + shift[k] + b[k] * (hi[at + k] - m[k]);
+        }
+        free(a);
+    }
+}
+
+/* Group normalisation of h + before, times 1 + scale plus shift, and SiLU; before, scale and shift, of every image and
+   channel, may be null. statistics: centre, 1 / deviation, factor and summand of every channel, (images, 4, channels);
+   what SiLU gets is factor * (h - centre) + summand */
+void group_norm_silu(float *out, float *statistics, const float *h, const float *gamma, const float *beta,
+                     const float *before, const float *scale, const float *shift, long pixels, long channels,
+                     long groups, long images, float eps, int threads) {
+    long width = row_of(channels), count = pixels * channels, members = channels / groups;
+    EACH_IMAGE {
+        const float *hi = h + i * count;
+        float *oi = out + i * count, *centre = statistics + i * 4 * channels;
+        float *inverse = centre + channels, *factor = inverse + channels, *summand = factor + channels;
+        float *a = calloc(3 * width, sizeof(float)), *b = a + width, *m = b + width;
+        EACH_NUMBER a[k] += hi[at + k];
+        fold(a, width, channels);
+        for (long c = 0; c < channels; c += members) {
+            float mean = 0;
+            for (long k = c; k < c + members; k++) mean += a[k] / pixels + (before ? before[i * channels + k] : 0);
+            for (long k = c; k < c + members; k++)
+                m[k] = centre[k] = mean / members - (before ? before[i * channels + k] : 0);
+        }
+        repeat(m, width, channels);
+        EACH_NUMBER { float d = hi[at + k] - m[k]; b[k] += d * d; }
+        fold(b, width, channels);
+        for (long c = 0; c < channels; c += members) {
+            float squares = 0;
+            for (long k = c; k < c + members; k++) squares += b[k];
+            for (long k = c; k < c + members; k++) {
+                float times = 1 + (scale ? scale[i * channels + k] : 0);
+                inverse[k] = 1 / sqrtf(squares / (pixels * members) + eps);
+                a[k] = factor[k] = gamma[k] * inverse[k] * times;
+                b[k] = summand[k] = beta[k] * times + (shift ? shift[i * channels + k] : 0);
             }
+        }
+        repeat(a, width, channels);
+        repeat(b, width, channels);
+        EACH_NUMBER { float y = a[k] * (hi[at + k] - m[k]) + b[k]; oi[at + k] = y * sigmoid(y); }
+        free(a);
+    }
+}
+
+void group_norm_silu_back(float *dh, const float *g, const float *h, const float *statistics, const float *keep,
+                          long pixels, long channels, long groups, long images, int threads) {
+    long width = row_of(channels), count = pixels * channels, members = channels / groups;
+    EACH_IMAGE {
+        const float *hi = h + i * count, *gi = g + i * count, *ki = keep + i * count;
+        const float *inverse = statistics + (i * 4 + 1) * channels;
+        float *di = dh + i * count;
+        float *a = calloc(5 * width, sizeof(float)), *b = a + width, *m = b + width, *factor = m + width;
+        float *summand = factor + width;
+        for (long c = 0; c < channels; c++) {
+            m[c] = inverse[c - channels];
+            factor[c] = inverse[c + channels];
+            summand[c] = inverse[c + 2 * channels];
+        }
+        repeat(m, width, channels);
+        repeat(factor, width, channels);
+        repeat(summand, width, channels);
+        EACH_NUMBER {
+            float d = hi[at + k] - m[k], y = factor[k] * d + summand[k], s = sigmoid(y);
+            float z = factor[k] * gi[at + k] * (s + y * s * (1 - s));
+            di[at + k] = z;
+            a[k] += z;
+            b[k] += z * d;
+        }
+        fold(a, width, channels);
+        fold(b, width, channels);
+        for (long c = 0; c < channels; c += members) {
+            float first = 0, second = 0, i1 = inverse[c];
+            for (long k = c; k < c + members; k++) { first += a[k]; second += b[k]; }
+            for (long k = c; k < c + members; k++) {
+                a[k] = first / (pixels * members);
+                b[k] = i1 * i1 * second / (pixels * members);
+            }
+        }
+        repeat(a, width, channels);
+        repeat(b, width, channels);
+        if (keep) {
+            EACH_NUMBER di[at + k] = di[at + k] - a[k] - b[k] * (hi[at + k] - m[k]) + ki[at + k];
+        } else {
+            EACH_NUMBER di[at + k] = di[at + k] - a[k] - b[k] * (hi[at + k] - m[k]);
         }
         free(a);
     }

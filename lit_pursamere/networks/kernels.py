@@ -25,8 +25,11 @@ SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 # What torch calls the vectors of a CPU, and how compilers call a CPU that has them.
 VECTORS = {"AVX512": ["-march=x86-64-v4", "-mprefer-vector-width=512"], "AVX2": ["-march=x86-64-v3"]}
-POINTERS = {"add_elu": 4, "elu_back": 4, "norm_elu": 6, "norm_elu_back": 9, "pool": 3, "pool_back": 4}
-NUMBERS = {"add_elu": 2, "elu_back": 2, "norm_elu": 3, "norm_elu_back": 3, "pool": 4, "pool_back": 4}
+# Pointers, numbers and fractions that a function takes, in this order, before the number of threads.
+ARGUMENTS = {
+    "add_elu": (4, 2, 0), "elu_back": (4, 2, 0), "norm_elu": (6, 3, 0), "norm_elu_back": (9, 3, 0), "pool": (3, 4, 0),
+    "pool_back": (4, 4, 0), "group_norm_silu": (8, 4, 1), "group_norm_silu_back": (5, 4, 0),
+}  # fmt: skip
 
 
 def options() -> list[str]:
@@ -50,8 +53,9 @@ def library() -> ctypes.CDLL | None:
     except OSError as error:
         warnings.warn(f"{path()} cannot be loaded ({error}); going on without it", stacklevel=2)
         return None
-    for name, pointers in POINTERS.items():
+    for name, counts in ARGUMENTS.items():
         function = getattr(found, name)
-        function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_long] * NUMBERS[name] + [ctypes.c_int]
+        kinds = zip((ctypes.c_void_p, ctypes.c_long, ctypes.c_float), counts, strict=True)
+        function.argtypes = [kind for kind, count in kinds for _ in range(count)] + [ctypes.c_int]
         function.restype = None
     return found

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_pursamere.networks.fused_unet import norm_act
 from lit_pursamere.networks.unet_parts import (
     LAST_GAIN,
     ResidualBlock,
@@ -151,4 +152,4 @@ class SongUNet(nn.Module):
         *decoder, (_, norm), (_, last) = self.dec.items()
         for name, layer in decoder:
             h = layer(torch.cat([h, skips.pop()], dim=1) if "block" in name else h, emb)
-        return last(F.silu(norm(h)))
+        return last(norm_act(h, norm, F.silu)[1])

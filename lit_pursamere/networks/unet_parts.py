@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_pursamere.networks.fused_unet import norm_act
+
 __all__ = [
     "LAST_GAIN",
     "NORM_EPS",
@@ -144,15 +146,13 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         norm0, conv0, affine, norm1, conv1, shortcut = map(self.get_submodule, self.names)
-        h = conv0(self.resample(self.activation(norm0(x))))
-        told = affine(emb)[:, :, None, None]
-        if self.scale_shift:
-            scale, shift = told.chunk(2, dim=1)
-            h = norm1(h) * (1 + scale) + shift
-        else:
-            h = norm1(h + told)
-        h = F.dropout(self.activation(h), self.dropout, self.training)
-        return (shortcut(self.resample(x)) + conv1(h)) * self.scale
+        x, h = norm_act(x, norm0, self.activation)
+        told = affine(emb)
+        before, scale, shift = (None, *told.chunk(2, dim=1)) if self.scale_shift else (told, None, None)
+        _, h = norm_act(conv0(self.resample(h)), norm1, self.activation, before, scale, shift)
+        h = F.dropout(h, self.dropout, self.training)
+        out = conv1(h).add_(shortcut(self.resample(x)))
+        return out if self.scale == 1 else out.mul_(self.scale)
 
 
 def place(module: nn.Module, name: str, layer: nn.Module) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_pursamere.networks import DDPMpp, DDPMUNet, GuidedUNet, SongUNet
+from lit_pursamere.networks import DDPMpp, DDPMUNet, GuidedUNet, SongUNet, fused
 from lit_pursamere.networks.unet_parts import ResidualBlock, attend, group_norm, sinusoidal_embedding
 
 # Two levels, of which the first, 8 pixels wide, attends.
@@ -234,3 +234,31 @@ def test_sinusoidal_embedding_with_the_cosines_first_and_the_last_frequency_abov
     cosines, sines = ([[f(angle) for angle in row] for row in angles] for f in (math.cos, math.sin))
     expected = torch.cat([torch.tensor(part, dtype=torch.float64) for part in (cosines, sines)], dim=1)
     assert torch.allclose(embedding, expected, rtol=0, atol=1e-12)
+
+
+@every_unet
+def test_kernels_change_only_rounding_and_run_at_every_norm_that_is_activated(unet, built, monkeypatch):
+    network, x = build(unet).requires_grad_(False).to(memory_format=torch.channels_last), pictures(3, 1, 8, 8).float()
+    asked = []
+    monkeypatch.setattr(fused, "call", lambda name, *a, call=fused.call: (asked.append(name), call(name, *a)))
+
+    def answer() -> tuple[Tensor, Tensor]:
+        y = x.clone().requires_grad_()
+        out = network(y, TIMES[1:4].float())
+        return out.detach(), torch.autograd.grad(out.square().sum(), y)[0]
+
+    found = answer()
+    activated = 1 + 2 * sum(isinstance(part, ResidualBlock) for part in network.modules())
+    assert asked == ["group_norm_silu"] * activated + ["group_norm_silu_back"] * activated
+    monkeypatch.setattr(fused, "fast", lambda h: False)
+    assert all(distance(a, b) < 1e-5 for a, b in zip(found, answer(), strict=True))
+
+
+@every_unet
+@pytest.mark.slow
+def test_a_compiled_network_takes_the_plain_formulas_in_one_graph(unet, built, monkeypatch):
+    network = build(unet).requires_grad_(False).to(memory_format=torch.channels_last)
+    x, times = pictures(2, 1, 8, 8).float(), TIMES[:2].float()
+    expected = network(x, times)
+    monkeypatch.setattr(fused, "call", None)  # would fail
+    assert torch.allclose(torch.compile(network, backend="eager", fullgraph=True)(x, times), expected, atol=1e-5)
