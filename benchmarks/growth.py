@@ -39,6 +39,7 @@ from lit_pursamere.purifiers import PurSAMERE
 from lit_pursamere.threat import Pixels, ThreatModel
 
 BASE = {"images": 4, "levels": 4, "draws": 2, "eot": 1, "classes": 10, "steps": 2}
+BATCH = 20  # images, of a `predict` by several processes
 GROWS = {
     ("purify", "images"): (1, 2, 4, 8, 16, 32),
     ("purify", "levels"): (1, 2, 4, 8, 16, 32),
@@ -79,7 +80,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=800, help="that such a `predict` purifies")
     parser.add_argument("--json", metavar="OUT")
     parser.add_argument("--plot", metavar="PNG")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.images < (least := 10 * BATCH * max(args.processes, default=0)):  # a tenth of them still feeds everybody
+        parser.error(f"--images must be at least {least} for {max(args.processes)} processes; got {args.images}")
+    return args
 
 
 def job(work: str, settings: dict[str, int]) -> Callable[[], object]:
@@ -163,7 +167,7 @@ def predict(output: Path, processes: int, images: int) -> float:
     command = [
         sys.executable, "-m", "lit_pursamere", "predict", "--config", "configs/digits/purify.yaml",
         f"--model.output={output}", f"--trainer.devices={processes}", f"--data.train_size={images}",
-        "--data.eval_batch_size=20", "--trainer.enable_progress_bar=false",
+        f"--data.eval_batch_size={BATCH}", "--trainer.enable_progress_bar=false",
     ]  # fmt: skip
     began = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
