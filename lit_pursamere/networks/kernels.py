@@ -1,8 +1,8 @@
 """The functions of kernels.c, where `python -m lit_pursamere.networks.build` built them for this kind of CPU.
 
-Norms, activations and poolings take half of the time of a narrow NCSNv2 on a CPU, because each passes over memory
-several times. kernels.c does them for one image at a time, while it is in the cache. Nothing needs it: without it
-`networks.fused` computes the plain formulas.
+Norms, activations and poolings take half of the time of a narrow NCSNv2 on a CPU, and a quarter of a U-Net's, because
+each passes over memory several times. kernels.c does them for one image at a time, while it is in the cache. Nothing
+needs it: without it `networks.fused` and `networks.fused_unet` compute the plain formulas.
 """
 
 from __future__ import annotations
