@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long ones first: at the end, processes that share the tests wait for short ones only."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
@@ -56,11 +62,40 @@ def errors_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def tracebacks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Folder of the temporary files in which commands that fail leave their tracebacks."""
-    before, folder = tempfile.tempdir, tmp_path_factory.mktemp("tracebacks")
-    tempfile.tempdir = str(folder)
-    yield folder
-    tempfile.tempdir = before
+    """Folder of the temporary files in which commands that fail, here or in other processes, leave their tracebacks."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("tracebacks")
+        patch.setattr(tempfile, "tempdir", str(folder))
+        patch.setenv("TMPDIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def warm_commands() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Within its context commands started as `python -m lit_pursamere` spare the imports: a server forks them.
+
+    They are processes with status, signals, streams and group as ever, but not children of what starts them.
+    """
+    from benchmarks.faults.machine import forked
+    from benchmarks.faults.server import ADDRESS, Spawned
+
+    with forked() as server:
+
+        @contextmanager
+        def warm() -> Iterator[None]:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(ADDRESS, server.address)
+                patch.setattr(subprocess, "Popen", Spawned)
+                yield
+
+        yield warm
+
+
+@pytest.fixture
+def warm(warm_commands: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """`warm_commands`, for a test."""
+    with warm_commands():
+        yield
 
 
 class Call:

@@ -15,6 +15,12 @@ from lit_pursamere.store import read_rows
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(autouse=True, scope="module")
+def warm(warm_commands):
+    with warm_commands():
+        yield
+
+
 def started(repository_root, *args, processes=1, launcher=(), path=""):
     """Run the command line in a process of its own."""
     command = [

@@ -31,6 +31,7 @@ def kill_resume(repository_root):
     return module
 
 
+@pytest.mark.usefixtures("warm")
 def test_killed_three_times_the_records_are_the_same(kill_resume, tmp_path):
     test = ["test", *kill_resume.SMALL, "--data.test_size=16", "--model.pool=8"]
     kill_resume.finish(kill_resume.start(test, tmp_path / "whole", 1))
@@ -40,6 +41,7 @@ def test_killed_three_times_the_records_are_the_same(kill_resume, tmp_path):
     assert times >= 1, "the run must have been killed at all"
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_purified_set_that_was_killed_is_the_same(kill_resume, repository_root, tmp_path, monkeypatch):
     monkeypatch.chdir(repository_root)
     run = ["predict", *kill_resume.SMALL_SET, "--data.val_size=121", "--model.purifier.sigmas.stride=12"]

@@ -81,15 +81,6 @@ def test_the_wheel_runs_by_name_in_an_empty_folder(command, tmp_path):
 
     where = run(command.with_name("python"), "-c", "import lit_pursamere; print(lit_pursamere.__file__)")
     assert Path(where).is_relative_to(command.parents[1])
-    words = [
-        "--data.test_size=2",
-        "--data.eval_batch_size=2",
-        "--model.purifier.sigmas.stride=20",
-        "--model.pictures=0",
-    ]
-    table = run(command, "test", "--config=digits/robustness", "--model.attacks={BPDA: pgd20_bpda}", *words)
-    assert "| PurSAMERE  | BPDA " in table
-    assert run(command, "report", "runs/digits/robustness") in table
     assert "NCSNv2" in run(command, "weights", "inspect", "checkpoints/digits/score.safetensors")
 
 

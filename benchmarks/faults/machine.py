@@ -77,7 +77,7 @@ class Forked(Machine):
 
     def start(self, argv: Sequence[str], cwd: Path, environment: Mapping[str, str], out: Path, **limits: int) -> int:
         request = {"argv": list(argv), "cwd": str(cwd), "environment": self.surroundings(environment)}
-        return ask({**request, "out": str(out), **limits}, self.address)
+        return ask({**request, "out": str(out), "err": str(out), **limits}, self.address)
 
     def wait(self, pid: int, seconds: float) -> dict | None:
         from multiprocessing.connection import Client

@@ -1,6 +1,6 @@
 """A process that has imported everything, and forks one process per command: a command costs a second, not ten.
 
-    request {argv, cwd, environment, out, group, cpu, memory}  ->  pid        request {wait: pid}  ->  how it ended
+    request {argv, cwd, environment, out, err, group, cpu, memory}  ->  pid     request {wait: pid}  ->  how it ended
 
 Commands that a command starts (`experiment`, Lightning's further processes) are asked of the same server, because a
 process that has computed gradients must not be forked. Requests are pickles over a Unix socket of this machine.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import inspect
 import json
 import os
 import pkgutil
@@ -78,8 +79,8 @@ def serve(listener: Listener, socket: Any, reader: int) -> None:
                 connection.send(ended.get(request["poll"]))
                 connection.close()
             else:
-                pid = start(request, listener)
-                connection.send(pid)
+                with suppress(OSError):  # whoever asked was killed, and its pipes are gone
+                    connection.send(start(request, listener))
                 connection.close()
         reap(ended)
         for pid in ended.keys() & waiting.keys():
@@ -105,9 +106,16 @@ def reap(ended: dict[int, dict]) -> None:
 
 
 def start(request: dict, listener: Listener) -> int:
+    """Fork a command; its output is opened before whoever asked closes it."""
+    out, err = (os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) for name in ("out", "err"))
     pid = os.fork()
     if pid == 0:
         listener.close()
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+    os.close(out)
+    os.close(err)
+    if pid == 0:
         child(request)
     with suppress(OSError):  # here as well, so that it holds before the caller goes on
         os.setpgid(pid, request.get("group") or pid)
@@ -141,9 +149,6 @@ def prepare(request: dict) -> None:
     for number in (signal.SIGCHLD, *SIGNALS):  # whatever started the harness may ignore some
         signal.signal(number, signal.SIG_DFL)
     heed(*SIGNALS)  # as the command does
-    out = os.open(request["out"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for handle in (1, 2):
-        os.dup2(out, handle)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(request["cwd"])
     address = os.environ[ADDRESS]
@@ -154,7 +159,6 @@ def prepare(request: dict) -> None:
     sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
     sys.argv = [COMMAND, *request["argv"]]
     sys.modules["__main__"].__spec__ = None
-    Spawned.out = request["out"]
     subprocess.Popen = Spawned  # type: ignore[misc, assignment]
     for limit, value in ((resource.RLIMIT_CPU, request.get("cpu")), (resource.RLIMIT_FSIZE, request.get("size"))):
         if value:
@@ -176,33 +180,39 @@ def ask(request: dict, address: str | None = None) -> Any:
 
 
 PopenOfPython = subprocess.Popen
+PARAMETERS = inspect.signature(PopenOfPython._execute_child)  # type: ignore[attr-defined]
+PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 
 
 class Spawned(PopenOfPython):  # type: ignore[type-arg]
     """subprocess.Popen for the commands of this project; everything else starts as ever."""
 
-    out = ""
+    forked = False
 
-    def __init__(self, args: Any, **options: Any) -> None:
-        self.forked = words = own_words(args)
+    def _execute_child(self, *values: Any) -> None:
+        given = PARAMETERS.bind(self, *values).arguments
+        words = own_words(given["args"])
         if words is None:
-            return super().__init__(args, **options)
-        environment = dict(options.get("env") or os.environ)
-        request = {"argv": words, "cwd": options.get("cwd") or os.getcwd(), "environment": environment}
-        group = 0 if options.get("start_new_session") else os.getpgrp()
-        self.args, self.returncode = args, None
-        self.stdin = self.stdout = self.stderr = None
-        self.pid = ask({**request, "out": self.out, "group": group})
+            return super()._execute_child(*values)  # type: ignore[misc]
+        self.forked = True
+        handles = {"out": given["c2pwrite"], "err": given["errwrite"]}
+        own = {"out": 1, "err": 2}  # where nothing else is said
+        self.pid = ask({
+            "argv": words, "cwd": str(given["cwd"] or os.getcwd()), "environment": dict(given["env"] or os.environ),
+            **{name: f"/proc/{os.getpid()}/fd/{handles[name] if handles[name] >= 0 else own[name]}" for name in own},
+            "group": 0 if given["start_new_session"] else os.getpgrp(),
+        })  # fmt: skip
+        self._close_pipe_fds(*(given[name] for name in PIPES))  # type: ignore[attr-defined]
 
     def poll(self) -> int | None:
-        if self.forked is None:
+        if not self.forked:
             return super().poll()
         if self.returncode is None and (found := ask({"poll": self.pid})):
             self.returncode = found["status"]
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        if self.forked is None:
+        if not self.forked:
             return super().wait(timeout)
         with Client(os.environ[ADDRESS], "AF_UNIX") as connection:
             connection.send({"wait": self.pid})
@@ -212,13 +222,13 @@ class Spawned(PopenOfPython):  # type: ignore[type-arg]
         return self.returncode
 
     def send_signal(self, sig: int) -> None:
-        if self.forked is None:
+        if not self.forked:
             return super().send_signal(sig)
         if self.poll() is None:
             os.kill(self.pid, sig)
 
     def __del__(self, *unused: Any, **more: Any) -> None:
-        if self.forked is None:
+        if not self.forked:
             super().__del__()
 
 

@@ -306,6 +306,7 @@ def test_weights_that_do_not_say_where_they_come_from_are_not_taken_for_complete
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_several_processes_continue_together(fit, tmp_path):
     """Its end is said once; without the exported file they go on from the checkpoint of the last step."""
 

@@ -115,6 +115,7 @@ def test_a_fit_that_would_begin_again_every_time_is_refused(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_killed_in_the_middle_of_a_training_it_goes_on(tmp_path, monkeypatch):
     """SIGKILL for the experiment and its stage; the same command makes what would have been made in one go."""
     monkeypatch.chdir(ROOT)

@@ -171,6 +171,7 @@ def test_every_command_of_a_project_is_spelt_right(place, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_a_project_runs(place, monkeypatch, capsys):
     assert main(["init", "project", "--threat=linf 0.1"]) == 0
     monkeypatch.chdir(place / "project")
