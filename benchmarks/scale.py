@@ -151,7 +151,7 @@ def folder_table(folder: Path) -> str:
     )
     rows.append(["how many images are there (asked for every progress line)", clocked(made.count)])
     rows.append(["which parts are missing", clocked(made.missing)])
-    rows.append(["read 1,000 images here and there (64 parts stay open)", clocked(partial(wander, made))])
+    rows.append(["read 1,000 images here and there", clocked(partial(wander, made))])
     for processes in GPUS:
         run = make_rows(folder / f"run-{processes}", processes)
         rows.append([f"read 160,000 rows of {processes} processes", clocked(partial(read_rows, run))])
