@@ -99,6 +99,8 @@ def print_overhead(args: argparse.Namespace) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     clock = time.process_time if args.device == "cpu" else time.perf_counter  # other programs disturb that little
     for name, attack in attacks.items():
+        if args.attacks and name.split(",")[0] not in args.attacks:
+            continue
         network.calls.clear()
         attack(network, x, y)
         calls = list(network.calls)
@@ -160,6 +162,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="steps of the attack in slots, or for the overhead")
     parser.add_argument("--size", type=int, default=8, help="height and width of the images attacked in slots")
     parser.add_argument("--only", choices=["gradients", "eot", "slots", "overhead"], help="one section instead of all")
+    parser.add_argument("--attacks", nargs="+", help="of the overhead: PGD, APGD, Square, AutoAttack")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")

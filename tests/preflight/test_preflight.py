@@ -383,7 +383,9 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch):
     )
     assert not doubt.stops
     monkeypatch.setattr(preflight_memory, "free_bytes", lambda device: 1)
-    assert fitting_batch_size(defense, ATTACKS, X, 64) == 1
+    with pytest.raises(ValueError, match=r"not even a batch of 1 image fits: it needs about .*B, and 1 B are free"):
+        fitting_batch_size(defense, ATTACKS, X, 64)
+    assert re.search(r"64 images needs about .*: lower what an image needs", set_up.doubts()[0].what)
     monkeypatch.setattr(preflight_memory, "free_bytes", lambda device: None)
     assert fitting_batch_size(defense, ATTACKS, X, 10**9) == 10**9
 
