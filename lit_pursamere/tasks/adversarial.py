@@ -129,8 +129,9 @@ class Mixture:
     def __str__(self) -> str:
         if self.parts is None and self.adversary is None and not self.purifies:
             return "half on clean and half on purified images where there are pairs"
-        parts = self.weights(pairs=True).items()
-        return " + ".join(f"{weight:g} on {name.replace('_', ' ')}" for name, weight in parts) + " images"
+        shares = self.weights(pairs=True)
+        parts = [f"{f'{share:g} ' * (share < 1)}on {name.replace('_', ' ')}" for name, share in shares.items()]
+        return " + ".join(parts) + " images"
 
 
 def check_attack(name: str, attack: Attack, purifier: Purifier) -> None:

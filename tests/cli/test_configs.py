@@ -139,8 +139,8 @@ def slow_unless(found: list[Path], *short: Path | str) -> list:
 
 
 # The experiments of the digits have all kinds of tasks; what CIFAR-10's add are score models and bfloat16.
-SHORT = [path for path in EXPERIMENTS if path.parts[1] == "digits" and path.stem not in ("attacks", "views")]
-SHORT = [path for path in SHORT if path.stem not in ("score_ddpm", "score_ddpmpp", "sdae")]
+LONG = ("attacks", "views", "score_ddpm", "score_ddpmpp", "sdae", "classifier_behind_pursamere")
+SHORT = [path for path in EXPERIMENTS if path.parts[1] == "digits" and path.stem not in LONG]
 CIFAR10 = [path for path in EXPERIMENTS if path.parts[1] == "cifar10"]
 SHORT += [path for path in CIFAR10 if path.stem in ("score_bf16", "score_ddpm", "score_ddpmpp", "score_edm")]
 
