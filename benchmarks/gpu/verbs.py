@@ -217,7 +217,7 @@ def evaluate(place: Place) -> list[str]:
 
 
 def fid(place: Place) -> list[str]:
-    """Four samples; a layer of the shipped autoencoder would do, and one without weights needs no file."""
+    """Four samples at three levels, with pixels as features, which need no weights."""
     return ["--data=configs/data/digits.yaml", "--score_model=configs/score_model/digits.yaml", "--n=4",
             "--score_model.ngf=16", "--objective=NCSNObjective", "--objective.sigmas.count=3",
             "--features=torch.nn.Flatten", f"--device={place.device.type}"]  # fmt: skip
