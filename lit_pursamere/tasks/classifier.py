@@ -132,6 +132,10 @@ class LitClassifier(Training):
             raise ValueError(f"schedule must be 'milestones' or 'cosine'; got {schedule!r}")
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise ValueError(f"LitClassifier needs ema_decay in [0, 1), or none; got {ema_decay}")
+        if purifier is None and score_model is not None:
+            raise ValueError(
+                "a score model is for a purifier: name one as `model.purifier`, or leave `model.score_model` out"
+            )
         before = Identity() if purifier is None else complete(purifier, score_model)
         self.mixture = Mixture(parts, adversary, before)  # no module, so that its networks are no part of the task
         if attack is not None:

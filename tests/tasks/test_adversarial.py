@@ -312,6 +312,7 @@ def test_images_that_nobody_can_purify_are_told_of_at_the_first_step():
         ({"adversary": GRAY, "parts": {"clean": 1.0}}, "an adversary is for the parts adversarial and purified_advers"),
         ({"adversary": GRAY, "parts": {"purified_adversarial": 1.0}}, "needs a purifier: name it as `model.purifier`"),
         ({"purifier": PurSAMERE}, "PurSAMERE needs a score model"),
+        ({"score_model": FFDNetScore()}, "a score model is for a purifier: name one as `model.purifier`"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_together_is_refused(wrong, message):
