@@ -25,7 +25,7 @@ BESIDE = {
         )
     },
 }  # fmt: skip
-LINK = re.compile(r"(?<=\]\()([^):#]+)")
+LINK = re.compile(r"(?:(?<=\]\()|(?<=\]: )(?=\.\./))([^):#\n]+)")  # [text](address), and [name]: ../address
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
