@@ -16,13 +16,15 @@ TRAINED = "lit_pursamere.weights.trained"  # a network with its weights
 
 def attack_notes(runs: Sequence[Run]) -> list[str]:
     """Budgets, and what attacks of one name do otherwise for some purifiers."""
-    attacks = runs[0].attacks
+    attacks = {name: info for run in sorted(runs, key=lambda run: -len(run.attacks)) for name, info in run.attacks.items()}
     budgets: dict[str, list[str]] = {}
     for name, info in attacks.items():
         budgets.setdefault(info.budget or "no budget", []).append(name)
     parts = [budget if len(budgets) == 1 else f"{budget} ({', '.join(names)})" for budget, names in budgets.items()]
     for name in attacks:
-        settings = {run.label: flat(run.attacks[name].settings) for run in runs}
+        settings = {run.label: flat(run.attacks[name].settings) for run in runs if name in run.attacks}
+        if lacking := [run.label for run in runs if name not in run.attacks]:
+            parts.append(f"{name}: not run on {', '.join(lacking)}")
         for key in dict.fromkeys(key for values in settings.values() for key in values):
             values = {label: str(values.get(key, "none")) for label, values in settings.items()}
             if len(set(values.values())) > 1:
