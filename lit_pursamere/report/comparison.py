@@ -103,9 +103,7 @@ class Comparison(Report):
             success = self.runs[0].success
             n = with_exceptions("n =", {run.label: run.images for run in self.runs})
             mean = with_exceptions("verdicts per image", {r.label: r.manifest.get("evaluations", 1) for r in self.runs})
-            what = (
-                f"{explanation(self.runs, self.interval)}, {n}. {success}: {meaning(success)}; {mean}. {WORST_NOTE}"
-            )
+            what = f"{explanation(self.runs, self.interval)}, {n}. {success}: {meaning(success)}; {mean}. {WORST_NOTE}"
             found = [what, *attack_notes(self.runs), *network_notes(self.runs)]
         found += [*cost_notes(self.costs), *missing_notes(self.runs, self.absent)]
         if self.papers:

@@ -74,8 +74,10 @@ def published_family(attack: str) -> str:
 
 
 def nearest(run: Run, system: str, elsewhere: bool = False) -> list[Nearest]:
-    """For every attack that a paper has under that very name, data set and budget, its number; for every other family of
-    attacks of a run the published number that comes nearest.
+    """Published numbers beside the attacks of a run.
+
+    For every attack that a paper has under that very name, on that data set, within that budget, the paper's number; for
+    every other family of attacks the one that comes nearest.
 
     A number belongs to a run if its system has the class of ours and the run's label begins with its name, so that what
     is called MagNet does not get MALADE's. Nearer are, in this order, the same data set, a classifier that the label

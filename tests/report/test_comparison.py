@@ -138,15 +138,23 @@ def test_a_row_may_have_fewer_images_and_attacks_and_says_so(output, rows, pgd, 
     assert "n = 4, but 2 for few" in notes and "BPDA20: not run on few; exact20: not run on few" in notes
 
 
+def test_steps_are_told_where_attacks_have_other_ones(rows, pgd, write_run, tmp_path):
+    write_run(
+        "plain", rows("Identity", "clean", "+"), {"FGSM": pgd(steps=1), "PGD": pgd(), "Square": {"class": "Square"}}
+    )
+    (_, notes, *_) = read_comparison(tmp_path, ("plain",)).notes
+    assert "; steps 1 (FGSM); steps 20 (PGD)" in notes and "Square)" not in notes.partition("steps")[2]
+
+
 def test_a_number_under_the_attack_of_that_name_stands_in_brackets_by_classifier(rows, pgd, write_run, tmp_path):
     """MALADE's Table 2: PGD at two budgets, of two classifiers that the rows are named after."""
-    attacks = {f"PGD linf {tenths}/10": pgd(eps=tenths / 10, view="exact", steps=200) for tenths in (3, 4)}
+    attacks = {"PGD": pgd(eps=0.3, view="exact", steps=200), "PGD linf 0,4": pgd(eps=0.4, view="exact", steps=200)}
     for name in ("Madry", "CNN"):
         records = [row for attack in ("clean", *attacks) for row in rows("Identity", attack, "++--")]
         write_run(name, records, attacks, data="mnist, test images")
     _, (madry, cnn), notes = table(tmp_path, ("Madry", "CNN"))
-    assert (madry["PGD linf 3/10"], madry["PGD linf 4/10"]) == ("50.0 (93.71)", "50.0 (0.02)")
-    assert (cnn["PGD linf 3/10"], cnn["PGD linf 4/10"]) == ("50.0 (0)", "50.0 (0)")
+    assert (madry["PGD"], madry["PGD linf 0,4"]) == ("50.0 (93.71)", "50.0 (0.02)")
+    assert (cnn["PGD"], cnn["PGD linf 0,4"]) == ("50.0 (0)", "50.0 (0)")
     assert "93.71 under PGD (Srinivasan et al. 2021, Table 2, Madry; attack.steps=1000 there, 200 here" in notes
 
 
