@@ -76,8 +76,8 @@ def published_family(attack: str) -> str:
 def nearest(run: Run, system: str, elsewhere: bool = False) -> list[Nearest]:
     """Published numbers beside the attacks of a run.
 
-    For every attack that a paper has under that very name, on that data set, within that budget, the paper's number; for
-    every other family of attacks the one that comes nearest.
+    For every attack that a paper has under that very name, on that data set, within that budget, the paper's number;
+    for every other family of attacks the one that comes nearest.
 
     A number belongs to a run if its system has the class of ours and the run's label begins with its name, so that what
     is called MagNet does not get MALADE's. Nearer are, in this order, the same data set, a classifier that the label
