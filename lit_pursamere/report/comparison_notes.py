@@ -23,10 +23,10 @@ def attack_notes(runs: Sequence[Run]) -> list[str]:
     parts = sorted_by("", {name: info.budget or "no budget" for name, info in attacks.items()})
     steps = sorted_by("steps ", {name: info.steps for name, info in attacks.items() if info.steps})
     parts += steps if len(steps) > 1 else []
+    lacking = {run.label: ", ".join(name for name in attacks if name not in run.attacks) for run in runs}
+    parts += [f"{label} without {names}" for label, names in lacking.items() if names]
     for name in attacks:
         settings = {run.label: flat(run.attacks[name].settings) for run in runs if name in run.attacks}
-        if lacking := [run.label for run in runs if name not in run.attacks]:
-            parts.append(f"{name}: not run on {', '.join(lacking)}")
         for key in dict.fromkeys(key for values in settings.values() for key in values):
             values = {label: str(values.get(key, "none")) for label, values in settings.items()}
             if len(set(values.values())) > 1:

@@ -135,7 +135,7 @@ def test_a_row_may_have_fewer_images_and_attacks_and_says_so(output, rows, pgd, 
     head, found, notes = table(output, ("few", "plain", "PurSAMERE"))
     assert head[:6] == ["purifier", "clean", "gPGD20", "BPDA20", "exact20", "worst case"]
     assert found[0]["gPGD20"] == "0.0, n = 2" and found[0]["BPDA20"] == "" and found[1]["gPGD20"] == "0.0"
-    assert "n = 4, but 2 for few" in notes and "BPDA20: not run on few; exact20: not run on few" in notes
+    assert "n = 4, but 2 for few" in notes and "few without BPDA20, exact20" in notes
 
 
 def test_steps_are_told_where_attacks_have_other_ones(rows, pgd, write_run, tmp_path):
