@@ -351,13 +351,14 @@ def test_comparisons_run_one_tiny_step(config, tmp_path, monkeypatch, capsys, ar
     """Two purifiers of each, with tiny attacks on two images."""
     monkeypatch.chdir(ROOT)
     plan = read_plan(config)
-    names, attacks = [*plan.purifiers][:2], plan.test["model"]["init_args"]["attacks"]
+    names, task = [*plan.purifiers][:2], plan.test["model"]["init_args"]
     options = ["--data.test_size=2", "--data.eval_batch_size=2", "--trainer.enable_progress_bar=false"]
     if config.stem.startswith("mnist"):  # neither images nor weights are here, and the last rows are MALADE's
         names = [names[0], [*plan.purifiers][-1]]
         options += ["--data=lit_pursamere.data.NPZ", f"--data.path={arrays}/mnist.npz", "--data.val_size=4"]
-        options += ["--model.classifier.checkpoint=null", "--model.score_model.checkpoint=null"]
-    options += [f"--model.attacks.{name}={json.dumps(shrunk(attack))}" for name, attack in attacks.items()]
+        score = json.dumps(shrunk(task["score_model"]))
+        options += ["--model.classifier.checkpoint=null", f"--model.score_model={score}"]
+    options += [f"--model.attacks.{name}={json.dumps(shrunk(attack))}" for name, attack in task["attacks"].items()]
     args = ["compare", str(config), "--output", str(tmp_path / "out"), "--only", *names, *options]
     assert main(args) == 0, capsys.readouterr().err
     table = capsys.readouterr().out
