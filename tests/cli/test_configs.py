@@ -345,8 +345,12 @@ def test_purifiers_of_comparisons_are_complete(config, name, tmp_path):
     purify_one(purifier, 1, 8)
 
 
+# Rows that have attacks of their own lack some that `test` has, so options for all attacks do not fit them.
+UNIFORM = [path for path in COMPARISONS if path.stem not in ("mnist_malade", "mnist_malade_short")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("config", COMPARISONS, ids=str)
+@pytest.mark.parametrize("config", UNIFORM, ids=str)
 def test_comparisons_run_one_tiny_step(config, tmp_path, monkeypatch, capsys, arrays):
     """Two purifiers of each, with tiny attacks on two images."""
     monkeypatch.chdir(ROOT)
