@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from lit_pursamere.cli.compare import compare
 from lit_pursamere.cli.experiment import read_stages
 from lit_pursamere.cli.lightning import command_line
+from lit_pursamere.cli.parsing import apart, parser_of
 from lit_pursamere.cli.plan import read_plan
 from lit_pursamere.cli.usage import LIGHTNING_VERBS
 from lit_pursamere.estimate import Estimate, Stage, clocked, devices_of, stages_of, told
@@ -61,9 +64,18 @@ def runs(options: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
         if words[0] != "compare":
             yield prefix, [*words, *(rest[1:] if words[0] in LIGHTNING_VERBS else ())]
             continue
-        plan = read_plan(words[1])
-        for name in plan.purifiers:
-            yield f"{prefix}{name}: ", plan.arguments(name, [*words[2:], *rest[1:]])
+        for name, arguments in of_comparison([*words[1:], *rest[1:]]):
+            yield f"{prefix}{name}: ", arguments
+
+
+def of_comparison(words: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """The rows that `compare` with these words would evaluate, and the words of the `test` of each."""
+    signature = inspect.signature(compare, eval_str=True)
+    own, passed = apart(words, signature)
+    asked = parser_of("compare", compare, signature).parse_args(own)
+    plan = read_plan(asked.file, asked.output)
+    for name in plan.choose(asked.only):
+        yield name, plan.arguments(name, passed)
 
 
 def of_run(words: list[str], missing: dict[str, None]) -> tuple[list[Stage], Estimate]:

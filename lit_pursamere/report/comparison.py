@@ -65,8 +65,16 @@ class Comparison(Report):
 
     @cached_property
     def attacks(self) -> list[str]:
-        """Names of clean, attacks and worst cases."""
-        return list(dict.fromkeys(line.attack for line in self.lines))
+        """Names of clean, attacks and worst cases, in the order of the run that has most of them."""
+        runs = sorted(self.runs, key=lambda run: -len(run.attacks))
+        names = dict.fromkeys(name for run in runs for name in self.pivot[run.label])
+        return sorted(names, key=lambda name: name.startswith(WORST))
+
+    @cached_property
+    def images(self) -> int:
+        """How many images most rows are about."""
+        counts = [run.images for run in self.runs]
+        return max(counts, key=lambda count: (counts.count(count), count))
 
     @cached_property
     def papers(self) -> dict[str, list[Nearest]]:
@@ -92,17 +100,17 @@ class Comparison(Report):
         """What stands below the table: what its numbers mean, in what its rows differ, and what is missing."""
         found = []
         if self.runs:
-            success, n = self.runs[0].success, self.runs[0].images
+            success = self.runs[0].success
+            n = with_exceptions("n =", {run.label: run.images for run in self.runs})
             mean = with_exceptions("verdicts per image", {r.label: r.manifest.get("evaluations", 1) for r in self.runs})
-            what = (
-                f"{explanation(self.runs, self.interval)}, n = {n}. {success}: {meaning(success)}; {mean}. {WORST_NOTE}"
-            )
+            what = f"{explanation(self.runs, self.interval)}, {n}. {success}: {meaning(success)}; {mean}. {WORST_NOTE}"
             found = [what, *attack_notes(self.runs), *network_notes(self.runs)]
         found += [*cost_notes(self.costs), *missing_notes(self.runs, self.absent)]
         if self.papers:
             found.append(
                 "Published: clean / under the attack that leaves least, doubtful ones last, of the families that were "
-                "run here; weights differ, and so does what the footnotes name."
+                "run here, and in brackets under the attack of that very name; weights differ, and so does what the "
+                "footnotes name."
             )
         return found
 
@@ -134,12 +142,14 @@ class Comparison(Report):
         return row
 
     def _accuracy(self, line: Line | None) -> str:
-        """Accuracy in %: clean and in the worst case with its interval; and n if it is not all."""
+        """Accuracy in %: clean and in the worst case with its interval; a namesake's number; and n if it is not all."""
         if line is None:
             return ""
+        papers = [near.cell for near in self.papers.get(line.run.label, ()) if near[0] == line.attack and near.namesake]
         whole = line.attack == CLEAN or line.attack.startswith(WORST)
         text = line.headline.text(self.interval) if whole else f"{100 * line.headline.value:.1f}"
-        return text if line.headline.n == line.run.images else f"{text}, n = {line.headline.n}"
+        text += f" ({papers[0].robust:g})" if papers else ""
+        return text if line.headline.n == self.images else f"{text}, n = {line.headline.n}"
 
 
 def read_comparison(output: str | Path, names: Iterable[str], elsewhere: bool = False) -> Comparison:
@@ -171,11 +181,13 @@ def check_comparison(runs: Sequence[Run]) -> None:
     """Refuse runs that cannot stand in one comparison.
 
     Raises:
-        ValueError: If other images, seeds, headlines or attacks were used; the message names run and difference.
+        ValueError: If other images, seeds or headlines were used, or attacks of one name are not the same; the message
+            names run and difference. Of the same data fewer images may be attacked in a row, and by fewer attacks.
     """
     for run in runs[1:]:
         pair = runs[0], run
-        if found := differences(pair, MAY_DIFFER) + _other_attacks(*pair):
+        parts = ("images",) if run.images != runs[0].images else ()  # fewer of the same data, which n tells
+        if found := differences(pair, (*MAY_DIFFER, *parts)) + _other_attacks(*pair):
             raise ValueError(
                 f"{run.label} does not compare with {runs[0].label}: {'; '.join(found)}. Purifiers of one comparison "
                 "need the same images, seed, headline and attacks; use another `output` folder for other ones"
@@ -184,11 +196,7 @@ def check_comparison(runs: Sequence[Run]) -> None:
 
 def _other_attacks(first: Run, other: Run) -> list[str]:
     found = []
-    for name in dict.fromkeys((*first.attacks, *other.attacks)):
-        if name not in first.attacks or name not in other.attacks:
-            having, lacking = (first, other) if name in first.attacks else (other, first)
-            found.append(f"{name}: an attack of {having.label} that {lacking.label} lacks")
-            continue
+    for name in [name for name in first.attacks if name in other.attacks]:
         for key in MUST_AGREE:
             values = [getattr(run.attacks[name], key) for run in (first, other)]
             if values[0] != values[1]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import yaml
 
 from lit_pursamere.report.notes import with_exceptions
-from lit_pursamere.report.runs import Run, flat
+from lit_pursamere.report.runs import AttackInfo, Run, flat
 
 __all__ = ["attack_notes", "missing_notes", "network_notes"]
 
@@ -15,19 +15,31 @@ TRAINED = "lit_pursamere.weights.trained"  # a network with its weights
 
 
 def attack_notes(runs: Sequence[Run]) -> list[str]:
-    """Budgets, and what attacks of one name do otherwise for some purifiers."""
-    attacks = runs[0].attacks
-    budgets: dict[str, list[str]] = {}
-    for name, info in attacks.items():
-        budgets.setdefault(info.budget or "no budget", []).append(name)
-    parts = [budget if len(budgets) == 1 else f"{budget} ({', '.join(names)})" for budget, names in budgets.items()]
+    """Budgets and steps, and what attacks of one name do otherwise for some purifiers."""
+    attacks: dict[str, AttackInfo] = {}
+    for run in sorted(runs, key=lambda run: -len(run.attacks)):
+        for name, info in run.attacks.items():
+            attacks.setdefault(name, info)
+    parts = sorted_by("", {name: info.budget or "no budget" for name, info in attacks.items()})
+    steps = sorted_by("steps ", {name: info.steps for name, info in attacks.items() if info.steps})
+    parts += steps if len(steps) > 1 else []
+    lacking = {run.label: ", ".join(name for name in attacks if name not in run.attacks) for run in runs}
+    parts += [f"{label} without {names}" for label, names in lacking.items() if names]
     for name in attacks:
-        settings = {run.label: flat(run.attacks[name].settings) for run in runs}
+        settings = {run.label: flat(run.attacks[name].settings) for run in runs if name in run.attacks}
         for key in dict.fromkeys(key for values in settings.values() for key in values):
             values = {label: str(values.get(key, "none")) for label, values in settings.items()}
             if len(set(values.values())) > 1:
                 parts.append(f"{name}: {with_exceptions(key, values)}")
     return [f"Attacks: {'; '.join(parts)}."] if parts else []
+
+
+def sorted_by(what: str, values: Mapping[str, object]) -> list[str]:
+    """Each value once, with the names that have it if there are several: "linf 0.3 (PGD, MIM)"."""
+    names: dict[str, list[str]] = {}
+    for name, value in values.items():
+        names.setdefault(f"{what}{value}", []).append(name)
+    return [value if len(names) == 1 else f"{value} ({', '.join(having)})" for value, having in names.items()]
 
 
 def network_notes(runs: Sequence[Run]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lit_pursamere.report.detection import Detection, detections
-from lit_pursamere.report.published import Published, differences, published
+from lit_pursamere.report.published import Published, differences, published, same_classifier
 from lit_pursamere.report.runs import AttackInfo, Run
 from lit_pursamere.report.statistics import Accuracy
 from lit_pursamere.report.verdicts import (
@@ -110,11 +110,14 @@ def _worst_tables(run: Run) -> dict[str, dict[str, dict[str, Accuracy]]]:
 
 
 def _paper_for(run: Run, system: str, attack: str) -> Published | None:
-    """The first published cell of which all that its source states holds; for `clean` that of the first such attack."""
+    """The first published cell of which all that its source states holds; for `clean` that of the first such attack.
+
+    Of those, one of the classifier that the run is named after comes first.
+    """
     for name in run.attacks if attack == CLEAN else [attack]:
         if run.attacks[name] == AttackInfo():  # an attack that no manifest describes could be anything
             continue
-        for cell in published(system, name):
+        for cell in sorted(published(system, name), key=lambda cell: not same_classifier(cell, run)):
             if (attack != CLEAN or cell.clean is not None) and not differences(cell, run, system, name):
                 return cell
     return None

@@ -18,6 +18,7 @@ from lit_pursamere.report.published import (
     plain,
     plain_attack,
     plain_system,
+    same_classifier,
 )
 from lit_pursamere.report.runs import AttackInfo, Run
 
@@ -47,6 +48,16 @@ class Nearest(NamedTuple):
     cell: Published
     differences: dict[str, str]
 
+    @property
+    def here(self) -> bool:
+        """Whether it is of the same data set and budget."""
+        return not self.differences.keys() & {"dataset", "budget"}
+
+    @property
+    def namesake(self) -> bool:
+        """Whether it is of an attack of that very name, on the same data set within the same budget."""
+        return self.here and plain_attack(self.cell.attack) == plain_attack(self.attack)
+
 
 def family(attack: AttackInfo) -> str:
     """The family of an attack of ours, "BPDA"; empty where nothing is known of it."""
@@ -63,11 +74,15 @@ def published_family(attack: str) -> str:
 
 
 def nearest(run: Run, system: str, elsewhere: bool = False) -> list[Nearest]:
-    """For every family of attacks of a run the published number that comes nearest.
+    """Published numbers beside the attacks of a run.
+
+    For every attack that a paper has under that very name, on that data set, within that budget, the paper's number;
+    for every other family of attacks the one that comes nearest.
 
     A number belongs to a run if its system has the class of ours and the run's label begins with its name, so that what
-    is called MagNet does not get MALADE's. Nearer are, in this order, the same data set, numbers without doubts, fewer
-    other settings of the purifier, fewer of the attack, more draws, and the closer budget.
+    is called MagNet does not get MALADE's. Nearer are, in this order, the same data set, a classifier that the label
+    names, numbers without doubts, fewer other settings of the purifier, fewer of the attack, more draws, and the closer
+    budget.
 
     Args:
         run: The run; its label is the name that its purifier was given.
@@ -78,26 +93,27 @@ def nearest(run: Run, system: str, elsewhere: bool = False) -> list[Nearest]:
     ours = plain_system(system)
     called = ours == "undefended" or plain(run.label).startswith(ours)
     cells = [cell for cell in all_published() if called and plain(cell.system) == ours]
-    found: dict[str, Nearest] = {}
+    found: list[Nearest] = []
+    families: set[str] = set()
     for name, attack in run.attacks.items():
-        kind = family(attack)
-        alike = [
-            Nearest(name, cell, differences(cell, run, system, name))
-            for cell in cells
-            if published_family(cell.attack) == kind and cell.norm in (None, attack.norm)
-        ]
-        alike = [near for near in alike if elsewhere or not near.differences.keys() & {"dataset", "budget"}]
-        if alike and kind not in found:
-            found[kind] = min(alike, key=lambda near: distance(near, attack))
-    return list(found.values())
+        near = [Nearest(name, cell, differences(cell, run, system, name)) for cell in cells]
+        alike = [one for one in near if one.namesake]
+        if not alike and (kind := family(attack)) not in families:
+            alike = [one for one in near if published_family(one.cell.attack) == kind]
+            alike = [one for one in alike if one.cell.norm in (None, attack.norm) and (elsewhere or one.here)]
+        if alike:
+            found.append(min(alike, key=lambda one: distance(one, run, attack)))
+            families.add(family(attack))
+    return found
 
 
-def distance(near: Nearest, attack: AttackInfo) -> tuple:
+def distance(near: Nearest, run: Run, attack: AttackInfo) -> tuple:
     """How far a published number is from an attack of a run; smaller is nearer."""
     cell, names = near.cell, near.differences.keys() - {"dataset", "budget"}
     attacks = sum(name.startswith("attack.") for name in names)
     return (
         "dataset" in near.differences,
+        not same_classifier(cell, run),
         bool(cell.doubtful),
         len(names) - attacks,
         attacks,

@@ -32,7 +32,7 @@ from pathlib import Path
 
 from lit_pursamere.report.runs import Run, budget_text
 
-__all__ = ["Published", "all_published", "differences", "published"]
+__all__ = ["Published", "all_published", "differences", "published", "same_classifier"]
 
 FILE = Path(__file__).with_name("published.csv")
 NORMS = ("linf", "l2", "l1")
@@ -162,6 +162,11 @@ def differences(cell: Published, run: Run, system: str, attack: str) -> dict[str
         if not agree(theirs, value):
             found[name] = f"{name}={theirs} there, {written(value)} here"
     return found
+
+
+def same_classifier(cell: Published, run: Run) -> bool:
+    """Whether the label of a run names the classifier of a published number, as "MALADE CNN" names CNN."""
+    return plain(cell.classifier) in map(plain, re.split(r"[\s+()/]+", run.label))
 
 
 def agree(theirs: str, ours: object) -> bool:

@@ -11,6 +11,7 @@ from torch import nn
 from lit_pursamere import estimate
 from lit_pursamere.attacks import PGD, AutoAttack, Boundary, RandomSearch, Restarts
 from lit_pursamere.attacks.gradients import loss_gradient
+from lit_pursamere.cli.estimate import runs
 from lit_pursamere.cli.main import main
 from lit_pursamere.data import CIFAR10, MNIST, Digits
 from lit_pursamere.defense import Defense
@@ -358,6 +359,19 @@ def test_so_is_a_comparison_and_verbs_without_a_trainer_are_told(repository_root
     printed = capsys.readouterr().out
     assert {row[0].split(": ")[1] for row in rows(printed)[2:-1]} == {*few}
     assert "Not estimated: report" in printed
+
+
+def test_a_comparison_is_estimated_as_it_would_be_run(repository_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = {"output": "runs/x", "test": f"{repository_root}/configs/digits/attacks.yaml"}
+    plan["purifiers"] = {"plain": "Identity", "ADP 2": "adp", "MagNet": "magnet_digits"}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    stage = "compare plan.yaml --output runs/y --only plain 'ADP 2' --data.test_size 3"
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump({"stages": [stage]}))
+    found = dict(runs(["experiment", "all.yaml", "--data.eval_batch_size=7"]))
+    assert {*found} == {"1 compare: plain: ", "1 compare: ADP 2: "}
+    assert found["1 compare: ADP 2: "][-3:] == ["--data.test_size", "3", "--data.eval_batch_size=7"]
+    assert "--model.output=runs/y/ADP 2" in found["1 compare: ADP 2: "]
 
 
 @pytest.mark.slow

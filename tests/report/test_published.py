@@ -13,7 +13,7 @@ from lit_pursamere.attacks import PGD, AutoAttack
 from lit_pursamere.diffusion import GaussianMixtureScore, NoiseLevels
 from lit_pursamere.report.nearest import nearest
 from lit_pursamere.report.published import all_published, differences, published
-from lit_pursamere.report.report import Report
+from lit_pursamere.report.report import Report, make_report
 from lit_pursamere.report.runs import Run
 from lit_pursamere.store.manifest import setting_of
 from lit_pursamere.threat import Pixels, ThreatModel
@@ -121,6 +121,14 @@ def test_a_report_shows_a_number_of_the_same_settings_or_none(kind, changes, nam
 def test_another_data_set_has_its_own_numbers():
     assert beside(run("DP_DDPM", {"PGD20-EoT10": LIU}, "cifar100")) == [(57.52, 20.41)]
     assert beside(run("DP_DDPM", {"PGD20-EoT10": LIU}, "digits")) == []
+
+
+@pytest.mark.parametrize(("label", "expected"), [("CNN", 11.77), ("Madry", 97.52), ("Madry AdverTorch", 97.52)])
+def test_of_several_classifiers_that_one_counts_which_the_run_is_named_after(label, expected, rows, write_run):
+    attack = setting_of(PGD(ThreatModel("linf", 0.3), "exact", 1, step_size=0.3))
+    records = [*rows("undefended", "clean", "+"), *rows("undefended", "FGSM", "-")]
+    report = make_report([write_run(label, records, {"FGSM": attack}, data="mnist, test images")])
+    assert [line.paper_value for line in report.lines if line.attack == "FGSM"] == [expected]
 
 
 def test_the_clean_number_is_that_of_the_first_attack_that_agrees():
