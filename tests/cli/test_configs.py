@@ -345,7 +345,7 @@ def test_purifiers_of_comparisons_are_complete(config, name, tmp_path):
     purify_one(purifier, 1, 8)
 
 
-# Rows that have attacks of their own lack some that `test` has, so options for all attacks do not fit them.
+# Rows that have attacks of their own would run these at full length: minutes.
 UNIFORM = [path for path in COMPARISONS if path.stem not in ("mnist_malade", "mnist_malade_short")]
 
 
