@@ -24,8 +24,11 @@ FOUND = [
     ("test --config=digits/r", {"--config=digits/robustness"}),
     ("fit --config digits/ro", set()),  # a configuration of a test
     ("test --model.pur", {"--model.purifier"}),
-    ("test --model.purifier pursamere_d", {"pursamere_digits"}),
-    ("test --model.purifier=pursamere_d", {"--model.purifier=pursamere_digits"}),
+    ("test --model.purifier pursamere_d", {"pursamere_digits", "pursamere_digits_light"}),
+    (
+        "test --model.purifier=pursamere_d",
+        {f"--model.purifier=pursamere_{name}" for name in ("digits", "digits_light")},
+    ),
     ("test --model.purifier pursamere --model.purifier.rho", {"--model.purifier.rho_pur", "--model.purifier.rho_sam"}),
     ("test --config digits/robustness --model.purifier.rho_p", {"--model.purifier.rho_pur"}),
     ("test --config nowhere --model.purifier.rho", set()),
@@ -41,8 +44,8 @@ FOUND = [
     ("purify in out --purifier.", {"--purifier.score_model", "--purifier.seed"}),
     ("purify in out --purifier adp --co", {"--config", "--convert"}),
     ("compare compare/digits_", {"compare/digits_known_noise", "compare/digits_short"}),
-    ("experiment mnist/", {"mnist/denoiser"}),
-    ("figure c", {"coup-toy"}),
+    ("experiment mnist/", {"mnist/denoiser", "mnist/malade_table2", "mnist/malade_table2_short"}),
+    ("figure c", {"coup-toy", "coup-distance"}),
     ("report run --format h", {"html"}),
     ("report run --mix --fig", {"--figures"}),
     ("evaluate mynet:Net mine.pt --attacks st", {"strong"}),
@@ -112,7 +115,7 @@ def test_nothing_heavy_is_imported():
 LINES = {
     "lit-pursamere rev": ["reverify"],
     "lit-pursamere test --config=digits/r": ["digits/robustness"],
-    "lit-pursamere test --model.purifier pursamere_d": ["pursamere_digits"],
+    "lit-pursamere test --model.purifier pursamere_d": ["pursamere_digits", "pursamere_digits_light"],
     "lit-pursamere report no": [],
 }
 TRY_BASH = """
