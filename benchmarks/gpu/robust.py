@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 from measuring import arithmetic
 from packed import packed_images, toy_images
-from session import Session, arguments
+from session import Session, arguments, parsed
 from torch import Tensor
 from train_score import in_float16
 
@@ -75,9 +75,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     add("--attacked", type=int, default=20, help="steps of the attacks on them")
     add("--updates", type=int, help="end after so many steps of the optimiser at the latest (default: by time)")
     add("--seed", type=int, default=0)
-    if parser.parse_known_args(args)[0].toy:
-        parser.set_defaults(**TOY)
-    return parser.parse_args(args)
+    return parsed(parser, args, TOY)
 
 
 class Run:

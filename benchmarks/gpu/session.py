@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))  # nothing is installed where a GPU is had for min
 
 from lit_pursamere.store.atomic import replacing  # noqa: E402
 
-__all__ = ["ROOT", "Session", "TimeUp", "arguments", "describe", "synchronise"]
+__all__ = ["ROOT", "Session", "TimeUp", "arguments", "describe", "parsed", "synchronise"]
 
 
 class TimeUp(BaseException):
@@ -52,6 +52,15 @@ def arguments(description: str, minutes: float) -> argparse.ArgumentParser:
     parser.add_argument("--pack", type=Path, default=Path("runs/gpu/pack"), help="folder that pack.py made")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where to run (default: cuda; with --toy cpu)")
     return parser
+
+
+def parsed(
+    parser: argparse.ArgumentParser, args: Sequence[str] | None, toy: Mapping[str, object]
+) -> argparse.Namespace:
+    """What was asked for; with --toy the sizes of a toy where none were told."""
+    if parser.parse_known_args(args)[0].toy:
+        parser.set_defaults(**toy)
+    return parser.parse_args(args)
 
 
 class Session:

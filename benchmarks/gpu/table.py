@@ -33,7 +33,7 @@ import numpy as np
 import torch
 import yaml
 from packed import packed_images, toy_images
-from session import ROOT, Session, arguments
+from session import ROOT, Session, arguments, parsed
 from torch import Tensor
 
 from lit_pursamere.cli.compare import build, only_defense, prospect, quiet, release
@@ -139,9 +139,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     add("--eot", type=int, default=4, help="draws per step of the attacks on purifiers with fresh noise")
     add("--evaluations", type=int, default=4, help="verdicts per image on purifiers with fresh noise")
     add("--seed", type=int, default=0)
-    if parser.parse_known_args(args)[0].toy:
-        parser.set_defaults(**TOY)
-    options = parser.parse_args(args)
+    options = parsed(parser, args, TOY)
     options.work = options.work or Path("runs/gpu/table-toy" if options.toy else "runs/gpu/table")
     check(parser, options)
     return options

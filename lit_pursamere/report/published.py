@@ -166,7 +166,7 @@ def differences(cell: Published, run: Run, system: str, attack: str) -> dict[str
 
 def same_classifier(cell: Published, run: Run) -> bool:
     """Whether the label of a run names the classifier of a published number, as "MALADE CNN" names CNN."""
-    return plain(cell.classifier) in map(plain, re.split(r"[\s+()/]+", run.label))
+    return plain(cell.classifier) in map(plain, re.findall(r"[^\s+()/]+", run.label))
 
 
 def agree(theirs: str, ours: object) -> bool:

@@ -12,7 +12,7 @@ from lit_pursamere import purifiers
 from lit_pursamere.attacks import PGD, AutoAttack
 from lit_pursamere.diffusion import GaussianMixtureScore, NoiseLevels
 from lit_pursamere.report.nearest import nearest
-from lit_pursamere.report.published import all_published, differences, published
+from lit_pursamere.report.published import all_published, differences, published, same_classifier
 from lit_pursamere.report.report import Report, make_report
 from lit_pursamere.report.runs import Run
 from lit_pursamere.store.manifest import setting_of
@@ -268,3 +268,12 @@ def test_a_file_that_is_none_is_refused(own, lines, message):
     own(*lines)
     with pytest.raises(ValueError, match=message):
         all_published()
+
+
+@pytest.mark.parametrize(("label", "classifier", "same"), [
+    ("MALADE CNN", "CNN", True), ("MALADE (CNN)", "CNN", True), ("MALADE Madry", "CNN", False),
+    ("MALADE sampler (plain DAE)", "", False),
+])  # fmt: skip
+def test_a_label_names_a_classifier(label, classifier, same):
+    cell = replace(all_published()[0], classifier=classifier)
+    assert same_classifier(cell, run("MALADE", {}, label=label)) == same

@@ -195,33 +195,18 @@ def test_randomness_belongs_to_epoch_and_image(attack):
 # --- training and validation
 
 
-class Curve(LitClassifier):
-    """Remembers the loss of every step."""
-
-    def on_fit_start(self):
-        super().on_fit_start()
-        self.losses = {}
-
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        self.losses[self.global_step] = loss.item()
-        return loss
-
-
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_a_resumed_adversarial_training_repeats_the_uninterrupted_one(tmp_path):
+def test_a_resumed_adversarial_training_repeats_the_uninterrupted_one(tmp_path, every_step):
     """Random starts, fresh noise of the purifier, dropout, average; stopped in an epoch and at its end."""
 
     def curve(folder, resume=None):
         pl.seed_everything(3)
-        every = pl.callbacks.ModelCheckpoint(
-            folder, "{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
-        )
+        every = every_step(folder)
         parts = {"clean": 0.3, "purified": 0.3, "purified_adversarial": 0.4}
         attack = PGD(LINF, "exact", steps=2, start="ball")
         torch.manual_seed(0)
         layers = nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(108, 2)
-        task = Curve(
+        task = LitClassifier(
             nn.Sequential(*layers),
             adversary=attack,
             attack=attack,
@@ -233,7 +218,7 @@ def test_a_resumed_adversarial_training_repeats_the_uninterrupted_one(tmp_path):
         options = {**COMMON, "max_epochs": 2, "enable_checkpointing": True, "callbacks": [every]}
         trainer = pl.Trainer(default_root_dir=folder, **options)
         trainer.fit(task, Images(batch_size=4, val_size=2), ckpt_path=resume)
-        return task.losses, task.state_dict(), dict(trainer.callback_metrics)
+        return every.losses, task.state_dict(), dict(trainer.callback_metrics)
 
     losses, weights, metrics = curve(tmp_path / "whole")
     assert sorted(losses) == list(range(10)) and len(set(losses.values())) == 10

@@ -255,40 +255,26 @@ def test_the_card_says_how_large_the_batch_was(tmp_path):
     assert (card["effective_batch"], card["batch_size"], card["ema_decay"]) == ("8", "4", "0.9")
 
 
-class Curve(LitClassifier):
-    """Remembers the loss of every step."""
-
-    def on_fit_start(self):
-        super().on_fit_start()
-        self.losses = {}
-
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        self.losses[self.global_step] = loss.item()
-        return loss
-
-
-def curve(folder, schedule, resume=None):
+def curve(every, schedule, resume=None):
     """Train three epochs of five steps on pairs with everything that has a state, keeping a checkpoint of each step."""
     pl.seed_everything(3)
-    every = pl.callbacks.ModelCheckpoint(
-        folder, "{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
+    task = LitClassifier(
+        network(dropout=0.3), schedule=schedule, milestones=[1, 2], warmup=1, ema_decay=0.9, nesterov=True
     )
-    task = Curve(network(dropout=0.3), schedule=schedule, milestones=[1, 2], warmup=1, ema_decay=0.9, nesterov=True)
     options = {"max_epochs": 3, "enable_checkpointing": True, "callbacks": [every]}
-    trainer(folder, **options).fit(task, Pairs(batch_size=4, val_size=2), ckpt_path=resume)
-    return task
+    trainer(every.dirpath, **options).fit(task, Pairs(batch_size=4, val_size=2), ckpt_path=resume)
+    return every.losses, task
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("schedule", [pytest.param("milestones", marks=pytest.mark.slow), "cosine"])
-def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, schedule):
-    whole = curve(tmp_path / "whole", schedule)
-    assert sorted(whole.losses) == list(range(15)) and len(set(whole.losses.values())) == 15
+def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, schedule, every_step):
+    losses, whole = curve(every_step(tmp_path / "whole"), schedule)
+    assert sorted(losses) == list(range(15)) and len(set(losses.values())) == 15
     # In an epoch, at its end, and from a checkpoint of the run that was itself resumed at an end.
     for source, step in (("whole", 3), ("whole", 5), ("from5", 8)):
-        resumed = curve(tmp_path / f"from{step}", schedule, tmp_path / f"{source}/step={step}.ckpt")
-        assert resumed.losses == {k: v for k, v in whole.losses.items() if k >= step}
+        again, resumed = curve(every_step(tmp_path / f"from{step}"), schedule, tmp_path / f"{source}/step={step}.ckpt")
+        assert again == {k: v for k, v in losses.items() if k >= step}
         for mine, theirs in zip(resumed.state_dict().values(), whole.state_dict().values(), strict=True):
             assert torch.equal(mine, theirs)
 

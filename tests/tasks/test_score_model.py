@@ -177,19 +177,6 @@ def test_a_learning_rate_without_an_end():
         LitScoreModel(NCSNv2Score(**TINY), decay_from=0)
 
 
-class Curve(LitScoreModel):
-    """Remembers the loss of every step."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.losses = {}
-
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        self.losses[self.global_step] = loss.item()
-        return loss
-
-
 class Speckles(ImageDataModule):
     """22 random images."""
 
@@ -199,21 +186,18 @@ class Speckles(ImageDataModule):
         return ArrayDataset(torch.rand((22, 1, 8, 8), generator=torch.Generator().manual_seed(0)), torch.arange(22) % 2)
 
 
-def curve(folder, build, objective, resume=None, resident=None):
+def curve(every, build, objective, resume=None, resident=None):
     """Train three epochs of five steps, keeping a checkpoint of every step."""
     pl.seed_everything(3)
     objective = objective() if callable(objective) else objective
-    task = Curve(build(), objective, lr=1e-3, warmup=4, schedule="cosine", ema_decay=0.9, ema_warmup=True)
-    every = pl.callbacks.ModelCheckpoint(
-        folder, "{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
-    )
+    task = LitScoreModel(build(), objective, lr=1e-3, warmup=4, schedule="cosine", ema_decay=0.9, ema_warmup=True)
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=3, callbacks=[every], logger=False, enable_progress_bar=False,
         enable_model_summary=False, inference_mode=False,
     )  # fmt: skip
     data = Speckles(batch_size=4, val_size=2, flip=True, crop=1, resident=resident)
     trainer.fit(task, data, ckpt_path=resume)
-    return task
+    return every.losses, task
 
 
 def judge():
@@ -244,25 +228,28 @@ WORLDS = [name if name == "dae" else pytest.param(name, marks=pytest.mark.slow) 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("world", WORLDS)
-def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, world):
-    whole = curve(tmp_path / "whole", *OBJECTIVES[world])
-    assert sorted(whole.losses) == list(range(15)) and len(set(whole.losses.values())) == 15
+def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path, world, every_step):
+    losses, whole = curve(every_step(tmp_path / "whole"), *OBJECTIVES[world])
+    assert sorted(losses) == list(range(15)) and len(set(losses.values())) == 15
     # In an epoch, at its end, and from a checkpoint of the run that was itself resumed at an end.
     for source, step in (("whole", 3), ("whole", 5), ("from5", 8)):
-        resumed = curve(tmp_path / f"from{step}", *OBJECTIVES[world], tmp_path / f"{source}/step={step}.ckpt")
-        assert resumed.losses == {k: v for k, v in whole.losses.items() if k >= step}
+        begin = tmp_path / f"{source}/step={step}.ckpt"
+        again, resumed = curve(every_step(tmp_path / f"from{step}"), *OBJECTIVES[world], begin)
+        assert again == {k: v for k, v in losses.items() if k >= step}
         for mine, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
             assert torch.equal(mine, theirs)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_a_run_goes_on_with_images_that_are_read_one_by_one_as_with_resident_ones(tmp_path):
-    whole = curve(tmp_path / "whole", *OBJECTIVES["ncsn"], resident=True)
-    resumed = curve(tmp_path / "lazy", *OBJECTIVES["ncsn"], tmp_path / "whole/step=3.ckpt", resident=False)
-    assert resumed.losses == {k: v for k, v in whole.losses.items() if k >= 3}
-    again = curve(tmp_path / "again", *OBJECTIVES["ncsn"], tmp_path / "lazy/step=8.ckpt", resident=False)
-    assert again.losses == {k: v for k, v in whole.losses.items() if k >= 8}
+def test_a_run_goes_on_with_images_that_are_read_one_by_one_as_with_resident_ones(tmp_path, every_step):
+    begins = {"whole": None, "lazy": tmp_path / "whole/step=3.ckpt", "again": tmp_path / "lazy/step=8.ckpt"}
+    losses = {
+        name: curve(every_step(tmp_path / name), *OBJECTIVES["ncsn"], begin, resident=begin is None)[0]
+        for name, begin in begins.items()
+    }
+    assert losses["lazy"] == {k: v for k, v in losses["whole"].items() if k >= 3}
+    assert losses["again"] == {k: v for k, v in losses["whole"].items() if k >= 8}
 
 
 @pytest.mark.parametrize(
