@@ -124,9 +124,13 @@ class PurSAMERE(Purifier):
         error, ascent_norm, distance = (torch.stack(column) for column in zip(*rows, strict=True))
         return purified, Trajectory(self.sigmas, self.lrs, error, ascent_norm, distance)
 
-    def _descend(self, x_adv: Tensor, noise: NoiseSource, rows: list[tuple[Tensor, ...]] | None) -> Tensor:
+    def _descend(
+        self, x_adv: Tensor, noise: NoiseSource, rows: list[tuple[Tensor, ...]] | None, begin: Tensor | None = None
+    ) -> Tensor:
+        """The last state of a descent in the ball around x_adv that begins there, or at another image."""
         # What one level hands to the next, all (B, C, H, W): the image, Adam's two moments, the gradient to be reused.
-        state: tuple[Tensor, ...] = (x_adv, torch.zeros_like(x_adv), torch.zeros_like(x_adv))
+        begin = x_adv if begin is None else begin
+        state: tuple[Tensor, ...] = (begin, torch.zeros_like(x_adv), torch.zeros_like(x_adv))
         for k, sigma in enumerate(self.sigmas, start=1):
             row: list[Tensor] = []
             xi = self._draw(noise, k, x_adv)
@@ -168,9 +172,13 @@ class PurSAMERE(Purifier):
             error = reached if before else error
         if row is not None:
             row.extend([error.detach(), image_norm(x_max - x, "l2").detach()])
-        step, mean, square = adam_step(g, mean, square, k, self.lrs[k - 1])
+        step, mean, square = self._move(g, mean, square, k)
         kept = (g,) if self.ascent == "reused" and self.rho_sam > 0 else ()
         return self._project(x - step, x_adv), mean, square, *kept
+
+    def _move(self, g: Tensor, mean: Tensor, square: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What level k subtracts from the image, and the optimiser's two moments."""
+        return adam_step(g, mean, square, k, self.lrs[k - 1])
 
     def _error_and_gradient(self, x: Tensor, sigma: float, xi: Tensor) -> tuple[Tensor, Tensor]:
         return self.gradient(partial(expected_reconstruction_error, self.score_model, sigma=sigma, noise=xi), x)
