@@ -4,7 +4,9 @@ from lit_pursamere.audit.base import Answer, Audit, Trial, choose_attack
 from lit_pursamere.audit.binarization import plant
 from lit_pursamere.audit.checklist import Checklist
 from lit_pursamere.audit.checks import CHECKS
+from lit_pursamere.audit.directions import Directions
 from lit_pursamere.audit.examination import Examination, Finding
+from lit_pursamere.audit.landscape import Landscape
 from lit_pursamere.audit.similarity import Similarity
 
 __all__ = [
@@ -12,8 +14,10 @@ __all__ = [
     "Answer",
     "Audit",
     "Checklist",
+    "Directions",
     "Examination",
     "Finding",
+    "Landscape",
     "Similarity",
     "Trial",
     "choose_attack",
