@@ -1,4 +1,5 @@
-"""Audit: could this attack have broken this defence, by the field's checklists; and how many draws does EoT need?"""
+"""Audit: could this attack have broken this defence, by the field's checklists; how many draws does EoT need; and what
+does an attacker see who knows the noise?"""
 
 from lit_pursamere.audit.base import Answer, Audit, Trial, choose_attack
 from lit_pursamere.audit.binarization import plant

@@ -58,7 +58,7 @@ def seen_flat(ways: Tensor, projection: Projection = "pca", seed: int = 0) -> Te
     Returns:
         (A, T, B, 2).
     """
-    points = ways.flatten(3).movedim(2, 0).flatten(1, 2).double().cpu()
+    points = ways.flatten(3).movedim(2, 0).flatten(1, 2).cpu().double()
     flat = torch.stack([_tsne(image, seed) if projection == "tsne" else _pca(image) for image in points])
     return flat.unflatten(1, ways.shape[:2]).movedim(0, 2)
 
