@@ -173,10 +173,11 @@ def audit(place: Place) -> list[str]:
     return robustness(place, *checks, "--audit.images=2", f"--audit.output={place.folder}")
 
 
-def eot_similarity(place: Place) -> list[str]:
+def with_known_noise(place: Place, name: str, *asked: str) -> list[str]:
+    """An audit that compares fresh with known noise."""
     options = ("--model.purifier=configs/purifier/dp_ddim.yaml", "--model.purifier.steps=20",
                "--model.attacks.exact20.steps=1")  # fmt: skip
-    asked = ("--audit=Similarity", "--audit.images=2", "--audit.draws=2", f"--audit.output={place.folder}")
+    asked = (f"--audit={name}", "--audit.images=2", *asked, f"--audit.output={place.folder}")
     return place.trainer(config("views"), *options, *asked)
 
 
@@ -247,7 +248,11 @@ RUNS: dict[str, Run] = {
     "validate a classifier": Run("validate", lambda place: validate(place, "classifier", "--data.purified=null")),
     "compare": Run("compare", compare),
     "audit": Run("audit", audit),
-    "eot-similarity": Run("audit", eot_similarity),
+    "eot-similarity": Run("audit", lambda place: with_known_noise(place, "Similarity", "--audit.draws=2")),
+    "landscape": Run("audit", lambda place: with_known_noise(place, "Landscape", "--audit.points=2")),
+    "directions": Run(
+        "audit", lambda place: with_known_noise(place, "Directions", "--audit.tables=2", "--audit.points=3")
+    ),
     "estimate": Run("estimate", estimate),
     "purify": Run("purify", purify),
     "reverify": Run("reverify", lambda place: [f"{place.earlier}/test", f"--device={place.device.type}"]),

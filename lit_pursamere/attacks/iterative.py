@@ -80,6 +80,28 @@ class IterativeAttack(Attack):
         return Outcome(last, any_, first_success)
 
     @final
+    def iterates(
+        self, view: nn.Module, x: Tensor, y: Tensor, progress: Progress = silent, keys: Tensor | None = None
+    ) -> Tensor:
+        """The way of the attack: where every image starts, and where each step leads; to look changes no step.
+
+        Arguments and errors are those of `in_slots`. An image that success ends stays where it is.
+
+        Returns:
+            (steps + 1, B, C, H, W). Without such images the last ones are those of `perturb`, bit for bit.
+        """
+        self._check(x, y)
+        with deferred(), self._at_work(view, y):
+            active = _start(self, x, y, 0, len(x), None)
+            path = [active.state["x_adv"]]
+            for done in range(1, self.steps + 1):
+                with follow(_keys(keys, active, None)):
+                    active, _ = _step(self, view, x, y, active, None)
+                path.append(active.state["x_adv"])
+                progress(done, self.steps)
+        return torch.stack(path)
+
+    @final
     def in_slots(
         self, view: nn.Module, x: Tensor, y: Tensor, slots: int, progress: Progress = silent, keys: Tensor | None = None
     ) -> Iterator[Group]:

@@ -1,10 +1,13 @@
-"""Audit: could this attack have broken this defence, by the field's checklists; and how many draws does EoT need?"""
+"""Audit: could this attack have broken this defence, by the field's checklists; how many draws does EoT need; and what
+does an attacker see who knows the noise?"""
 
 from lit_pursamere.audit.base import Answer, Audit, Trial, choose_attack
 from lit_pursamere.audit.binarization import plant
 from lit_pursamere.audit.checklist import Checklist
 from lit_pursamere.audit.checks import CHECKS
+from lit_pursamere.audit.directions import Directions
 from lit_pursamere.audit.examination import Examination, Finding
+from lit_pursamere.audit.landscape import Landscape
 from lit_pursamere.audit.similarity import Similarity
 
 __all__ = [
@@ -12,8 +15,10 @@ __all__ = [
     "Answer",
     "Audit",
     "Checklist",
+    "Directions",
     "Examination",
     "Finding",
+    "Landscape",
     "Similarity",
     "Trial",
     "choose_attack",

@@ -4,7 +4,7 @@ twin = the same defence with one noise table for everything          (Liu et al.
 for every image that has no row yet:  row = eot_similarity(defence, twin, attack on the twin)
 rows  ->  similarity.json, similarity.png
 
-FOLDER/images.jsonl         one line per image: index, label, digest, cosines with both references by number of draws
+FOLDER/images.jsonl         one row per image: cosines with both references by number of draws, see `rows`
 FOLDER/similarity.json      what was compared, the counts, means and 95 % intervals (Student's t), all rows
 """
 
@@ -16,8 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lit_pursamere.attacks.similarity import eot_similarity
 from lit_pursamere.audit.base import Answer, Audit, Trial
+from lit_pursamere.audit.rows import image_rows
 from lit_pursamere.audit.similarity_table import REFERENCES, mean_interval, similarity_figure, similarity_table
 from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import SeededNoise
@@ -27,11 +30,8 @@ from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.store import ResultsFolder
 from lit_pursamere.store.atomic import write_whole
 from lit_pursamere.store.durable import Row
-from lit_pursamere.weights import tensors_digest
 
-__all__ = ["Similarity", "known_twin"]
-
-ROWS = "images.jsonl"
+__all__ = ["Similarity", "draws_fresh", "known_twin", "require_fresh"]
 
 
 @dataclass(frozen=True)
@@ -81,29 +81,34 @@ class Similarity(Audit):
             ResultsFolder(self.output, manifest) as opened,
             Progress("similarity", "image", len(trial.x), trial.hidden) as progress,
         ):
-            rows = opened.read_rows(ROWS, lambda row: int(row["index"]))
-            for image, label, position in zip(trial.x.split(1), trial.y.split(1), trial.index, strict=True):
-                new, digest = position not in rows, tensors_digest({"x": image, "y": label})
-                if not new and rows[position]["image"] != digest:
-                    raise ValueError(
-                        f"image {position} of {trial.data} is not the one that {opened.folder / ROWS} has a row of; "
-                        "choose another `audit.output`, or restore the data"
-                    )
-                if new:
-                    with progress.inside("fresh noise", "draw") as draws, forked_randomness(self.seed, position):
-                        cosines = eot_similarity(
-                            view, known, trial.attack, image, label, self.counts, trial.batch, draws
-                        )
-                    values = {key: value[0].tolist() for key, value in cosines._asdict().items()}
-                    row = {"index": position, "label": int(label), "image": digest, **values}
-                    (rows[position],) = opened.append_rows(ROWS, [row])
-                progress.advance(1, skipped=not new)
-            wanted, title = [rows[i] for i in trial.index], f"{type(trial.defense.purifier).__name__}, {trial.name}"
-            return Answer(save(opened.folder, self.counts, wanted, manifest, title))
+
+            def compute(x: Tensor, y: Tensor, index: list[int]) -> dict[str, list]:
+                with progress.inside("fresh noise", "draw") as draws, forked_randomness(self.seed, *index):
+                    cosines = eot_similarity(view, known, trial.attack, x, y, self.counts, trial.batch, draws)
+                return {name: value.tolist() for name, value in cosines._asdict().items()}
+
+            rows = image_rows(opened, trial, compute, progress)
+            title = f"{type(trial.defense.purifier).__name__}, {trial.name}"
+            return Answer(save(opened.folder, self.counts, rows, manifest, title))
 
     def manifest(self, trial: Trial) -> dict[str, object]:
         settings = {key: value for key, value in asdict(self).items() if key not in ("attack", "images", "output")}
         return {**settings, **super().manifest(trial), "chunk": trial.batch}
+
+
+def draws_fresh(defense: Defense) -> bool:
+    """Whether its purifier draws noise that is not all known."""
+    noise = getattr(defense.purifier, "noise", None)
+    return noise is not None and not isinstance(noise, SeededNoise)
+
+
+def require_fresh(defense: Defense) -> None:
+    """Raise a ValueError if a defence draws no fresh noise."""
+    if not draws_fresh(defense):
+        raise ValueError(
+            f"{type(defense.purifier).__name__} draws no fresh noise, so there is nothing to average; say "
+            "`--model.noise fresh` if it draws any"
+        )
 
 
 def known_twin(defense: Defense, table: int) -> Defense:
@@ -112,12 +117,7 @@ def known_twin(defense: Defense, table: int) -> Defense:
     Raises:
         ValueError: If its purifier draws no fresh noise.
     """
-    noise = getattr(defense.purifier, "noise", None)
-    if noise is None or isinstance(noise, SeededNoise):
-        raise ValueError(
-            f"{type(defense.purifier).__name__} draws no fresh noise, so there is nothing to average; say "
-            "`--model.noise fresh` if it draws any"
-        )
+    require_fresh(defense)
     return Defense(defense.purifier.drawing_from(SeededNoise(table)), defense.classifier)
 
 

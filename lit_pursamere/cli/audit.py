@@ -7,7 +7,10 @@ __all__ = ["audit"]
 
 
 def audit(*options: str) -> None:
-    """Audit the defence of a `test` configuration under one of its attacks: `Checklist`, or `--audit Similarity`."""
+    """Audit the defence of a `test` configuration under one of its attacks.
+
+    `Checklist`, or `--audit Similarity`, `--audit Landscape` or `--audit Directions`, which end in figures.
+    """
     from lit_pursamere.audit import Audit, Checklist, Trial, choose_attack
     from lit_pursamere.seeding import run_seed
 

@@ -100,6 +100,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "audit": (
         "audit --config digits/robustness --audit.attack BPDA20-det --audit.images 32",
         "audit --config digits/robustness --audit Similarity",
+        "audit --config digits/robustness --audit Landscape",
     ),
     "sigmas": (
         "sigmas --data digits",

@@ -40,7 +40,7 @@ SAID = {  # what no docstring says, or what is to be typed rather than what it i
     "model.noise": "What is known of its noise: fresh, fixed, forward, or a number of tables.",
     "model.attacks": "File of attacks by name; one more: --model.attacks.NAME pgd20_exact.",
     "model.threat": "What attackers may change: --model.threat.norm linf, .eps 8/255.",
-    "audit": "What is asked: Checklist (the default), or Similarity.",
+    "audit": "What is asked: Checklist (the default), Similarity, Landscape or Directions.",
     "ckpt_path": "Checkpoint to start from.",
     "seed_everything": "Seed of all that is drawn.",
     "shard": "Do one part of so many, from 0/8 to 7/8; those of a folder complete each other.",

@@ -231,6 +231,24 @@ def test_other_images_do_not_matter(attack_of, threat, view, x, y):
             assert torch.allclose(shuffled[kind][-1 - i], together[kind][i], rtol=0, atol=1e-10)
 
 
+BY_STEPS = [name for name, make in ATTACKS.items() if isinstance(make(ThreatModel("linf", 0.1)), IterativeAttack)]
+
+
+@pytest.mark.parametrize("threat", ["linf"], indirect=True)
+@pytest.mark.parametrize("attack_of", BY_STEPS, indirect=True)
+def test_the_way_of_an_attack_ends_where_the_attack_does(attack_of, threat, view, x, y):
+    attack = attack_of(threat)
+    outcome, generators = attack.perturb(view, x, y, lambda done, total: None), torch.get_rng_state()
+    path = attack.iterates(view, x, y)
+    assert path.shape == (attack.steps + 1, *x.shape) and not path.requires_grad and not view._forward_hooks
+    assert torch.equal(torch.get_rng_state(), generators)
+    exact = 1e-12 if attack.stop_on_success else 0  # images that leave make the batch smaller
+    assert torch.allclose(path[-1], outcome.last, rtol=0, atol=exact)
+    fooled = outcome.first_success >= 0
+    first = path[outcome.first_success[fooled], fooled.nonzero().flatten()]
+    assert torch.allclose(first, outcome.any[fooled], rtol=0, atol=exact)
+
+
 def test_without_a_budget_nothing_changes(attack_of, threat, view, x, y):
     for candidate in attack_of(ThreatModel(threat.norm, 0))(view, x, y)[:2]:
         assert torch.equal(candidate, x)
