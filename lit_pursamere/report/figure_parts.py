@@ -51,11 +51,15 @@ def draw_curve(
     marker: str,
     dashes: tuple[float, ...],
     label: str,
+    shift: float = 0.0,
 ) -> None:
-    """Draw accuracies over a number, with their intervals."""
+    """Draw accuracies over a number, with their intervals, `shift` points to the right, so that none hides others."""
+    from matplotlib.transforms import ScaledTranslation
+
+    aside = ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
     values, accuracies = zip(*points, strict=True)
     axes.errorbar(
         values, [100 * accuracy.value for accuracy in accuracies], yerr=error_bars(accuracies, interval), color=colour,
         marker=marker, markersize=4, linewidth=1.4, linestyle=(0, dashes) if dashes else "-", elinewidth=0.8,
-        capsize=2, label=label,
+        capsize=2, label=label, transform=axes.transData + aside,
     )  # fmt: skip

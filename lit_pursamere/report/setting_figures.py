@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["setting_figure"]
 
 COLUMNS = 3  # of panels
+SHIFT = 2.5  # points between the whiskers of one value
 Points = dict[str, Accuracy]  # by value of what is swept, as text
 
 
@@ -60,7 +61,14 @@ def setting_figure(comparison: Comparison, axis: str) -> Figure:
                 placed = sorted(
                     ((at[value], accuracy) for value, accuracy in points.items()), key=lambda point: point[0]
                 )
-                draw_curve(axes, placed, comparison.interval, *style, shown(drawn[rank], "figure"))
+                draw_curve(
+                    axes,
+                    placed,
+                    comparison.interval,
+                    *style,
+                    shown(drawn[rank], "figure"),
+                    SHIFT * (rank - (len(drawn) - 1) / 2),
+                )
         name_values(axes, at)
         axes.set(ylim=(0, 102), yticks=range(0, 101, 20))
         grid_lines(axes, "both")
