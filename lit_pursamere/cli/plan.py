@@ -114,11 +114,11 @@ def read_plan(file: str | Path, output: str | Path | None = None) -> Plan:
         raise ValueError(f"output in {file} must be the name of a folder, in quotes if it is a number; got {got!r}")
     plan = Plan(Path(output or content["output"]), {key: test[key] for key in TEST if key in test}, {})
     for name, value in purifiers.items():
-        sweep, where = content.get(SWEEP), f"{SWEEP} in {file}"
+        sweep, key = content.get(SWEEP), SWEEP
         if isinstance(value, dict) and SWEEP in value:
-            sweep, where = value[SWEEP], f"purifiers.{name}.{SWEEP} in {file}"
+            sweep, key = value[SWEEP], f"purifiers.{name}.{SWEEP}"
             value = {option: given for option, given in value.items() if option != SWEEP}
-        axes = read_sweep(sweep, where, partial(check_swept, attacks)) if sweep else {}
+        axes = read_sweep(sweep, key, file, partial(check_swept, attacks)) if sweep else {}
         add(plan, str(name), entry(str(name), value, attacks, file), axes, file)
     return plan
 
@@ -200,7 +200,7 @@ def refuse_own(option: str, where: str, own: Iterable[str] = OWN) -> None:
     if any(option == name or option.startswith(f"{name}.") for name in own):
         raise ValueError(
             f"{where}: {option} is given by the comparison itself; name purifiers with their options under "
-            "`purifiers`, and the folder under `output`"
+            "`purifiers`, what varies under `sweep`, and the folder under `output`"
         )
 
 

@@ -23,23 +23,25 @@ SEED = "seed_everything"
 Axes = dict[str, dict[str, dict[str, object]]]  # options by value, by the name of what is swept
 
 
-def read_sweep(content: object, where: str, check: Callable[[str, str], None]) -> Axes:
+def read_sweep(content: object, key: str, file: object, check: Callable[[str, str], None]) -> Axes:
     """Read a sweep.
 
     Args:
         content: What the file holds.
-        where: Its place in the file, for messages.
+        key, file: Where it holds that, for messages.
         check: Raises ValueError for what is no option of `test`; gets the option and its place.
 
     Raises:
         ValueError: If something is not of its kind; the message names it.
     """
-    entries = {str(name): values for name, values in mapping(content, where).items()}
+    entries = {str(name): values for name, values in mapping(content, f"{key} in {file}").items()}
     axes = {}
     for name, values in entries.items():
-        place = f"{where}.{name}"
+        place = f"{key}.{name} in {file}"
         if isinstance(values, dict):
-            axes[name] = {str(value): mapping(options, f"{place}.{value}") for value, options in values.items()}
+            axes[name] = {
+                str(value): mapping(options, f"{key}.{name}.{value} in {file}") for value, options in values.items()
+            }
         elif isinstance(values, list):
             axes[short(name, entries)] = {text(value, place): {name: value} for value in values}
             if len({json.dumps(value) for value in values}) < len(values):
@@ -51,7 +53,7 @@ def read_sweep(content: object, where: str, check: Callable[[str, str], None]) -
     for name, points in axes.items():
         for option in dict.fromkeys(option for options in points.values() for option in options):
             if option != SEED:
-                check(option, f"{where}.{name}")
+                check(option, f"{key}.{name} in {file}")
     return axes
 
 

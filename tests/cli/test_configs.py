@@ -351,8 +351,9 @@ def test_purifiers_of_comparisons_are_complete(config, name, tmp_path):
     purify_one(purifier, 1, 8)
 
 
-# Rows that have attacks of their own would run these at full length: minutes.
-UNIFORM = [path for path in COMPARISONS if path.stem not in ("mnist_malade", "mnist_malade_short")]
+# Rows that have attacks of their own would run these at full length, minutes; networks of CIFAR-10 are large.
+LONG = ("mnist_malade", "mnist_malade_short", "cifar10_coup", "cifar10_nfe")
+UNIFORM = [path for path in COMPARISONS if path.stem not in LONG]
 
 
 @pytest.mark.slow

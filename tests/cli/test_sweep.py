@@ -72,9 +72,9 @@ def test_the_name_of_an_entry_means_all_its_rows(plan):
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
-        ([1], "sweep in .* must be a mapping"),
+        ([1], r"^sweep in .* must be a mapping"),
         ({"model.purifier.steps": 3}, "must be a list of values, or options of `test` by value; got 3"),
-        ({"model.purifier.steps": []}, "steps names no value"),
+        ({"model.purifier.steps": []}, r"sweep.model.purifier.steps in .* names no value"),
         ({"model.purifier.steps": [1, 1]}, "a value stands there twice"),
         ({"model.purifier.sigmas": [[1, 2]]}, "cannot be part of a row's name; write NAME"),
         ({"model.purifier": ["COUP"]}, "name every purifier under `purifiers`"),
