@@ -50,7 +50,8 @@ def setting_figure(comparison: Comparison, axis: str) -> Figure:
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    at = positions([value for place in comparison.places.values() for value in [place.values.get(axis)] if value])
+    known = [place.values[axis] for place in comparison.places.values() if axis in place.values]
+    at = positions([value for value in known if any(value in points for points in curves.values())])
     for number, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
         label = "accuracy (%)" if number % columns == 0 else ""
         decorate(axes, shown(panel, "figure"), shown(axis, "figure"), label)
@@ -111,9 +112,15 @@ def geometric(numbers: Sequence[float]) -> bool:
 
 
 def name_values(axes: Axes, at: dict[str, float]) -> None:
-    """Give the axis a tick at every value, and a logarithmic scale where they are geometric."""
+    """Give the axis a tick and room for every value, and a logarithmic scale where they are geometric."""
+    least, most = min(at.values()), max(at.values())
+    room = 0.08 * (most - least)
+    ends = least - room, most + room
     if geometric([*at.values()]):
-        least = min(number for number in at.values() if number > 0)
-        axes.set_xscale("symlog", base=2, linthresh=least) if 0 in at.values() else axes.set_xscale("log", base=2)
+        first = min(number for number in at.values() if number > 0)
+        room = (most / first) ** 0.08
+        ends = -0.2 * first if least == 0 else least / room, most * room
+        axes.set_xscale("symlog", base=2, linthresh=first) if least == 0 else axes.set_xscale("log", base=2)
     axes.set_xticks([*at.values()], [shown(value, "figure") for value in at])
+    axes.set_xlim(*ends)
     axes.minorticks_off()
