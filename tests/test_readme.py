@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from lit_pursamere.cli.main import main
+from lit_pursamere.cli.plan import read_plan
 from lit_pursamere.cli.spelling import check_words
 from lit_pursamere.cli.usage import VERBS
 from lit_pursamere.configuration.composition import asks_for_help
@@ -107,7 +108,7 @@ def test_make_targets_exist():
 
 
 def test_the_five_settings_are_those_of_a_test(monkeypatch, tmp_path, capsys):
-    (configuration,) = blocks(read("docs/commands.md"), "yaml")
+    _, configuration = blocks(read("docs/commands.md"), "yaml")
     for folder in (ROOT / "configs").iterdir():
         (tmp_path / folder.name).symlink_to(folder)
     (tmp_path / "mine").mkdir()
@@ -119,6 +120,16 @@ def test_the_five_settings_are_those_of_a_test(monkeypatch, tmp_path, capsys):
     assert exit_.value.code == 0, told.err
     for name in ("threat", "score_model", "purifier", "classifier", "noise"):
         assert re.search(rf"^ +{name}:", configuration, flags=re.MULTILINE) and f"    {name}:" in told.out
+
+
+def test_the_sweep_is_one(tmp_path):
+    comparison, _ = blocks(read("docs/commands.md"), "yaml")
+    for folder in (ROOT / "configs").iterdir():
+        (tmp_path / folder.name).symlink_to(folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/compare.yaml").write_text(comparison, encoding="utf-8")
+    rows = read_plan(tmp_path / "mine/compare.yaml").purifiers
+    assert len(rows) == 2 * 3 * 2 + 1 and {"COUP unguided t_star=0.2 attack=long", "DP_DDPM"} <= {*rows}
 
 
 @pytest.mark.parametrize("file", DOCUMENTS)

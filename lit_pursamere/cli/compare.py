@@ -26,7 +26,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from lit_pursamere.cli.errors import TRACEBACK, in_one_line, keep_traceback
 from lit_pursamere.cli.lightning import check_processes, command_line, examined
-from lit_pursamere.cli.plan import OWN, PURIFIER, Plan, read_plan, refuse_own
+from lit_pursamere.cli.plan import Plan, read_plan, refuse_own
 from lit_pursamere.ending import command, ending
 from lit_pursamere.evaluation.cost import known_cost, measure_cost
 from lit_pursamere.report import FORMATS, Report, Run, as_markdown, read_comparison
@@ -60,7 +60,7 @@ def compare(
     for all of them.
 
     Args:
-        file: YAML file: output, test, purifiers.
+        file: YAML file: output, test, purifiers and, to see what a setting does, sweep.
         options: Options of every `test`.
         only: Evaluate these purifiers only.
         table: Evaluate nothing, print the table of what is there.
@@ -71,9 +71,9 @@ def compare(
         FileNotFoundError: If a file does not exist.
         ValueError: If the comparison has a mistake, or a purifier failed.
     """
-    for option in options:
-        refuse_own(option.lstrip("-").partition("=")[0], "the command line", (PURIFIER, *OWN))
     plan = read_plan(file, output)
+    for option in options:
+        refuse_own(option.lstrip("-").partition("=")[0], "the command line", plan.own)
     names, failed = plan.choose(only), {}
     if not table:
         with ResultsFolder(plan.output, rank=getattr(rank_zero_only, "rank", 0)):
@@ -95,8 +95,10 @@ def evaluate(plan: Plan, names: Sequence[str], options: Sequence[str]) -> dict[s
             runs[name] = prospect(plan.output / name, name, cli)
             pictured[name] = cli.model.pictures_there()
             unmeasured += [] if known_cost(only_defense(cli), plan.output / name) else [name]
-    others = [run for run in read_comparison(plan.output, plan.purifiers).runs if run.label not in runs]
-    check_comparison([*runs.values(), *others])
+    others = [
+        run for run in read_comparison(plan.output, plan.purifiers, places=plan.places).runs if run.label not in runs
+    ]
+    check_comparison([*runs.values(), *others], plan.places)
     for name in unmeasured:
         with about(name), quiet():
             measure(plan, name, options)
@@ -204,11 +206,11 @@ def say(text: str) -> None:
 @rank_zero_only
 def show(plan: Plan, elsewhere: bool) -> None:
     """Print the table and write it."""
-    comparison = read_comparison(plan.output, plan.purifiers, elsewhere)
+    comparison = read_comparison(plan.output, plan.purifiers, elsewhere, plan.places)
     if not comparison.runs:
         raise ValueError(f"there are no runs in {plan.output} yet; run the comparison without --table first")
     save_comparison(comparison, plan.output)
     print(as_markdown(comparison), end="")
     best = max(comparison.runs, key=lambda run: worst_line(Report((run,))).headline.value)
-    made = f"{len(comparison.runs)} runs, tables and figure in {plan.output}"
+    made = f"{len(comparison.runs)} runs, tables and figures in {plan.output}"
     say(ending(made, f"best: {headline(Report((best,)))}", command("report", plan.output / best.label)))

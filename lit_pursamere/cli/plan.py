@@ -8,6 +8,8 @@
         model.purifier: ../purifier/diffpure.yaml
         model.purifier.sampler: ode
         model.evaluations: 4
+    sweep:                             # if wanted: a row for every value of a setting, see `sweep`
+      model.purifier.t_star: [0.05, 0.1]
 
 Here files are only put together; what they say is checked when a purifier is built.
 """
@@ -17,14 +19,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from lit_pursamere.cli.sweep import Axes, places_of, read_sweep
 from lit_pursamere.configuration.composition import read_yaml
+from lit_pursamere.report.places import Place
 
 __all__ = ["Plan", "read_plan", "refuse_own"]
 
 TOP = ("output", "test", "purifiers")
+SWEEP = "sweep"
 TEST = ("seed_everything", "model", "data", "trainer")
 OF_RUNS = ("ckpt_path", "verbose", "weights_only")  # what config.yaml of a run says beside that
 GROUPS = ("model.", "data.", "trainer.")  # of the options of `test`
@@ -40,29 +46,44 @@ class Plan:
         output: Folder of the runs and of the table.
         test: Configuration of `test`.
         purifiers: By name, options of `test`, the purifier first.
+        places: By name, where those that are swept stand; their options are not among those of `purifiers`.
     """
 
     output: Path
     test: dict
     purifiers: dict[str, dict[str, object]]
+    places: dict[str, Place] = field(default_factory=dict)
 
     def choose(self, names: Iterable[str] | None) -> list[str]:
-        """These names in the order of the comparison (None: all).
+        """These names in the order of the comparison (None: all); that of a swept entry means all its rows.
 
         Raises:
             ValueError: If there is no purifier of such a name.
         """
         if names is None:
             return list(self.purifiers)
-        if unknown := [name for name in names if name not in self.purifiers]:
+        entries = {
+            name: {name, self.places[name].purifier} if name in self.places else {name} for name in self.purifiers
+        }
+        if unknown := [name for name in names if not any(name in known for known in entries.values())]:
             raise ValueError(f"there is no purifier {unknown[0]!r} in this comparison; it has {listed(self.purifiers)}")
-        return [name for name in self.purifiers if name in set(names)]
+        return [name for name, known in entries.items() if known & set(names)]
 
     def arguments(self, name: str, options: Iterable[str] = ()) -> list[str]:
-        """Arguments of `lit-pursamere test` for a purifier; `options` have the last word."""
+        """Arguments of `lit-pursamere test` for a purifier; `options` come last, but for what is swept."""
         own = {"model.undefended": False, "model.output": str(self.output / name), **self.purifiers[name]}
-        values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in own.items()}
-        return ["--config", json.dumps(self.test), *(f"--{key}={value}" for key, value in values.items()), *options]
+        place = self.places[name].options if name in self.places else {}
+        return ["--config", json.dumps(self.test), *words(own), *options, *words(place)]
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Options of `test` that are no option of the comparison, for its file decides them."""
+        return (PURIFIER, *OWN, *dict.fromkeys(option for place in self.places.values() for option in place.options))
+
+
+def words(options: dict[str, object]) -> list[str]:
+    """Options as words of a command line."""
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in options.items()]
 
 
 def read_plan(file: str | Path, output: str | Path | None = None) -> Plan:
@@ -77,7 +98,7 @@ def read_plan(file: str | Path, output: str | Path | None = None) -> Plan:
         ValueError: If an entry is missing, unknown, or not of its kind; the message names it and the known ones.
     """
     file = Path(file)
-    content = section(read_yaml(file), str(file), TOP, required=TOP)
+    content = section(read_yaml(file), str(file), (*TOP, SWEEP), required=TOP)
     test = section(content["test"], f"test in {file}", TEST + OF_RUNS, required=("model", "data"))
     model = section(test["model"], f"test.model in {file}")
     if "LitRobustness" not in str(model.get("class_path")) or "attacks" not in (model.get("init_args") or {}):
@@ -91,11 +112,33 @@ def read_plan(file: str | Path, output: str | Path | None = None) -> Plan:
     if not isinstance(content["output"], str) or not content["output"]:
         got = content["output"]
         raise ValueError(f"output in {file} must be the name of a folder, in quotes if it is a number; got {got!r}")
-    return Plan(
-        output=Path(output or content["output"]),
-        test={key: test[key] for key in TEST if key in test},
-        purifiers={str(name): entry(str(name), value, attacks, file) for name, value in purifiers.items()},
-    )
+    plan = Plan(Path(output or content["output"]), {key: test[key] for key in TEST if key in test}, {})
+    for name, value in purifiers.items():
+        sweep, key = content.get(SWEEP), SWEEP
+        if isinstance(value, dict) and SWEEP in value:
+            sweep, key = value[SWEEP], f"purifiers.{name}.{SWEEP}"
+            value = {option: given for option, given in value.items() if option != SWEEP}
+        axes = read_sweep(sweep, key, file, partial(check_swept, attacks)) if sweep else {}
+        add(plan, str(name), entry(str(name), value, attacks, file), axes, file)
+    return plan
+
+
+def add(plan: Plan, name: str, options: dict[str, object], axes: Axes, file: Path) -> None:
+    """Add the rows of an entry to a plan.
+
+    Raises:
+        ValueError: If a row's name is taken or is no folder's, or an option of the entry is swept as well.
+    """
+    for row, place in places_of(name, axes):
+        where = f"purifiers.{row} in {file}"
+        check_name(row, where)
+        if row in plan.purifiers:
+            raise ValueError(f"{where} stands there twice")
+        if told := [option for option in options if option in place.options]:
+            raise ValueError(f"{where}: {told[0]} is told twice, by the purifier and by its sweep; take one out")
+        plan.purifiers[row] = options
+        if axes:
+            plan.places[row] = place
 
 
 def entry(name: str, value: object, attacks: Collection[str], file: Path) -> dict[str, object]:
@@ -105,8 +148,7 @@ def entry(name: str, value: object, attacks: Collection[str], file: Path) -> dic
         ValueError: If it is not understood; the message names the key and the known ones.
     """
     where = f"purifiers.{name} in {file}"
-    if not re.fullmatch(r"\w[\w.+=() -]*", name):
-        raise ValueError(f"{where}: a name is a folder's: letters, digits, spaces and _ . + - = ( ); got {name!r}")
+    check_name(name, where)
     if isinstance(value, str) or (isinstance(value, dict) and "class_path" in value):
         return {PURIFIER: value}
     options = {str(option): given for option, given in section(value, where).items()}
@@ -116,6 +158,24 @@ def entry(name: str, value: object, attacks: Collection[str], file: Path) -> dic
         refuse_own(option, where)
         check_option(option, attacks, where)
     return {PURIFIER: options[PURIFIER], **options}
+
+
+def check_name(name: str, where: str) -> None:
+    """Raise ValueError unless a folder can have this name."""
+    if not re.fullmatch(r"\w[\w.+=() -]*", name):
+        raise ValueError(f"{where}: a name is a folder's: letters, digits, spaces and _ . + - = ( ); got {name!r}")
+
+
+def check_swept(attacks: Collection[str], option: str, where: str) -> None:
+    """Refuse what cannot be swept.
+
+    Raises:
+        ValueError: Naming the option and what is known.
+    """
+    refuse_own(option, where)
+    check_option(option, attacks, where)
+    if option == PURIFIER:
+        raise ValueError(f"{where}: {PURIFIER} itself is not swept; name every purifier under `purifiers`")
 
 
 def check_option(option: str, attacks: Collection[str], where: str) -> None:
@@ -140,7 +200,7 @@ def refuse_own(option: str, where: str, own: Iterable[str] = OWN) -> None:
     if any(option == name or option.startswith(f"{name}.") for name in own):
         raise ValueError(
             f"{where}: {option} is given by the comparison itself; name purifiers with their options under "
-            "`purifiers`, and the folder under `output`"
+            "`purifiers`, what varies under `sweep`, and the folder under `output`"
         )
 
 

@@ -5,7 +5,7 @@ Every purifier has a run of its own, OUTPUT/NAME.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from lit_pursamere.report.lines import WORST, Line
 from lit_pursamere.report.nearest import NEAREST_FIELDS, Nearest, nearest, nearest_cell, nearest_note, nearest_record
 from lit_pursamere.report.notes import WORST_NOTE, explanation, meaning, with_exceptions
 from lit_pursamere.report.paired import Pair
+from lit_pursamere.report.places import Place, varied
 from lit_pursamere.report.report import Report
 from lit_pursamere.report.runs import FREE, Run, differences, run_of, told
 from lit_pursamere.report.verdicts import CLEAN
@@ -39,6 +40,7 @@ class Comparison(Report):
         costs: What a purification costs, by purifier, where it was measured.
         absent: Purifiers of which there is no run yet.
         elsewhere: Whether published numbers of other data sets and budgets may stand beside, too.
+        places: By purifier, where those that are swept stand.
 
     Raises:
         ValueError: If the runs do not compare.
@@ -47,13 +49,14 @@ class Comparison(Report):
     costs: dict[str, Cost] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     elsewhere: bool = False
+    places: dict[str, Place] = field(default_factory=dict)
 
     name: ClassVar[str] = "comparison"
     ruled: ClassVar[tuple[str, ...]] = ()
     fields: ClassVar[dict[str, type]] = {**Report.fields, "missing": int, **COST_FIELDS, **NEAREST_FIELDS}
 
     def __post_init__(self) -> None:
-        check_comparison(self.runs)
+        check_comparison(self.runs, self.places)
 
     @cached_property
     def pivot(self) -> dict[str, dict[str, Line]]:
@@ -152,13 +155,15 @@ class Comparison(Report):
         return text if line.headline.n == self.images else f"{text}, n = {line.headline.n}"
 
 
-def read_comparison(output: str | Path, names: Iterable[str], elsewhere: bool = False) -> Comparison:
+def read_comparison(
+    output: str | Path, names: Iterable[str], elsewhere: bool = False, places: Mapping[str, Place] | None = None
+) -> Comparison:
     """Read the runs of purifiers; undefended classifiers come first.
 
     Args:
         output: Folder of the comparison.
         names: Names of the purifiers, which are those of their folders.
-        elsewhere: As of `Comparison`.
+        elsewhere, places: As of `Comparison`.
 
     Raises:
         ValueError: If a file is damaged, or runs do not compare.
@@ -174,30 +179,33 @@ def read_comparison(output: str | Path, names: Iterable[str], elsewhere: bool = 
         if cost := read_cost(folder):
             costs[name] = cost
     runs.sort(key=lambda run: run.system != "Identity")
-    return Comparison(tuple(runs), costs=costs, absent=tuple(absent), elsewhere=elsewhere)
+    return Comparison(tuple(runs), costs=costs, absent=tuple(absent), elsewhere=elsewhere, places=dict(places or {}))
 
 
-def check_comparison(runs: Sequence[Run]) -> None:
+def check_comparison(runs: Sequence[Run], places: Mapping[str, Place] | None = None) -> None:
     """Refuse runs that cannot stand in one comparison.
 
     Raises:
         ValueError: If other images, seeds or headlines were used, or attacks of one name are not the same; the message
-            names run and difference. Of the same data fewer images may be attacked in a row, and by fewer attacks.
+            names run and difference. Of the same data fewer images may be attacked in a row, and by fewer attacks;
+            what is swept may differ.
     """
+    swept = varied((places or {}).values())
+    free = (*MAY_DIFFER, "seed") if "seed_everything" in swept else MAY_DIFFER
     for run in runs[1:]:
         pair = runs[0], run
         parts = ("images",) if run.images != runs[0].images else ()  # fewer of the same data, which n tells
-        if found := differences(pair, (*MAY_DIFFER, *parts)) + _other_attacks(*pair):
+        if found := differences(pair, (*free, *parts)) + _other_attacks(*pair, swept):
             raise ValueError(
                 f"{run.label} does not compare with {runs[0].label}: {'; '.join(found)}. Purifiers of one comparison "
                 "need the same images, seed, headline and attacks; use another `output` folder for other ones"
             )
 
 
-def _other_attacks(first: Run, other: Run) -> list[str]:
+def _other_attacks(first: Run, other: Run, swept: set[str]) -> list[str]:
     found = []
     for name in [name for name in first.attacks if name in other.attacks]:
-        for key in MUST_AGREE:
+        for key in [key for key in MUST_AGREE if key not in swept]:
             values = [getattr(run.attacks[name], key) for run in (first, other)]
             if values[0] != values[1]:
                 found.append(told(f"{key} of {name}", values, (first, other)))

@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from lit_pursamere.names import shown
-from lit_pursamere.report.curves import Survival, Sweep, survivals, sweeps
+from lit_pursamere.report.curves import Survival, survivals, sweeps
 from lit_pursamere.report.drawing import NothingToDraw
-from lit_pursamere.report.figure_parts import caption_of, colour_of, error_bars
+from lit_pursamere.report.figure_parts import caption_of, colour_of, draw_curve
 from lit_pursamere.report.report import Report
 from lit_pursamere.report.runs import eps_text
 from lit_pursamere.report.style import (
@@ -63,7 +63,7 @@ def sweep_figure(report: Report, parameter: Literal["eps", "steps"]) -> Figure:
                 label = shown(f"{name[1]} ({sweep.run})" if names.count(name) > 1 else name[1], "figure")
                 marker = MARKERS[attacks.index(sweep.attack) % len(MARKERS)]
                 dashes = DASHES[attacks.index(sweep.attack) % len(DASHES)]
-                _sweep(axes, sweep, report.interval, colour_of(systems, sweep.system), marker, dashes, label)
+                draw_curve(axes, sweep.points, report.interval, colour_of(systems, sweep.system), marker, dashes, label)
         _value_ticks(axes, [x for sweep in found if sweep.panel == panel for x, _ in sweep.points], parameter)
         axes.set(ylim=(0, 102), yticks=range(0, 101, 20))
         grid_lines(axes, "both")
@@ -139,17 +139,6 @@ def roc_figure(report: Report) -> Figure:
     legend(figure, 2)
     caption(figure, caption_of(report, [line.headline.n for line, _ in lines], intervals=False))
     return figure
-
-
-def _sweep(
-    axes: Axes, sweep: Sweep, interval: str, colour: str, marker: str, dashes: tuple[float, ...], label: str
-) -> None:
-    values, accuracies = zip(*sweep.points, strict=True)
-    axes.errorbar(
-        values, [100 * accuracy.value for accuracy in accuracies], yerr=error_bars(accuracies, interval), color=colour,
-        marker=marker, markersize=4, linewidth=1.4, linestyle=(0, dashes) if dashes else "-", elinewidth=0.8,
-        capsize=2, label=label,
-    )  # fmt: skip
 
 
 def _value_ticks(axes: Axes, values: Sequence[float], parameter: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lit_pursamere.names import shown
 from lit_pursamere.report.notes import INTERVAL_NAMES
@@ -10,7 +11,10 @@ from lit_pursamere.report.report import Report
 from lit_pursamere.report.statistics import INTERVALS, Accuracy
 from lit_pursamere.report.style import CYCLE, GREYS
 
-__all__ = ["caption_of", "colour_of", "error_bars"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["caption_of", "colour_of", "draw_curve", "error_bars"]
 
 
 def caption_of(report: Report, sizes: Sequence[int | None], intervals: bool = True) -> str:
@@ -37,3 +41,25 @@ def error_bars(accuracies: Sequence[Accuracy], interval: str) -> list[list[float
     below = [100 * max(0.0, a.value - low) for a, (low, _) in zip(accuracies, ends, strict=True)]
     above = [100 * max(0.0, high - a.value) for a, (_, high) in zip(accuracies, ends, strict=True)]
     return [below, above]
+
+
+def draw_curve(
+    axes: Axes,
+    points: Sequence[tuple[float, Accuracy]],
+    interval: str,
+    colour: str,
+    marker: str,
+    dashes: tuple[float, ...],
+    label: str,
+    shift: float = 0.0,
+) -> None:
+    """Draw accuracies over a number, with their intervals, `shift` points to the right, so that none hides others."""
+    from matplotlib.transforms import ScaledTranslation
+
+    aside = ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
+    values, accuracies = zip(*points, strict=True)
+    axes.errorbar(
+        values, [100 * accuracy.value for accuracy in accuracies], yerr=error_bars(accuracies, interval), color=colour,
+        marker=marker, markersize=4, linewidth=1.4, linestyle=(0, dashes) if dashes else "-", elinewidth=0.8,
+        capsize=2, label=label, transform=axes.transData + aside,
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from lit_pursamere.report.accuracy_figures import comparison_figure
@@ -11,7 +12,9 @@ from lit_pursamere.report.drawing import beside, save_figure
 from lit_pursamere.report.formats import as_csv, as_json, as_latex, as_markdown
 from lit_pursamere.report.html import as_html
 from lit_pursamere.report.parquet import as_parquet
+from lit_pursamere.report.places import swept
 from lit_pursamere.report.report import Report
+from lit_pursamere.report.setting_figures import setting_figure
 from lit_pursamere.store.atomic import write_whole
 
 __all__ = ["FORMATS", "ON_REQUEST", "save_comparison", "save_report"]
@@ -47,8 +50,16 @@ def save(content: str | bytes, file: Path) -> Path:
 
 
 def save_comparison(comparison: Comparison, folder: str | Path) -> None:
-    """Write comparison.md, comparison.csv, comparison.tex and, if there are records, comparison.png into a folder."""
+    """Write comparison.md, comparison.csv, comparison.tex and figures of what there are records of into a folder.
+
+    These are comparison.png and, of every setting that is swept, accuracy-SETTING.png.
+    """
     save_report(comparison, folder)
-    file = Path(folder) / "comparison.png"
-    with beside(str(file)):
-        save_figure(comparison_figure(comparison), file)
+    figures = {"comparison": partial(comparison_figure, comparison)}
+    figures |= {
+        f"accuracy-{axis}": partial(setting_figure, comparison, axis) for axis in swept(comparison.places.values())
+    }
+    for name, draw in figures.items():
+        file = Path(folder) / f"{name}.png"
+        with beside(str(file)):
+            save_figure(draw(), file)

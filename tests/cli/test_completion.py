@@ -43,7 +43,7 @@ FOUND = [
     ("audit --audit.ch", {"--audit.checks"}),
     ("purify in out --purifier.", {"--purifier.score_model", "--purifier.seed"}),
     ("purify in out --purifier adp --co", {"--config", "--convert"}),
-    ("compare compare/digits_", {"compare/digits_known_noise", "compare/digits_short", "compare/digits_variants"}),
+    ("compare compare/digits_kn", {"compare/digits_known_noise"}),
     ("experiment mnist/", {"mnist/denoiser", "mnist/malade_table2", "mnist/malade_table2_short"}),
     ("figure c", {"coup-toy", "coup-distance"}),
     ("report run --format h", {"html"}),

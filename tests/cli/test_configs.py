@@ -17,7 +17,7 @@ from lit_pursamere import diffusion
 from lit_pursamere.attacks import Attack
 from lit_pursamere.attacks.survivors import SurvivorAttack
 from lit_pursamere.cli.main import main
-from lit_pursamere.cli.plan import read_plan
+from lit_pursamere.cli.plan import Plan, read_plan
 from lit_pursamere.configuration.composition import compose, read_yaml
 from lit_pursamere.data import ImageDataModule, PurifiedSet
 from lit_pursamere.diffusion import NCSNv2Score
@@ -328,8 +328,14 @@ def test_networks_are_complete(config, monkeypatch):
         assert isinstance(instantiate(WithNetwork, ROOT / config), nn.Module)
 
 
-# Of a grid of one purifier the ends.
-ENTRIES = {config: [*plan.purifiers] for config, plan in PLANS.items()}
+# Of a grid of one purifier, and of a sweep, the ends.
+def ends(plan: Plan) -> list[str]:
+    last = {getattr(plan.places.get(name), "purifier", name): name for name in plan.purifiers}
+    first = {getattr(plan.places.get(name), "purifier", name): name for name in reversed(plan.purifiers)}
+    return [name for name in plan.purifiers if name in {*first.values(), *last.values()}]
+
+
+ENTRIES = {config: ends(plan) for config, plan in PLANS.items()}
 ENTRIES |= {config: [names[0], names[-1]] for config, names in ENTRIES.items() if config.stem.endswith("_choice")}
 
 
@@ -345,8 +351,9 @@ def test_purifiers_of_comparisons_are_complete(config, name, tmp_path):
     purify_one(purifier, 1, 8)
 
 
-# Rows that have attacks of their own would run these at full length: minutes.
-UNIFORM = [path for path in COMPARISONS if path.stem not in ("mnist_malade", "mnist_malade_short")]
+# Rows that have attacks of their own would run these at full length, minutes; networks of CIFAR-10 are large.
+LONG = ("mnist_malade", "mnist_malade_short", "cifar10_coup", "cifar10_nfe")
+UNIFORM = [path for path in COMPARISONS if path.stem not in LONG]
 
 
 @pytest.mark.slow
