@@ -44,9 +44,11 @@ def sweep_figure(report: Report, parameter: Literal["eps", "steps"]) -> Figure:
             f"no two attacks differ in {parameter} alone; evaluate one at several, in one run or in several runs"
         )
     panels = list(dict.fromkeys(sweep.panel for sweep in found))
-    systems = list(dict.fromkeys(sweep.system for sweep in found))
     attacks = list(dict.fromkeys(sweep.attack for sweep in found))
     names = [(sweep.panel, f"{sweep.system}, {sweep.attack}") for sweep in found]
+    owners = [f"{sweep.system} {sweep.run}" if names.count(name) > 1 else sweep.system
+              for sweep, name in zip(found, names, strict=True)]  # fmt: skip
+    systems = list(dict.fromkeys(owners))
 
     figure = new_figure(3.2)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -57,12 +59,12 @@ def sweep_figure(report: Report, parameter: Literal["eps", "steps"]) -> Figure:
             decorate(axes, "", f"budget $\\varepsilon$ in {symbol}, pixels in [0, 1]", "accuracy (%)")
         else:
             decorate(axes, f"{symbol} {budget}".strip(), "attack steps", "accuracy (%)")
-        for sweep, name in zip(found, names, strict=True):
+        for sweep, name, owner in zip(found, names, owners, strict=True):
             if sweep.panel == panel:
                 label = shown(f"{name[1]} ({sweep.run})" if names.count(name) > 1 else name[1], "figure")
                 marker = MARKERS[attacks.index(sweep.attack) % len(MARKERS)]
                 dashes = DASHES[attacks.index(sweep.attack) % len(DASHES)]
-                _sweep(axes, sweep, report.interval, colour_of(systems, sweep.system), marker, dashes, label)
+                _sweep(axes, sweep, report.interval, colour_of(systems, owner), marker, dashes, label)
         _value_ticks(axes, [x for sweep in found if sweep.panel == panel for x, _ in sweep.points], parameter)
         axes.set(ylim=(0, 102), yticks=range(0, 101, 20))
         grid_lines(axes, "both")

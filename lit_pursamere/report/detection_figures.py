@@ -65,7 +65,9 @@ def histogram_figure(report: Report) -> Figure:
     Raises:
         NothingToDraw: If there was no detector.
     """
-    lines = detected(report)[:MOST]
+    every = detected(report)
+    lines = every[:MOST]
+    several = len({report.system_of(line) for line, _ in lines}) > 1
     values = [value for _, detection in lines for value in (*detection.clean, *detection.attacked)]
     columns = min(2, len(lines))
     rows = -(-len(lines) // columns)
@@ -74,7 +76,9 @@ def histogram_figure(report: Report) -> Figure:
     for axes in grid.flat[len(lines) :]:
         axes.set_axis_off()
     for axes, (line, detection) in zip(grid.flat, lines, strict=False):
-        title = f"{shown(f'{report.system_of(line)}, {line.attack}', 'figure')}: AUC {detection.auc:.3f}"
+        title = f"{shown(line.attack, 'figure')}: AUC {detection.auc:.3f}"
+        if several:
+            title = f"{shown(report.system_of(line), 'figure')}\n{title}"
         decorate(axes, "", "statistic of the detector", "images")
         axes.set_title(title, fontsize=SMALL + 0.5, loc="left")
         span = (min(values), max(values)) if max(values) > min(values) else None
@@ -87,7 +91,8 @@ def histogram_figure(report: Report) -> Figure:
             axes.axvline(threshold, color=CYCLE[0], linewidth=1, linestyle=(0, (4, 2)), label="threshold")
         axes.label_outer()
     legend(figure, 3)
-    caption(figure, caption_of(report, [line.headline.n for line, _ in lines], intervals=False))
+    left_out = f"; the first {len(lines)} of {len(every)} attacks" if len(every) > len(lines) else ""
+    caption(figure, caption_of(report, [line.headline.n for line, _ in lines], intervals=False) + left_out)
     return figure
 
 
