@@ -102,6 +102,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "audit --config digits/robustness --audit Similarity",
         "audit --config digits/robustness --audit Landscape",
     ),
+    "walk": (
+        "walk --config digits/robustness --data.test_size 50 --model.output runs/walk",
+        "walk --walk Strips --config digits/detection --model.output runs/strips",
+        "walk --walk ReconstructionErrors --config digits/robustness --model.output runs/walk",
+    ),
     "sigmas": (
         "sigmas --data digits",
         "sigmas --data cifar10 --images 5000 --sigma_min 0.005",

@@ -46,6 +46,7 @@ def command_line(
     options: dict[str, type] | None = None,
     prepare: Callable[[Namespace], object] = lambda config: None,
     choices: dict[str, tuple[type, type]] | None = None,
+    check: Callable[[LightningCLI], object] = lambda cli: None,
 ) -> LightningCLI:
     """Lightning's command line: run a verb, or only build what the configuration describes.
 
@@ -55,6 +56,7 @@ def command_line(
         options: Further groups of options, by name: dataclasses.
         prepare: May change the configuration before anything is built from it.
         choices: Further choices of a class, by name: the base, and the class that is meant if none is named.
+        check: Looks at what was built before a `test` or `predict` begins, and may refuse it.
     """
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -133,6 +135,7 @@ def command_line(
             self._before("predict")
 
         def _before(self, verb: str) -> None:
+            check(self)
             self.datamodule.shard = Shard.parse(self.config[verb].shard)
             check_processes(self, verb)
             if self.datamodule.automatic:

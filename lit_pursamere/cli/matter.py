@@ -6,7 +6,7 @@ __all__ = ["CLASSES", "MATTER", "PARTS", "SAID"]
 
 CLASSES = {  # whose arguments stand behind which word
     "LitRobustness": "model", "LitPurification": "model", "LitScoreModel": "model", "LitClassifier": "model",
-    "ImageDataModule": "data", "Checklist": "audit", "Estimate": "estimate",
+    "ImageDataModule": "data", "Checklist": "audit", "Estimate": "estimate", "Confidence": "walk",
 }  # fmt: skip
 RUNS = ("trainer.accelerator", "trainer.devices", "trainer.precision")
 DEFENCE = ("purifier", "score_model", "classifier", "noise")
@@ -30,6 +30,11 @@ MATTER = {  # of the verbs of a configuration: what of it is mostly changed
         "config", "audit", *(f"Checklist.{name}" for name in ("attack", "images", "output", "queries", "checks")),
         "trainer.accelerator",
     ),
+    "walk": (
+        "config", "walk", "Confidence.attack", "Confidence.broken", "ImageDataModule.test_size",
+        *(f"LitRobustness.{name}" for name in (*DEFENCE, "surrogate", "attacks", "threat", "output")),
+        "trainer.accelerator", "seed_everything",
+    ),
 }  # fmt: skip
 SAID = {  # what no docstring says, or what is to be typed rather than what it is
     "config": "File, or name of one that comes with the package; may be given again.",
@@ -41,6 +46,7 @@ SAID = {  # what no docstring says, or what is to be typed rather than what it i
     "model.attacks": "File of attacks by name; one more: --model.attacks.NAME pgd20_exact.",
     "model.threat": "What attackers may change: --model.threat.norm linf, .eps 8/255.",
     "audit": "What is asked: Checklist (the default), Similarity, Landscape or Directions.",
+    "walk": "What is looked at: Confidence (the default), Strips, or ReconstructionErrors.",
     "ckpt_path": "Checkpoint to start from.",
     "seed_everything": "Seed of all that is drawn.",
     "shard": "Do one part of so many, from 0/8 to 7/8; those of a folder complete each other.",
@@ -52,4 +58,4 @@ SAID = {  # what no docstring says, or what is to be typed rather than what it i
 }
 PARTS = {"fit": ("LitScoreModel", "LitClassifier"), "validate": ("LitScoreModel", "LitClassifier"),
          "predict": ("LitPurification",), "test": ("LitRobustness",), "estimate": ("LitRobustness",),
-         "audit": ("LitRobustness",)}  # fmt: skip
+         "audit": ("LitRobustness",), "walk": ("LitRobustness",)}  # fmt: skip

@@ -64,7 +64,8 @@ class SaveConfig(SaveConfigCallback):
         if not trainer.is_global_zero or getattr(pl_module, "output", None) is None:
             return
         file, config = Path(pl_module.output) / self.config_filename, self.config.clone()
-        config.pop("shard", None)  # of the command, and not of the run
+        for name in ("shard", "walk"):  # of the command, and not of the run
+            config.pop(name, None)
         write_whole(file, self.parser.dump(config, skip_none=False, skip_validation=True).encode())
 
 

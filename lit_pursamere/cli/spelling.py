@@ -28,12 +28,13 @@ from lit_pursamere.shipped import names_of
 
 __all__ = ["check_words"]
 
-TRAINED = (*LIGHTNING_VERBS, "estimate", "audit")  # verbs of one configuration with a trainer
+TRAINED = (*LIGHTNING_VERBS, "estimate", "audit", "walk")  # verbs of one configuration with a trainer
 OF_A_FILE = ("compare", "experiment")  # verbs whose first word is the file of what they do
 TOP = ("seed_everything", "model", "data", "trainer", "ckpt_path", "verbose", "weights_only", "return_predictions")
 ALWAYS = ("config", "help", "print_config")
 KINDS = {"model": "LitRobustness", "data": "ImageDataModule"}  # any class of ours: what is wanted is one
-GROUPS = {"audit": "Checklist", "estimate": "Estimate"}  # what their options are about unless a class is named
+# What their options are about unless a class is named.
+GROUPS = {"audit": "Checklist", "estimate": "Estimate", "walk": "Confidence"}
 CLASS = ("class_path", "init_args", "dict_kwargs")
 STRUCTURES = ("ThreatModel", "Ensemble")  # given by their arguments alone
 

@@ -22,6 +22,7 @@ GROUPS = {  # by what one comes for
         "test": Entry("lightning", "attack the defence of a configuration, and print the table"),
         "compare": Entry("compare", "`test` many purifiers, and print one table"),
         "audit": Entry("audit", "ask whether an attack could have broken a defence, or how many draws its EoT needs"),
+        "walk": Entry("walk", "look at purifications on their way: confidence, pictures, reconstruction error"),
         "judge": Entry("judge", "judge a file of adversarial images on your own defence"),
     },
     "Purify images": {

@@ -55,7 +55,7 @@ class ADBM(Purifier):
         ValueError: If the steps do not divide the noise level, a number is out of range or the schedule is unknown.
     """
 
-    streams = ("forward",)
+    streams, centred = ("forward",), True
 
     def __init__(
         self,

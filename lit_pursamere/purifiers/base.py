@@ -166,6 +166,7 @@ class Purifier(nn.Module, ABC):
     `adjoint`: whether derivatives come from walking its SDE backward; None: it integrates none.
     `streams`: the streams of noise that it draws from, under some of its settings.
     `knowledge`: what attackers know of its noise in its paper, see `under`.
+    `centred`: whether the states between its steps are centred pixels, 2 x - 1 for an image x.
     """
 
     recompute = True
@@ -173,6 +174,7 @@ class Purifier(nn.Module, ABC):
     adjoint: bool | None = None
     streams: tuple[str, ...] = ("forward", "reverse")
     knowledge: Knowledge | NoiseSource = "fresh"
+    centred = False
     _arguments: dict[str, object]
     _networks: set[str]
 

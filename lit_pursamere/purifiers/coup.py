@@ -61,7 +61,7 @@ class COUP(Purifier):
         ValueError: If a number is out of range or the sampler is unknown.
     """
 
-    adjoint, streams = False, ("reverse",)
+    adjoint, streams, centred = False, ("reverse",), True
     classifier: Any  # a module, or None
 
     def __init__(

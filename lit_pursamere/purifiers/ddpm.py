@@ -34,6 +34,8 @@ __all__ = ["DP_DDIM", "DP_DDPM"]
 class Strided(Purifier):
     """Forward diffusion to index t_star of the table of 1000 levels, then back over every (1000 / steps)-th index."""
 
+    centred = True
+
     def __init__(self, score_model: ScoreModel, t_star: int, steps: int, clip: bool, seed: int) -> None:
         super().__init__(score_model, seed)
         name = type(self).__name__

@@ -54,7 +54,7 @@ class DiffPure(Purifier):
         ValueError: If the times are not ordered, or the sampler or the start is unknown.
     """
 
-    adjoint = False
+    adjoint, centred = False, True
 
     def __init__(
         self,

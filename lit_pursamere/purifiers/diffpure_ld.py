@@ -40,7 +40,7 @@ class DiffPureLD(Purifier):
         ValueError: If a number is not positive.
     """
 
-    streams = ("reverse",)
+    streams, centred = ("reverse",), True
 
     def __init__(
         self,

@@ -52,6 +52,8 @@ class ExtraCorrector(Purifier):
         ValueError: If a number is out of range or the start is unknown.
     """
 
+    centred = True
+
     def __init__(
         self,
         score_model: ScoreModel,

@@ -59,7 +59,7 @@ class GDMP(Purifier):
         ValueError: If a number is out of range, or the guide or the variance is unknown.
     """
 
-    streams = ("forward", "reverse", "guide")
+    streams, centred = ("forward", "reverse", "guide"), True
 
     def __init__(
         self,

@@ -66,7 +66,12 @@ class Langevin(Purifier):
             for k in range(1, self.steps_per_level + 1):
                 z = noise.draw("reverse", level * self.steps_per_level + k, 1, x)[0]
                 (x,) = self.checkpointed(partial(self._step, sigma=sigma, step=step, z=z), x)
-        return self.score_model.denoise(x, self.sigmas[-1]) if self.denoise else x
+        if self.denoise:
+            (x,) = self.checkpointed(self._denoise, x)
+        return x
 
     def _step(self, x: Tensor, sigma: float, step: float, z: Tensor) -> tuple[Tensor]:
         return (langevin_step(self.score_model, x, sigma, step, z),)
+
+    def _denoise(self, x: Tensor) -> tuple[Tensor]:
+        return (self.score_model.denoise(x, self.sigmas[-1]),)

@@ -1,4 +1,4 @@
-"""Figures of curves: accuracy against budget or steps, survival over the steps of an attack, ROC of a detector."""
+"""Figures of curves: accuracy against budget or steps, survival over the steps of an attack."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from lit_pursamere.report.runs import eps_text
 from lit_pursamere.report.style import (
     CYCLE,
     DASHES,
-    GREY,
     MARKERS,
     caption,
     decorate,
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["roc_figure", "survival_figure", "sweep_figure"]
+__all__ = ["survival_figure", "sweep_figure"]
 
 NORMS = {"linf": "$\\ell_\\infty$", "l2": "$\\ell_2$", "l1": "$\\ell_1$"}
 
@@ -45,9 +44,11 @@ def sweep_figure(report: Report, parameter: Literal["eps", "steps"]) -> Figure:
             f"no two attacks differ in {parameter} alone; evaluate one at several, in one run or in several runs"
         )
     panels = list(dict.fromkeys(sweep.panel for sweep in found))
-    systems = list(dict.fromkeys(sweep.system for sweep in found))
     attacks = list(dict.fromkeys(sweep.attack for sweep in found))
     names = [(sweep.panel, f"{sweep.system}, {sweep.attack}") for sweep in found]
+    owners = [f"{sweep.system} {sweep.run}" if names.count(name) > 1 else sweep.system
+              for sweep, name in zip(found, names, strict=True)]  # fmt: skip
+    systems = list(dict.fromkeys(owners))
 
     figure = new_figure(3.2)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -58,12 +59,12 @@ def sweep_figure(report: Report, parameter: Literal["eps", "steps"]) -> Figure:
             decorate(axes, "", f"budget $\\varepsilon$ in {symbol}, pixels in [0, 1]", "accuracy (%)")
         else:
             decorate(axes, f"{symbol} {budget}".strip(), "attack steps", "accuracy (%)")
-        for sweep, name in zip(found, names, strict=True):
+        for sweep, name, owner in zip(found, names, owners, strict=True):
             if sweep.panel == panel:
                 label = shown(f"{name[1]} ({sweep.run})" if names.count(name) > 1 else name[1], "figure")
                 marker = MARKERS[attacks.index(sweep.attack) % len(MARKERS)]
                 dashes = DASHES[attacks.index(sweep.attack) % len(DASHES)]
-                draw_curve(axes, sweep.points, report.interval, colour_of(systems, sweep.system), marker, dashes, label)
+                draw_curve(axes, sweep.points, report.interval, colour_of(systems, owner), marker, dashes, label)
         _value_ticks(axes, [x for sweep in found if sweep.panel == panel for x, _ in sweep.points], parameter)
         axes.set(ylim=(0, 102), yticks=range(0, 101, 20))
         grid_lines(axes, "both")
@@ -112,32 +113,6 @@ def survival_figure(report: Report) -> Figure:
     legend(figure, 4)
     text = caption_of(report, [curve.n for _, found in panels for curve in found], intervals=False)
     caption(figure, f"Curves: by the view that the attack differentiates. Marks: the defence's verdict.\n{text}")
-    return figure
-
-
-def roc_figure(report: Report) -> Figure:
-    """Draw the ROC of every detector, one curve per attack: attacked images rejected against clean ones rejected.
-
-    Raises:
-        NothingToDraw: If there was no detector.
-    """
-    lines = [(line, line.detection) for line in report.lines if line.detection and line.detection.curve]
-    if not lines:
-        raise NothingToDraw("no records hold the statistic of a detector; nothing to draw")
-    figure = new_figure(3.6)
-    axes = figure.subplots()
-    decorate(axes, "", "clean images rejected (%)", "attacked images rejected (%)")
-    axes.plot([0, 100], [0, 100], color=GREY, linewidth=0.7, linestyle=(0, (2, 3)))
-    for number, (line, detection) in enumerate(lines):
-        dashes = DASHES[number // len(CYCLE) % len(DASHES)]
-        points = [[100 * value for value in column] for column in zip(*detection.curve, strict=True)]
-        name = f"{shown(f'{report.system_of(line)}, {line.attack}', 'figure')}: AUC {detection.auc:.3f}"
-        colour = CYCLE[number % len(CYCLE)]
-        axes.plot(*points, color=colour, linewidth=1.4, linestyle=(0, dashes) if dashes else "-", label=name)
-    axes.set(xlim=(0, 100), ylim=(0, 102), aspect="equal")
-    grid_lines(axes, "both")
-    legend(figure, 2)
-    caption(figure, caption_of(report, [line.headline.n for line, _ in lines], intervals=False))
     return figure
 
 

@@ -70,7 +70,7 @@ def sweeps(report: Report, parameter: Literal["eps", "steps"]) -> list[Sweep]:
             continue
         start = [(0.0, clean[system, description])] if (system, description) in clean else []
         points = sorted(((value, line.headline) for value, line in members), key=lambda point: point[0])
-        name = _common_name([line.attack for _, line in members])
+        name = _common_name([line.attack for _, line in members]) or _class_of(members[0][1])
         found.append(Sweep(system, name, panel, (*start, *points), members[0][1].run.label))
     return found
 
@@ -82,13 +82,19 @@ def _without(info: AttackInfo, *names: str) -> str:
 
 
 def _common_name(names: Sequence[str]) -> str:
+    """What the names of attacks have in common; empty if that is nothing but the number that differs."""
     if len(set(names)) == 1:
         return names[0]
     start = "".join(
         letters[0] for letters in takewhile(lambda column: len(set(column)) == 1, zip(*names, strict=False))
     )
     # The number that differs may share its first digits, and may be announced by its name.
-    return re.sub(r"[\s\-_=.,(]*(eps|steps)?[\s\-_=.,(]*[\d./]*$", "", start) or names[0]
+    return re.sub(r"[\s\-_=.,(]*(eps|steps)?[\s\-_=.,(]*[\d./]*$", "", start)
+
+
+def _class_of(line: Line) -> str:
+    """What stands for attacks that are named by their numbers alone, "eps 0.1" and "eps 0.2"."""
+    return str(line.run.attacks.get(line.attack, AttackInfo()).settings.get("class", "")) or line.attack
 
 
 @dataclass(frozen=True)

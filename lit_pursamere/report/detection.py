@@ -24,11 +24,15 @@ class Detection:
         auc: Area under the ROC curve, in [0, 1]: the chance that an attacked image has a larger statistic than a clean
             one. None for clean images.
         curve: Points (false positive rate, true positive rate) of that curve.
+        clean: Statistics of the clean images, and
+        attacked: those of the attacked ones; none for clean images.
     """
 
     rejected: Accuracy
     auc: float | None = None
     curve: tuple[tuple[float, float], ...] = ()
+    clean: tuple[float, ...] = ()
+    attacked: tuple[float, ...] = ()
 
 
 def detections(rows: Sequence[Row]) -> dict[tuple[str, str], Detection]:
@@ -49,8 +53,8 @@ def _detection(attacked: Sequence[Row], clean: Sequence[Row]) -> Detection:
         return Detection(rejected)
     from sklearn.metrics import roc_auc_score, roc_curve  # heavy, and needed where images were rejected alone
 
-    values = [float(row["statistic_last"]) for row in (*clean, *attacked)]
-    truth = [0] * len(clean) + [1] * len(attacked)
-    fpr, tpr, _ = roc_curve(truth, values)
+    values = [tuple(float(row["statistic_last"]) for row in rows) for rows in (clean, attacked)]
+    truth, all_values = [0] * len(clean) + [1] * len(attacked), [*values[0], *values[1]]
+    fpr, tpr, _ = roc_curve(truth, all_values)
     points = tuple(zip(fpr.tolist(), tpr.tolist(), strict=True))
-    return Detection(rejected, float(roc_auc_score(truth, values)), points)
+    return Detection(rejected, float(roc_auc_score(truth, all_values)), points, *values)

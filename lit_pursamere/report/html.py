@@ -28,6 +28,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 CAPTIONS = {
     "worst-case": "Accuracy on clean images, under every attack, and in the worst case over attacks.",
     "roc": "ROC of the detector: attacked images rejected against clean ones rejected.",
+    "statistic": "Statistic of the detector on clean and on attacked images, with the area under the ROC curve.",
     "accuracy-eps": "Accuracy against the budget of an attack.",
     "accuracy-steps": "Accuracy against the steps of an attack.",
     "survival": "Images that an attack has not fooled yet, step by step.",

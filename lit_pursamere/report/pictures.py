@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from lit_pursamere.purifiers.pursamere import Trajectory
 
-__all__ = ["picture_grid", "purified_grid", "trajectory_figure"]
+__all__ = ["draw_picture", "picture_grid", "purified_grid", "trajectory_figure"]
 
 MAX_ROWS, COLUMNS = 8, 10
 
@@ -84,7 +84,7 @@ def picture_grid(
     grid = figure.subplots(rows, len(columns), squeeze=False)
     for column, pictures in enumerate(columns):
         for axes, picture in zip(grid[:, column], pictures, strict=True):
-            _picture(axes, picture)
+            draw_picture(axes, picture)
         for text, height, size, colour in ((headings[column], 29, NORMAL, INK), (notes[column], 18, SMALL, GREY)):
             note(grid[0, column], text, (0.5, 1), (0, height), size, colour, "axes fraction", ha="center")
     class_names = [shown(name, "figure") for name in class_names]
@@ -125,7 +125,7 @@ def purified_grid(purified: Tensor, indices: Sequence[int], originals: Tensor | 
         for row, (label, images) in enumerate(bands.items(), start=block * len(bands)):
             axes = grid[row, column]
             axes.axis("on")
-            _picture(axes, images[position].detach().float().cpu())
+            draw_picture(axes, images[position].detach().float().cpu())
             if column == 0:
                 axes.set_ylabel(label, fontsize=SMALL, color=INK)
         grid[block * len(bands), column].set_title(str(index), fontsize=SMALL, color=GREY, pad=3)
@@ -165,7 +165,8 @@ def _tenfold(before: Tensor, after: Tensor) -> Tensor:
     return (0.5 + 10 * (after - before) / 2).clamp(0, 1)
 
 
-def _picture(axes: Axes, picture: Tensor) -> None:
+def draw_picture(axes: Axes, picture: Tensor) -> None:
+    """Draw an image (C, H, W) in [0, 1] on the CPU, C = 1 or 3, in a thin frame."""
     shown = picture[0] if len(picture) == 1 else picture.permute(1, 2, 0)
     axes.imshow(shown.clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], yticks=[])

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_pursamere.report.accuracy_figures import accuracy_figure
-from lit_pursamere.report.curve_figures import roc_figure, survival_figure, sweep_figure
+from lit_pursamere.report.curve_figures import survival_figure, sweep_figure
+from lit_pursamere.report.detection_figures import histogram_figure, roc_figure
 from lit_pursamere.report.drawing import beside, save_figure
 from lit_pursamere.report.report import Report
 
@@ -23,6 +24,7 @@ __all__ = ["FIGURES", "save_plots"]
 FIGURES: dict[str, Callable[[Report], Figure]] = {
     "worst-case": accuracy_figure,
     "roc": roc_figure,
+    "statistic": histogram_figure,
     "accuracy-eps": partial(sweep_figure, parameter="eps"),
     "accuracy-steps": partial(sweep_figure, parameter="steps"),
     "survival": survival_figure,

@@ -126,7 +126,11 @@ def tiny_run(config: Path, folder: Path, arrays: Path, overlay: Path | None = No
     save_weights(NCSNv2Score(ngf=2, channels=channels, image_size=size), folder / "score.safetensors")
     args += ["--model.score_model.ngf=2"]
     args += [f"--model.score_model.checkpoint={folder}/score.safetensors"]
-    args += ["--model.purifier.sigmas.stride=60", "--model.purifier.draws=1", f"--model.output={folder}/out"]
+    args += [f"--model.output={folder}/out"]
+    if "malade" not in str(content["model"]["init_args"].get("purifier")):  # its network is small as it is
+        args += ["--model.purifier.sigmas.stride=60", "--model.purifier.draws=1"]
+    if "detector" in content["model"]["init_args"]:
+        args += ["--model.detector.threshold=5"]  # four images calibrate none
     if task == "LitRobustness":
         args += [f"--model.classifier.network.{key}={value}" for key, value in SMALL_NET.items()]
         args += ["--model.classifier.checkpoint=null", "--model.pictures=0"]

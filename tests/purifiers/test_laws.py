@@ -32,6 +32,7 @@ from lit_pursamere.purifiers import (
     Purifier,
     PurSAMERE,
 )
+from lit_pursamere.purifiers.states import purify_watched
 
 
 def classifier(pixels: int) -> nn.Module:
@@ -205,6 +206,16 @@ def test_the_composition_of_the_batch_does_not_matter_in_float32(case):
     moved = purifier(x) - x
     alone = torch.cat([purifier(image[None]) for image in x]) - x
     assert (alone - moved).norm() <= 2e-2 * moved.norm()
+
+
+def test_the_last_state_is_what_it_returns_and_looking_changes_nothing(case):
+    purifier, x = case
+    expected, seen = purifier(x, SeededNoise(3)), {}
+    purified = purify_watched(purifier, x, seen.__setitem__, SeededNoise(3))
+    assert torch.equal(purified, expected) and torch.equal(seen[max(seen)], expected) and torch.equal(seen[0], x)
+    assert list(seen) == list(range(len(seen))) and (len(seen) > 1 or isinstance(purifier, Identity))
+    for state in seen.values():
+        assert state.shape == x.shape and state.min() >= 0 and state.max() <= 1
 
 
 def test_the_output_is_in_the_box(case):

@@ -61,7 +61,7 @@ def test_a_second_difference_parts_a_sweep(rows, pgd, write_run):
     [
         (("PGD-0.1", "PGD-0.15"), "PGD"),
         (("bpda 4/255", "bpda 8/255"), "bpda"),
-        (("eps4", "eps8"), "eps4"),
+        (("eps4", "eps8"), "PGD"),  # its class
         (("BPDA20 eps=1", "BPDA20 eps=2"), "BPDA20"),
     ],
 )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 
+import numpy as np
 import pytest
 
 from lit_pursamere.report import as_csv, as_markdown, make_report
-from lit_pursamere.report.curve_figures import roc_figure
 from lit_pursamere.report.detection import detections
+from lit_pursamere.report.detection_figures import histogram_figure, roc_figure
 from lit_pursamere.report.plots import save_plots
 
 CLEAN, ATTACKED = [1.0, 2.0, 3.0, 6.0], [2.5, 5.0, 7.0, 8.0]  # threshold 5.5
@@ -91,4 +92,21 @@ def test_the_report_shows_rejections_and_area(detected, pgd, write_run, tmp_path
     assert lines["BPDA20"]["auc"] == "0.8125" and lines["worst case"]["rejected"] == ""
     (axes,) = roc_figure(report).axes
     assert axes.lines[-1].get_xydata()[-1].tolist() == [100, 100]
-    assert tmp_path / "plots" / "roc.png" in save_plots(report, tmp_path / "plots")
+    assert {tmp_path / f"plots/{name}.png" for name in ("roc", "statistic")} <= {
+        *save_plots(report, tmp_path / "plots")
+    }
+
+
+def test_histograms_show_every_statistic_and_the_threshold(detected, pgd, write_run):
+    (axes,) = histogram_figure(make_report([write_run("run", detected, {"BPDA20": pgd()}, threshold=5.5)])).axes
+    counts, edges = np.histogram(CLEAN, 30, (min(CLEAN + ATTACKED), max(CLEAN + ATTACKED)))
+    assert [bar.get_height() for bar in axes.patches[:30]] == counts.tolist()
+    assert axes.patches[0].get_x() == pytest.approx(edges[0]) == 1.0 and "AUC 0.812" in axes.get_title(loc="left")
+    outline = axes.patches[30].get_xy()[:, 1]
+    assert outline.max() == 1 and (outline > 0).any(), "attacked images are drawn as an outline"
+    assert axes.lines[-1].get_xdata()[0] == 5.5
+
+
+def test_values_of_the_statistic_are_kept(detected):
+    found = detections(detected)["MALADE", "BPDA20"]
+    assert found.clean == tuple(CLEAN) and found.attacked == tuple(ATTACKED)

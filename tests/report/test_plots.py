@@ -49,6 +49,18 @@ def test_bars_show_accuracies_and_intervals(report):
         assert word in written
 
 
+def test_the_same_attacks_in_two_runs_are_two_curves_that_one_can_tell_apart(rows, pgd, write_run):
+    """Also where attacks are named by their budgets alone."""
+    attacks = {f"eps {eps}": pgd(eps, 4) for eps in (0.1, 0.2)}
+    records = [row for name in ("clean", *attacks) for row in rows("A", name, "++-", "++-")]
+    runs = [
+        write_run(name, records, attacks, systems={"A": f"A(fpr={fpr})"}) for name, fpr in (("one", 0.1), ("two", 1))
+    ]
+    figure = sweep_figure(make_report(runs, mix=True), "eps")
+    colours = [container.lines[0].get_color() for container in figure.axes[0].containers]
+    assert len({*colours}) == 2 and "A, PGD (one) | A, PGD (two)" in words(figure)
+
+
 def test_sweeps_show_accuracy_against_eps(report):
     figure = sweep_figure(report, "eps")
     (axes,) = figure.axes
