@@ -11,6 +11,9 @@
     sweep:                             # if wanted: a row for every value of a setting, see `sweep`
       model.purifier.t_star: [0.05, 0.1]
 
+    base: digits.yaml                  # instead of `test`: what that comparison says, but for what stands here
+    every: {data.test_size: 64}        # options before those of each purifier; those under `purifiers` come after them
+
 Here files are only put together; what they say is checked when a purifier is built.
 """
 
@@ -31,6 +34,7 @@ __all__ = ["Plan", "read_plan", "refuse_own"]
 
 TOP = ("output", "test", "purifiers")
 SWEEP = "sweep"
+ON_TOP = ("base", "output", "every", "purifiers", SWEEP)  # of a file that changes another comparison
 TEST = ("seed_everything", "model", "data", "trainer")
 OF_RUNS = ("ckpt_path", "verbose", "weights_only")  # what config.yaml of a run says beside that
 GROUPS = ("model.", "data.", "trainer.")  # of the options of `test`
@@ -98,7 +102,10 @@ def read_plan(file: str | Path, output: str | Path | None = None) -> Plan:
         ValueError: If an entry is missing, unknown, or not of its kind; the message names it and the known ones.
     """
     file = Path(file)
-    content = section(read_yaml(file), str(file), (*TOP, SWEEP), required=TOP)
+    content = read_yaml(file)
+    if isinstance(content, dict) and "base" in content:
+        content = on_top(content, str(file))
+    content = section(content, str(file), (*TOP, SWEEP), required=TOP)
     test = section(content["test"], f"test in {file}", TEST + OF_RUNS, required=("model", "data"))
     model = section(test["model"], f"test.model in {file}")
     if "LitRobustness" not in str(model.get("class_path")) or "attacks" not in (model.get("init_args") or {}):
@@ -139,6 +146,41 @@ def add(plan: Plan, name: str, options: dict[str, object], axes: Axes, file: Pat
         plan.purifiers[row] = options
         if axes:
             plan.places[row] = place
+
+
+def on_top(content: dict, where: str) -> dict:
+    """The comparison that a file means which names another as its `base`.
+
+    Raises:
+        ValueError: If an entry is missing, unknown or not of its kind, or the base has no such purifier.
+    """
+    section(content, where, ON_TOP, required=ON_TOP[:2])
+    base = section(content["base"], f"base in {where}", (*TOP, SWEEP), required=TOP)
+    every = section(content.get("every", {}), f"every in {where}")
+    changes = section(content.get("purifiers", {}), f"purifiers in {where}")
+    rows = section(base["purifiers"], f"purifiers of the base of {where}")
+    if unknown := [name for name in changes if name not in rows]:
+        raise ValueError(f"purifiers in {where}: the base has no {unknown[0]!r}; it has {listed(rows)}")
+    for name in changes:
+        section(changes[name], f"purifiers.{name} in {where}")
+    return {
+        **base,
+        **{key: content[key] for key in ("output", SWEEP) if key in content},
+        "purifiers": {
+            name: later(later(every, row if has_options(row) else {PURIFIER: row}), changes.get(name, {}))
+            for name, row in rows.items()
+        },
+    }
+
+
+def has_options(row: object) -> bool:
+    """Whether an entry of `purifiers` is options of `test`, and not a purifier alone."""
+    return isinstance(row, dict) and "class_path" not in row
+
+
+def later(first: dict, second: dict) -> dict:
+    """Options one after another: of what both name the second holds, and at its place."""
+    return {**{option: value for option, value in first.items() if option not in second}, **second}
 
 
 def entry(name: str, value: object, attacks: Collection[str], file: Path) -> dict[str, object]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lit_pursamere.data.digits import Digits
     from lit_pursamere.data.folder import ImageFolder
     from lit_pursamere.data.npz import NPZ
+    from lit_pursamere.data.tiny_imagenet import TinyImageNet
     from lit_pursamere.data.torchvision_sets import CIFAR10, CIFAR100, MNIST, FashionMNIST
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ImageFolder",
     "PurifiedSet",
     "ShardSampler",
+    "TinyImageNet",
 ]
 
 
@@ -35,7 +37,7 @@ def __getattr__(name: str) -> object:
     """Import all data modules at once, so that a configuration may name any of them without its path."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for file in ("base", "digits", "folder", "npz", "torchvision_sets"):
+    for file in ("base", "digits", "folder", "npz", "tiny_imagenet", "torchvision_sets"):
         module = import_module(f"{__name__}.{file}")
         globals().update({shown: vars(module)[shown] for shown in module.__all__})
     return globals()[name]

@@ -3,6 +3,7 @@
 from lit_pursamere.networks.autoencoder import DenoisingAutoencoder, MagNetAutoencoder
 from lit_pursamere.networks.ddpm_unet import DDPMUNet
 from lit_pursamere.networks.ddpmpp import DDPMpp
+from lit_pursamere.networks.dm_preact_resnet import DMPreActResNet
 from lit_pursamere.networks.dm_wide_resnet import DMWideResNet
 from lit_pursamere.networks.ffdnet import FFDNet
 from lit_pursamere.networks.guided_unet import GuidedUNet
@@ -20,6 +21,7 @@ __all__ = [
     "CIFARResNet",
     "DDPMUNet",
     "DDPMpp",
+    "DMPreActResNet",
     "DMWideResNet",
     "DenoisingAutoencoder",
     "FFDNet",

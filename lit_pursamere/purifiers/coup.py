@@ -10,12 +10,10 @@ Preserving Predictive Information", ECAI.
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +28,12 @@ from lit_pursamere.diffusion import (
     vp_noise,
     vp_score,
 )
-from lit_pursamere.purifiers.base import Purifier
-from lit_pursamere.store.manifest import setting_of
+from lit_pursamere.purifiers.guided import ClassifierGuided
 
 __all__ = ["COUP"]
 
 
-class COUP(Purifier):
+class COUP(ClassifierGuided):
     """Reverse VP-SDE from the image itself, guided by the confidence of a classifier.
 
     Costs t_star / dt evaluations of the score network and as many of the classifier with its input gradient, and as
@@ -62,7 +59,6 @@ class COUP(Purifier):
     """
 
     adjoint, streams, centred = False, ("reverse",), True
-    classifier: Any  # a module, or None
 
     def __init__(
         self,
@@ -75,28 +71,15 @@ class COUP(Purifier):
         stochastic: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(score_model, seed)
+        super().__init__(score_model, classifier, lam, seed)
         if sampler not in ("sde", "ddpm"):
             raise ValueError(f"COUP's sampler must be 'sde' or 'ddpm'; got {sampler!r}")
-        if not 0 <= lam < math.inf:
-            raise ValueError(f"COUP needs lam >= 0; got {lam}")
-        self.register_module("classifier", classifier)
-        self.lam, self.t_star, self.sampler, self.dt, self.stochastic = lam, t_star, sampler, dt, stochastic
+        self.t_star, self.sampler, self.dt, self.stochastic = t_star, sampler, dt, stochastic
         self.steps = VP.reverse_steps(t_star, 0, dt) if sampler == "sde" else ancestral_steps(t_star, dt)
         self.draws = 0 if not stochastic else len(self.steps) - (sampler == "ddpm")
 
-    def in_front_of(self, classifier: nn.Module) -> COUP:
-        if self.classifier is not None:
-            return self
-        other = copy.copy(self)
-        other._modules = {**self._modules, "classifier": classifier}
-        other._arguments = {**self._arguments, "classifier": setting_of(classifier)}
-        other._networks = {*self._networks, "classifier"}
-        return other
-
     def purify(self, x: Tensor, noise: NoiseSource) -> Tensor:
-        if self.lam > 0 and self.classifier is None:
-            raise ValueError("COUP is guided by a classifier: give it to a `Defense`, or name its own `classifier`")
+        self.require_guide()
         advance: Callable[..., tuple[Tensor]] = self._euler if self.sampler == "sde" else self._ancestral
         steps = (
             partial(advance, step=step, z=noise.draw("reverse", k, 1, x)[0] if k <= self.draws else 0.0)
@@ -105,19 +88,12 @@ class COUP(Purifier):
         return (self.integrate(2 * x - 1, steps) + 1) / 2
 
     def _euler(self, u: Tensor, step: ReverseStep, z: Tensor | float) -> tuple[Tensor]:
-        score = vp_score(self.score_model, u, step.alpha_bar) + self._guidance(u)
+        score = vp_score(self.score_model, u, step.alpha_bar) + self.guidance(u)
         return (reverse_sde_step(u, score, step.beta, step.dt, z),)
 
     def _ancestral(self, u: Tensor, step: tuple[float, float], z: Tensor | float) -> tuple[Tensor]:
         mean, beta = ddpm_moments(u, vp_noise(self.score_model, u, step[0]), *step)
-        return (mean + beta * self._guidance(u) + beta**0.5 * z,)
-
-    def _guidance(self, u: Tensor) -> Tensor | float:
-        """lam grad_u log max_y p(y | (u + 1) / 2), where the best class counts as given."""
-        if self.lam == 0:
-            return 0.0
-        _, g = self.gradient(lambda u: self.classifier((u + 1) / 2).log_softmax(1).max(1).values, u)
-        return self.lam * g
+        return (mean + beta * self.guidance(u) + beta**0.5 * z,)
 
 
 def ancestral_steps(t_star: float, dt: float) -> tuple[tuple[float, float], ...]:

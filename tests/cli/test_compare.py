@@ -270,6 +270,42 @@ def test_mistakes_come_before_anything_runs(place, value, message, compare, cont
     assert lines[-2].startswith("lit-pursamere: error: ") and lines[-1].startswith("(LIT_PURSAMERE_TRACEBACK=1")
 
 
+def test_a_comparison_on_top_of_another_says_only_what_differs(content, tmp_path):
+    content["purifiers"]["own"] = {**MINE, "model.attacks": {"BPDA": WALK}, "data.test_size": 5}
+    (tmp_path / "below.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    every = {"data.test_size": 2, "model.attacks.exact.eot": 4, "model.attacks.BPDA.steps": 7}
+    rows = {"own": {"model.attacks.BPDA.steps": 8}, "none": {"data.test_size": 3}}
+    (tmp_path / "above.yaml").write_text(
+        yaml.safe_dump({"base": "below.yaml", "output": "two", "every": every, "purifiers": rows})
+    )
+    below, above = read_plan("below.yaml"), read_plan("above.yaml")
+    assert (above.test, above.output) == (below.test, Path("two")) and [*above.purifiers] == [*below.purifiers]
+    assert above.purifiers["still"] == {"model.purifier": content["purifiers"]["still"], **every}
+    none = above.purifiers["none"]
+    assert none["data.test_size"] == 3 and none["model.attacks.exact.eot"] == 1
+    own = [*above.purifiers["own"]]
+    assert above.purifiers["own"]["data.test_size"] == 5
+    assert own.index("model.attacks.exact.eot") < own.index("model.attacks") < own.index("model.attacks.BPDA.steps")
+
+
+@pytest.mark.parametrize(
+    ("above", "message"),
+    [
+        ({"test": {}}, "unknown key 'test'; known: base, output, every, purifiers"),
+        ({"purifiers": {"nobody": {}}}, "the base has no 'nobody'; it has still, MALADE, none"),
+        ({"purifiers": {"still": "Identity"}}, "purifiers.still in above.yaml must be a mapping"),
+        ({"every": ["x"]}, "every in above.yaml must be a mapping"),
+        ({"every": {"model.output": "x"}}, "model.output is given by the comparison itself"),
+        ({"base": "none.yaml"}, "there is no file none.yaml, which .*above.yaml names"),
+    ],
+)
+def test_mistakes_in_a_comparison_on_top_of_another(above, message, content, tmp_path):
+    (tmp_path / "below.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    (tmp_path / "above.yaml").write_text(yaml.safe_dump({"base": "below.yaml", "output": "two", **above}))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_plan("above.yaml")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

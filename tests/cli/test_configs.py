@@ -51,6 +51,7 @@ SMALL_NET = {"depth": 10, "width": 1}
 SHAPES = {  # channels and size, by folder
     "cifar10": (3, 32),
     "cifar100": (3, 32),
+    "tiny_imagenet": (3, 64),
     "mnist": (1, 28),
     "fashion_mnist": (1, 28),
     "digits": (1, 8),
@@ -318,10 +319,8 @@ def test_classifiers_are_complete(config, monkeypatch):
 
     network = instantiate(WithNetwork, ROOT / config, shrink).eval()
     grey = config.stem.startswith(("digits", "fashion_mnist", "mnist", "lenet5"))
-    size, classes = (
-        28 if config.stem.startswith(("mnist", "lenet5")) else 32,
-        100 if config.stem.endswith("cifar100") else 10,
-    )
+    size = 28 if config.stem.startswith(("mnist", "lenet5")) else 64 if config.stem.endswith("tiny_imagenet") else 32
+    classes = {"cifar100": 100, "imagenet": 200}.get(config.stem.rpartition("_")[2], 10)
     assert network(torch.rand(1, 1 if grey else 3, size, size)).shape == (1, classes)
 
 
@@ -347,7 +346,7 @@ ENTRIES |= {config: [names[0], names[-1]] for config, names in ENTRIES.items() i
     ("config", "name"), [(config, name) for config, names in ENTRIES.items() for name in names], ids=str
 )
 def test_purifiers_of_comparisons_are_complete(config, name, tmp_path):
-    (composed,) = compose(PLANS[config].arguments(name))
+    composed, *_ = compose(PLANS[config].arguments(name))
     purifier = json.loads(composed.removeprefix("--config="))["model"]["init_args"]["purifier"]
     if isinstance(purifier, dict):
         (tmp_path / "purifier.yaml").write_text(json.dumps(purifier))
@@ -355,26 +354,37 @@ def test_purifiers_of_comparisons_are_complete(config, name, tmp_path):
     purify_one(purifier, 1, 8)
 
 
-# Rows that have attacks of their own would run these at full length, minutes; networks of CIFAR-10 are large.
-LONG = ("mnist_malade", "mnist_malade_short", "cifar10_coup", "cifar10_nfe")
-UNIFORM = [path for path in COMPARISONS if path.stem not in LONG]
+LARGE = ("cifar10_coup", "cifar10_nfe")  # rows are coup_adversarial's in kind
+WHOLE = [  # others are their base's
+    path for path in COMPARISONS if path.stem not in LARGE and "base" not in yaml.safe_load((ROOT / path).read_text())
+]
+FEW = {"COUP Wang l2": {"model.purifier.dt": 0.05}}  # instead of a hundred steps
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", UNIFORM, ids=str)
+@pytest.mark.parametrize("config", WHOLE, ids=str)
 def test_comparisons_run_one_tiny_step(config, tmp_path, monkeypatch, capsys, arrays):
-    """Two purifiers of each, with tiny attacks on two images."""
+    """Two purifiers of each, on two images, under a tiny attack of each class, which all rows share."""
     monkeypatch.chdir(ROOT)
     plan = read_plan(config)
     names, task = [*plan.purifiers][:2], plan.test["model"]["init_args"]
     options = ["--data.test_size=2", "--data.eval_batch_size=2", "--trainer.enable_progress_bar=false"]
-    if config.stem.startswith("mnist"):  # neither images nor weights are here, and the last rows are MALADE's
+    images = plan.test["data"]["class_path"].rpartition(".")[2].lower()
+    if images != "digits":  # neither images nor weights are here, and the last rows are the paper's
         names = [names[0], [*plan.purifiers][-1]]
-        options += ["--data=lit_pursamere.data.NPZ", f"--data.path={arrays}/mnist.npz", "--data.val_size=4"]
-        score = json.dumps(shrunk(task["score_model"]))
-        options += ["--model.classifier.checkpoint=null", f"--model.score_model={score}"]
-    options += [f"--model.attacks.{name}={json.dumps(shrunk(attack))}" for name, attack in task["attacks"].items()]
-    args = ["compare", str(config), "--output", str(tmp_path / "out"), "--only", *names, *options]
+        options += ["--data=lit_pursamere.data.NPZ", f"--data.path={arrays}/{images}.npz", "--data.val_size=4"]
+        score = {"class_path": "lit_pursamere.diffusion.NCSNv2Score", "init_args": {"ngf": 2}}
+        score = shrunk(task["score_model"]) if images == "mnist" else score
+        network = {"class_path": "lit_pursamere.networks.WideResNet", "init_args": SMALL_NET}
+        small = "=" + json.dumps(network) if images == "cifar10" else ".checkpoint=null"
+        options += [f"--model.classifier{small}", f"--model.score_model={json.dumps(score)}"]
+    elif "runs/" in json.dumps(task["classifier"]):
+        options += ["--model.classifier=digits/wrn-10-2-pairs"]
+    attacks = {attack["class_path"]: (attack_name, shrunk(attack)) for attack_name, attack in task["attacks"].items()}
+    options += [f"--model.attacks={json.dumps(dict(attacks.values()))}"]
+    (tmp_path / "short.yaml").write_text(json.dumps({"base": str(ROOT / config), "output": "out", "purifiers": FEW}))
+    file = tmp_path / "short.yaml" if FEW.keys() <= plan.purifiers.keys() else config
+    args = ["compare", str(file), "--output", str(tmp_path / "out"), "--only", *names, *options]
     assert main(args) == 0, capsys.readouterr().err
     table = capsys.readouterr().out
     assert all(f"| {name}" in table for name in names) and "missing" not in table

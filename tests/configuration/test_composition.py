@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 
 import pytest
 import yaml
 
+from lit_pursamere import attacks as attacks_of_package
 from lit_pursamere.cli.main import main
 from lit_pursamere.configuration.composition import compose, overlay, read_yaml
+from lit_pursamere.threat import ThreatModel
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST = "configs/cifar10/tables_1_2.yaml"
@@ -128,6 +130,21 @@ def test_a_protocol_and_a_purifier_meet_in_either_order(protocol, purifier):
     assert one["model"]["init_args"]["purifier"] == read_yaml(purifier)
     stated = yaml.safe_load(protocol.read_text())["model"]["init_args"]
     assert one["model"]["init_args"].get("noise") == stated.get("noise")
+
+
+@pytest.mark.parametrize("name", ["coup-aa-l2", "fixed-aa-l2", "liu-l2", "leekim-l2", "adbm-l2"])
+def test_no_order_of_options_takes_its_budget_from_a_protocol_in_l2(name):
+    """Its attacks name their own, so that the threat model of the experiment or of an option is not theirs."""
+    protocol = ROOT / f"configs/protocol/{name}.yaml"
+    options = f"--config={protocol}", "--model.threat={norm: linf, eps: 8/255}", "--model.purifier=coup"
+    for order in permutations(options):
+        attacks = composed(*order)["model"]["init_args"]["attacks"]
+        assert attacks == read_yaml(protocol)["model"]["init_args"]["attacks"]
+        assert all(attack["init_args"]["threat"]["norm"] == "l2" for attack in attacks.values())
+    for attack in attacks.values():
+        kind = getattr(attacks_of_package, attack["class_path"].rpartition(".")[2])
+        own = kind(threat=ThreatModel("l2", 0.5))
+        assert own.within(ThreatModel("linf", 8 / 255)).threat.norm == "l2"
 
 
 def test_overlays_are_associative_and_change_nothing_that_they_are_given():

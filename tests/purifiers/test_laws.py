@@ -69,6 +69,9 @@ WORLDS = {
     ("MALADE", "mixture, MagNet"): lambda model: MALADE(model, 0.01, 0.01, 0, 1).under("fixed"),
     ("MALADE", "DAE network"): lambda model: MALADE(model, steps=3).under("fixed"),
     ("LikelihoodMaximisation", "mixture"): lambda model: LikelihoodMaximisation(model, steps=3),
+    ("LikelihoodMaximisation", "mixture, guided"): lambda model: LikelihoodMaximisation(
+        model, steps=3, classifier=classifier(8), lam=1.0
+    ),
     ("ADP", "mixture"): lambda model: ADP(model, sigma=0.1, steps=5).under("fixed"),
     ("ADP", "mixture, rescaled, frozen image by image"): lambda model: ADP(
         model, sigma=0.1, tau=0.0165, rescale=True

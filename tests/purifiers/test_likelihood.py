@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_pursamere.defense import Defense
 from lit_pursamere.diffusion import FreshNoise, ScoreModel, SeededNoise
 from lit_pursamere.purifiers import LikelihoodMaximisation
 
@@ -46,6 +47,42 @@ def test_a_plain_loop_with_torchs_adam_in_centred_pixels_gives_the_same(mixture,
         assert torch.allclose(purifier(images[i : i + 1]), expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("lam", [1e-3, 1.0])
+def test_guidance_is_the_confidence_of_a_linear_classifier_beside_the_mean_error(
+    mixture, images, linear_classifier, lam
+):
+    """By hand: half of W_y - sum_k p_k W_k by centred pixels, for the best class of every step."""
+    weight = linear_classifier[1].weight.detach()
+    sigmas = levels(LikelihoodMaximisation(mixture, seed=3), images)[:, 0]
+    u = (2 * images[:1] - 1).requires_grad_()
+    adam = torch.optim.Adam([u], lr=0.1)
+    for k in range(1, 6):
+        t, z = 2 * sigmas[k - 1], SeededNoise(3).draw("level", k, 2, images)[0]
+        denoised = 2 * mixture.denoise((u + t * z + 1) / 2, t / 2) - 1
+        adam.zero_grad()
+        (denoised - u).square().mean().backward()
+        p = (((u.detach() + 1) / 2).flatten(1) @ weight.T).softmax(1)
+        u.grad -= lam * 0.5 * (weight[p.argmax(1)] - p @ weight).reshape(u.shape)
+        adam.step()
+    purifier = LikelihoodMaximisation(mixture, classifier=linear_classifier, lam=lam, seed=3)
+    assert torch.allclose(purifier(images[:1]), ((u.detach() + 1) / 2).clamp(0, 1), rtol=0, atol=1e-10)
+
+
+def test_guidance_raises_the_confidence_of_the_classifier_of_the_defence(mixture, images, linear_classifier):
+    def confidence(lam: float) -> float:
+        defense = Defense(LikelihoodMaximisation(mixture, lam=lam), linear_classifier)
+        return defense(images).log_softmax(1).amax(1).mean().item()
+
+    assert confidence(0) < confidence(1e-3) < confidence(1)
+    with pytest.raises(ValueError, match="LikelihoodMaximisation is guided by a classifier"):
+        LikelihoodMaximisation(mixture, lam=1.0)(images)
+
+
+def test_without_guidance_the_defence_changes_nothing(mixture, linear_classifier):
+    purifier = LikelihoodMaximisation(mixture)
+    assert purifier.in_front_of(linear_classifier) is purifier and purifier.settings["classifier"] is None
+
+
 def test_network_calls_and_gaussians(mixture, images, watched_noise):
     purifier = LikelihoodMaximisation(mixture)
     purifier.score_model = spy = Levels(mixture)
@@ -78,9 +115,9 @@ def test_the_result_stays_in_the_ball(mixture, images, rho):
     assert torch.allclose(moved, torch.full_like(moved, rho))
 
 
-@pytest.mark.parametrize("rho", [0.05, 100.0])
-def test_the_exact_gradient_agrees_with_finite_differences(mixture, images, rho):
-    purifier = LikelihoodMaximisation(mixture, steps=3, rho=rho)
+@pytest.mark.parametrize(("rho", "lam"), [(0.05, 0.0), (100.0, 0.0), (100.0, 0.1)])
+def test_the_exact_gradient_agrees_with_finite_differences(mixture, images, smooth_classifier, rho, lam):
+    purifier = LikelihoodMaximisation(mixture, steps=3, rho=rho, classifier=smooth_classifier, lam=lam)
     x = images[:2].clone().requires_grad_()
     assert torch.autograd.gradcheck(purifier, (x,), eps=1e-7, atol=1e-5, rtol=1e-4)
 
@@ -103,6 +140,7 @@ def test_the_gradient_is_finite_where_the_error_is_flat(images):
         ({"rho": -1.0}, "-1.0"),
         ({"sigma_min": 0.0}, "got 0.0"),
         ({"sigma_min": 0.4}, "0.4, 0.3"),
+        ({"lam": -0.5}, "needs lam >= 0; got -0.5"),
         ({"seed": -3}, "-3"),
     ],
 )

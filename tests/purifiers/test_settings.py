@@ -42,7 +42,10 @@ OTHERS: dict[str, dict[str, object]] = {
     },
     "Identity": {},
     "Langevin": {"sigmas": [0.2, 0.1], "step_size": 1e-5, "steps_per_level": 2, "denoise": False},
-    "LikelihoodMaximisation": {"steps": 3, "lr": 0.1, "sigma_min": 0.1, "sigma_max": 0.4, "rho": 10.0},
+    "LikelihoodMaximisation": {
+        "steps": 3, "lr": 0.1, "sigma_min": 0.1, "sigma_max": 0.4, "rho": 10.0,
+        "classifier": nn.Linear(64, 3), "lam": 1.0,
+    },
     "MALADE": {
         "sigma2": 0.1, "alpha": 0.1, "delta": 0.1, "steps": 3, "alpha_end": 0.2, "delta_end": 0.2, "clip_steps": True,
     },
