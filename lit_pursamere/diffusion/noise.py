@@ -27,7 +27,7 @@ from lit_pursamere.host import onto
 
 __all__ = ["FreshNoise", "NoiseSource", "NoiseTables", "PartlySeededNoise", "SeededNoise"]
 
-STREAMS = ("level", "forward", "reverse", "guide")
+STREAMS = ("level", "forward", "reverse", "guide", "smoothing")
 
 
 class NoiseSource(ABC):

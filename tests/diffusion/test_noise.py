@@ -8,7 +8,7 @@ import torch
 from lit_pursamere.diffusion import FreshNoise, NoiseSource, NoiseTables, PartlySeededNoise, SeededNoise
 from lit_pursamere.purifiers import PurSAMERE
 
-STREAMS = ("level", "forward", "reverse", "guide")
+STREAMS = ("level", "forward", "reverse", "guide", "smoothing")
 RECORDED = [1.0617087, 0.0910712, 1.2612344, 0.2901901]  # seed 3, branch (1,), stream reverse, step 7
 
 
