@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from scipy.special import betainc, betaincinv, ndtri
@@ -32,7 +31,8 @@ __all__ = ["ABSTAIN", "Certificate", "Certification", "lower_bound", "p_value"]
 ABSTAIN = -1  # in place of a class
 
 
-class Certificate(NamedTuple):
+@dataclass(frozen=True)
+class Certificate:
     """What is known of the smoothed classifier at one image.
 
     `selected` is the class that CERTIFY chose, given in `count` of n draws; `lower` the lower bound of its probability,

@@ -38,7 +38,7 @@ class Smoothing(Purifier):
     independent of xi.
     """
 
-    streams = ("smoothing",)
+    streams: tuple[str, ...] = ("smoothing",)
 
     def __init__(self, score_model: ScoreModel | None, sigma: float, seed: int = 0) -> None:
         super().__init__(score_model, seed)

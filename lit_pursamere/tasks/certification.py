@@ -7,6 +7,7 @@ rows  ->  certified accuracy over the radius: certified.md, certified.csv, certi
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, nn
@@ -116,7 +117,7 @@ class LitCertification(FolderTask):
     def _certify(self, sigma: float, defense: Any, x: Tensor, label: int, number: int) -> None:
         since, slots = time.monotonic(), self.data.eval_batch_size
         found = self.certification.certify(defense, sigma, x, number, run_seed(), slots)
-        row = {"dataset": self.data.name, "sigma": sigma, "index": number, "label": label, **found._asdict()}
+        row = {"dataset": self.data.name, "sigma": sigma, "index": number, "label": label, **asdict(found)}
         self.certificates.append([{**row, "seconds": round(time.monotonic() - since, 4), "seed": run_seed()}])
 
     def on_test_epoch_end(self) -> None:
