@@ -29,7 +29,7 @@ ATTACKS = (
 PURIFIERS = (
     "ADBM", "ADP", "COUP", "DP_DDIM", "DP_DDPM", "DP_EDM", "GDMP", "MALADE", "DenoisedSmoothing", "DiffPure",
     "DiffPureLD", "ExtraCorrector", "Identity", "Langevin", "LikelihoodMaximisation", "PurSAMERE", "Purifier",
-    "SmoothedPurifier", "Trajectory",
+    "Trajectory",
 )  # fmt: skip
 
 # Where each name is, imported when it is asked for: `import lit_pursamere` alone imports no torch.

@@ -14,7 +14,7 @@ from lit_pursamere.purifiers.langevin import Langevin
 from lit_pursamere.purifiers.likelihood import LikelihoodMaximisation
 from lit_pursamere.purifiers.malade import MALADE
 from lit_pursamere.purifiers.pursamere import PurSAMERE, Trajectory
-from lit_pursamere.purifiers.smoothing import DenoisedSmoothing, SmoothedPurifier
+from lit_pursamere.purifiers.smoothing import DenoisedSmoothing
 
 __all__ = [
     "ADBM",
@@ -34,6 +34,5 @@ __all__ = [
     "LikelihoodMaximisation",
     "PurSAMERE",
     "Purifier",
-    "SmoothedPurifier",
     "Trajectory",
 ]

@@ -18,8 +18,9 @@ from lit_pursamere.ending import command, ending
 from lit_pursamere.evaluation.certification import Certification
 from lit_pursamere.evaluation.evaluation import Batch
 from lit_pursamere.progress import Progress
-from lit_pursamere.purifiers import DenoisedSmoothing, Purifier, SmoothedPurifier
+from lit_pursamere.purifiers import DenoisedSmoothing, Purifier
 from lit_pursamere.purifiers.base import Recipe, complete
+from lit_pursamere.purifiers.smoothing import SmoothedPurifier
 from lit_pursamere.report.certified import Certified, read_certified
 from lit_pursamere.report.certified_table import as_markdown, save_certified
 from lit_pursamere.report.drawing import beside
