@@ -1,4 +1,4 @@
-"""Certificates hold where the truth is known: a linear classifier, a binomial world, attacks on the smoothed classifier."""
+"""Certificates hold where the truth is known: a linear classifier, a binomial world, attacks on what is smoothed."""
 
 from __future__ import annotations
 
