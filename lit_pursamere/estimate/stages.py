@@ -137,7 +137,7 @@ def evaluation_stages(task: LitRobustness, data: ImageDataModule, settings: dict
 def certification_stages(task: LitCertification, data: ImageDataModule, settings: dict) -> list[Stage]:
     """Stages of a `certify`: the draws of every noise level, a batch of them for an image."""
     images = limited(len(data.test_indices()), data.eval_batch_size, settings.get("limit_test_batches"))
-    size = data.eval_batch_size
+    size = task.slots or data.eval_batch_size
     draws = images * size * -(-(task.certification.n0 + task.certification.n) // size)  # a last batch is filled up
     return [
         Stage(f"{name}, draws", draws, size, Asking(defense, data).verdict() * draws)

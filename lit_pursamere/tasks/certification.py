@@ -48,6 +48,8 @@ class LitCertification(FolderTask):
         n: Draws that bound its probability (paper: 100,000).
         alpha: Probability that the certificate of an image is wrong (paper: 0.001).
         output: Folder of certificates, tables and figure. Running again continues there.
+        slots: Draws per forward pass (None: `data.eval_batch_size`, of which shards and processes get whole batches of
+            images each).
 
     Raises:
         ValueError: If a number is out of range, a noise level is given twice or is none that the score model knows, or
@@ -68,8 +70,12 @@ class LitCertification(FolderTask):
         n: int = 10_000,
         alpha: float = 0.001,
         output: str = "runs/certify",
+        slots: int | None = None,
     ) -> None:
         super().__init__(output)
+        if slots is not None and slots < 1:
+            raise ValueError(f"LitCertification needs slots of at least 1 draw; got {slots}")
+        self.slots = slots
         self.sigmas = [float(level) for level in (sigma if isinstance(sigma, list) else [sigma])]
         if not self.sigmas or len({*self.sigmas}) < len(self.sigmas):
             raise ValueError(f"sigma must be a number, or several different ones; got {sigma}")
@@ -94,7 +100,7 @@ class LitCertification(FolderTask):
             "weights": state_digest(self.defenses),
             "certification": {"sigmas": self.sigmas, "n0": asked.n0, "n": asked.n, "alpha": asked.alpha},
             "seed": run_seed(),
-            "slots": data.eval_batch_size,
+            "slots": self.slots or data.eval_batch_size,
             "precision": str(self.trainer.precision),
         }
 
@@ -116,7 +122,7 @@ class LitCertification(FolderTask):
                 self.progress.advance(1, skipped=known)
 
     def _certify(self, sigma: float, defense: Any, x: Tensor, label: int, number: int) -> None:
-        since, slots = time.monotonic(), self.data.eval_batch_size
+        since, slots = time.monotonic(), self.slots or self.data.eval_batch_size
         found = self.certification.certify(defense, sigma, x, number, run_seed(), slots)
         row = {"dataset": self.data.name, "sigma": sigma, "index": number, "label": label, **asdict(found)}
         self.certificates.append([{**row, "seconds": round(time.monotonic() - since, 4), "seed": run_seed()}])

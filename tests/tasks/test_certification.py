@@ -75,7 +75,7 @@ def test_certificates_are_those_of_the_algorithm(whole):
 
 
 def test_neither_the_batch_nor_shards_nor_a_stop_change_a_certificate(whole, tmp_path):
-    certify(tmp_path / "batch", batch=5)
+    certify(tmp_path / "batch", batch=1, slots=13)
     assert told(tmp_path / "batch") == told(whole[0])
     certify(tmp_path / "stopped", limit=1)
     file = tmp_path / "stopped/certificates-0.jsonl"
@@ -116,6 +116,7 @@ def test_a_purifier_takes_the_place_of_the_single_step(kind, tmp_path):
         ({"sigma": [0.2, 0.2]}, "several different ones"),
         ({"sigma": 0.0}, "needs sigma above 0; got 0.0"),
         ({"alpha": 1.0}, "alpha is the probability"),
+        ({"slots": 0}, "needs slots of at least 1 draw; got 0"),
         ({"output": ""}, "LitCertification needs an output, a folder"),
     ],
 )
