@@ -28,9 +28,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "certify": (
         "certify --config digits/certify",
-        "certify --config digits/certify --model.sigma 0.3 --model.n 100000 --model.output runs/sigma03",
-        "certify --config digits/certify --model.purifier dp_ddim --model.score_model ddpm_digits",
-        "report runs/digits/certify runs/digits/smoothed --output runs/digits/both",
+        "certify --config digits/certify --model.sigma 0.3 --model.output runs/sigma03",
+        "certify --config digits/certify --model.purifier adp --model.output runs/adp",
+        "report runs/digits/certify runs/digits/smoothed --output runs/both",
     ),
     "purify": (
         "purify photos/ purified/ --purifier pursamere_digits --score_model digits",

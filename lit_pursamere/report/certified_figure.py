@@ -53,9 +53,11 @@ def certified_figure(
     grid_lines(axes, "both")
     legend(figure, 3)
     first, asked = runs[0], runs[0].settings
+    counts = [len(run.of(sigma)) for run, sigma in curves]
+    images = " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
     caption(
         figure,
-        f"{shown(str(first.manifest['data']), 'figure')}; {first.images} images, n = {asked['n']:,} draws, alpha = "
+        f"{shown(str(first.manifest['data']), 'figure')}; {images} images, n = {asked['n']:,} draws, alpha = "
         f"{asked['alpha']:g}; 95 % {INTERVAL_NAMES[interval]} intervals",
     )
     return figure

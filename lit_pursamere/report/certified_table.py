@@ -40,7 +40,9 @@ def as_markdown(
         cells = [points[radius].text(interval) if radius in points else "" for radius in radii]
         level = "" if one.sigma is None else f", sigma {one.sigma:g}"
         name = f"attacked: {one.system}{level} ({one.run.label})"
-        body.append([name, max(accuracy.n for accuracy in points.values()), "", "", "", *cells])
+        counts = [accuracy.n for accuracy in points.values()]
+        n = " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
+        body.append([name, n, "", "", "", *cells])
     notes = "\n\n".join(shown(note, "markdown") for note in notes_of(runs, attacked, interval))
     return f"{markdown_table(head, body)}\n{notes}\n"
 
