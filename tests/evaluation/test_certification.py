@@ -117,6 +117,9 @@ def test_the_noise_is_a_function_of_seed_image_and_draw():
         assert certified(0.5 * SIGMA, asked, index=3, slots=slots) == whole
     others = [certified(0.5 * SIGMA, asked, index=4), certified(0.5 * SIGMA, asked, index=3, seed=1)]
     assert all(other.count != whole.count for other in others)
+    assert whole.count == certified(0.5 * SIGMA, Certification(10, 500, 0.01), index=3).count <= 500
+    few = Certification(500, 10).certify(smoothed(), SIGMA, at(9 * SIGMA), 3, 0, 510)
+    assert few.count == 10 and whole.count > 300  # what chose the class is not counted
 
 
 def test_draws_are_independent_of_each_other_and_of_what_the_purifier_draws(mixture):
