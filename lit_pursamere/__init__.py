@@ -27,8 +27,9 @@ ATTACKS = (
     "Square", "Transfer", "WorstCase", "Wrapped",
 )  # fmt: skip
 PURIFIERS = (
-    "ADBM", "ADP", "COUP", "DP_DDIM", "DP_DDPM", "DP_EDM", "GDMP", "MALADE", "DiffPure", "DiffPureLD", "ExtraCorrector",
-    "Identity", "Langevin", "LikelihoodMaximisation", "PurSAMERE", "Purifier", "Trajectory",
+    "ADBM", "ADP", "COUP", "DP_DDIM", "DP_DDPM", "DP_EDM", "GDMP", "MALADE", "DenoisedSmoothing", "DiffPure",
+    "DiffPureLD", "ExtraCorrector", "Identity", "Langevin", "LikelihoodMaximisation", "PurSAMERE", "Purifier",
+    "Trajectory",
 )  # fmt: skip
 
 # Where each name is, imported when it is asked for: `import lit_pursamere` alone imports no torch.

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from lit_pursamere.cli.main import main
 from lit_pursamere.store import read_rows
+from lit_pursamere.store.certificates import read_certificates
 
 pytestmark = pytest.mark.slow
 
@@ -180,3 +181,14 @@ def test_the_first_of_two_processes_says_why_a_folder_is_refused(repository_root
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "set/manifest.json" in done.stderr and "SIGTERM" not in done.stderr
+
+
+def test_two_processes_certify_what_one_does(repository_root, tmp_path):
+    for processes in (1, 2):
+        run(
+            repository_root, "certify", "--config=configs/digits/certify.yaml", "--data.test_size=5", "--model.n=30",
+            "--data.eval_batch_size=2", "--model.slots=45", f"--model.output={tmp_path}/{processes}",
+            processes=processes,
+        )  # fmt: skip
+    one, two = ([{**row, "seconds": 0} for row in read_certificates(tmp_path / str(n))[1]] for n in (1, 2))
+    assert one == two and len(one) == 15

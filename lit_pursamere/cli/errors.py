@@ -31,7 +31,10 @@ PACKAGE = str(Path(__file__).parents[1])
 LONGEST = 1000  # characters of a line
 
 # What to do where Lightning only says what is wrong.
-TASKS = "LitScoreModel and LitClassifier are for fit, LitPurification for predict, LitRobustness for test"
+TASKS = (
+    "LitScoreModel and LitClassifier are for fit, LitPurification for predict, LitRobustness for test, "
+    "LitCertification for certify"
+)
 ADVICE = (
     ("No supported gpu backend found", "there is none here: --trainer.accelerator cpu"),
     ("_step()` method", TASKS),

@@ -42,7 +42,7 @@ def estimate(*options: str) -> None:
         found, asked = of_run(words[1:] if words and words[0] in LIGHTNING_VERBS else words, missing)
         stages += [replace(stage, name=f"{name}{stage.name}") for stage in found]
     if not stages:
-        raise ValueError("there is nothing to estimate: no fit, predict, test or compare")
+        raise ValueError("there is nothing to estimate: no fit, predict, test, certify or compare")
     print(told(stages, devices_of(asked.devices)), end="")
     if left_out:
         print(f"Not estimated: {', '.join(dict.fromkeys(left_out))}")

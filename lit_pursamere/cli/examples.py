@@ -26,6 +26,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "test --config digits/robustness --model.attacks.mine fgsm --model.output runs/fgsm",
         "test --config digits/robustness --model.threat.eps 8/255 --model.output runs/eps8",
     ),
+    "certify": (
+        "certify --config digits/certify",
+        "certify --config digits/certify --model.sigma 0.3 --model.output runs/sigma03",
+        "certify --config digits/certify --model.purifier adp --model.output runs/adp",
+        "report runs/digits/certify runs/digits/smoothed --output runs/both",
+    ),
     "purify": (
         "purify photos/ purified/ --purifier pursamere_digits --score_model digits",
         "purify photos/ purified/ --purifier pursamere --score_model cifar10/edm --seed 1",

@@ -24,9 +24,10 @@ from lit_pursamere.preflight.memory import IMAGES, fitting_batch_size
 from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.sharding import Shard
 from lit_pursamere.stopping import left_to_first
+from lit_pursamere.store.certificates import is_certified
 from lit_pursamere.store.manifest import read_manifest
 from lit_pursamere.store.records import FILES
-from lit_pursamere.tasks import LitPurification, LitRobustness
+from lit_pursamere.tasks import LitPurification
 
 __all__ = ["FittingBatch", "evaluated", "for_everybody"]
 
@@ -110,9 +111,10 @@ def for_everybody(most: int, images: int, trainer: pl.Trainer, shard: Shard) -> 
 def recorded(task: Any) -> int | None:
     """The size of a batch that the results in the folder of a task are bound to."""
     manifest = read_manifest(task.output) or {}
-    if isinstance(task, LitRobustness):  # a manifest without rows binds nothing
-        return manifest.get("slots") if any(task.output.glob(FILES)) else None
-    return manifest.get("part")
+    if isinstance(task, LitPurification):
+        return manifest.get("part")
+    # A manifest without rows binds nothing.
+    return manifest.get("slots") if any(task.output.glob(FILES)) or is_certified(task.output) else None
 
 
 def claimed(folder: Path, size: int) -> int:

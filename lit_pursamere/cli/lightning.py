@@ -37,7 +37,7 @@ ABOUT = {  # the descriptions of the parsers, in place of those of Lightning's t
     "LitRobustness, --model.purifier.help PurSAMERE.",
 }
 
-__all__ = ["check_processes", "command_line", "examined", "fit", "predict", "test", "validate"]
+__all__ = ["certify", "check_processes", "command_line", "examined", "fit", "predict", "test", "validate"]
 
 
 def command_line(
@@ -298,3 +298,30 @@ def predict(*options: str) -> None:
 def test(*options: str) -> None:
     """Attack a defence, judge the images, and print the table."""
     command_line(["test", *options])
+
+
+def certify(*options: str) -> None:
+    """Find the l2 ball around each image in which no attack changes the class of a smoothed classifier.
+
+    Randomised smoothing (Cohen et al., 2019): Gaussian noise of --model.sigma, one step of --model.score_model, or
+    --model.purifier, before --model.classifier. A `test` of LitCertification.
+    """
+    command_line(["test", *options], prepare=require_certification)
+
+
+def require_certification(config: Namespace) -> None:
+    """Refuse what certifies nothing, before it is built.
+
+    Raises:
+        ValueError: If the model is another one than a LitCertification.
+    """
+    from pydoc import locate
+
+    from lit_pursamere.tasks import LitCertification
+
+    name = config.test.model.class_path
+    kind: Any = locate(name)
+    if not (isinstance(kind, type) and issubclass(kind, LitCertification)):
+        raise ValueError(
+            f"certify needs a LitCertification, such as `--config digits/certify`; the model is {name.split('.')[-1]}"
+        )

@@ -6,10 +6,12 @@ __all__ = ["CLASSES", "MATTER", "PARTS", "SAID"]
 
 CLASSES = {  # whose arguments stand behind which word
     "LitRobustness": "model", "LitPurification": "model", "LitScoreModel": "model", "LitClassifier": "model",
-    "ImageDataModule": "data", "Checklist": "audit", "Estimate": "estimate", "Confidence": "walk",
+    "LitCertification": "model", "ImageDataModule": "data", "Checklist": "audit", "Estimate": "estimate",
+    "Confidence": "walk",
 }  # fmt: skip
 RUNS = ("trainer.accelerator", "trainer.devices", "trainer.precision")
 DEFENCE = ("purifier", "score_model", "classifier", "noise")
+SMOOTHED = ("sigma", "score_model", "purifier", "classifier")
 MATTER = {  # of the verbs of a configuration: what of it is mostly changed
     "fit": (
         "config", "LitScoreModel.score_model", "LitClassifier.classifier", "LitScoreModel.export", "data",
@@ -24,6 +26,11 @@ MATTER = {  # of the verbs of a configuration: what of it is mostly changed
     "test": (
         "config", *(f"LitRobustness.{name}" for name in (*DEFENCE, "attacks", "threat", "evaluations", "output")),
         "data", "ImageDataModule.test_size", "ImageDataModule.eval_batch_size", *RUNS, "seed_everything", "shard",
+    ),
+    "certify": (
+        "config", *(f"LitCertification.{name}" for name in (*SMOOTHED, "n0", "n", "alpha", "output")), "data",
+        "ImageDataModule.test_size", "ImageDataModule.eval_batch_size", *RUNS,
+        "seed_everything", "shard",
     ),
     "estimate": ("config", "Estimate.devices", "Estimate.measure", "trainer.accelerator", "trainer.precision"),
     "audit": (
@@ -57,5 +64,5 @@ SAID = {  # what no docstring says, or what is to be typed rather than what it i
     "trainer.max_steps": "Steps after which it ends, -1: none.",
 }
 PARTS = {"fit": ("LitScoreModel", "LitClassifier"), "validate": ("LitScoreModel", "LitClassifier"),
-         "predict": ("LitPurification",), "test": ("LitRobustness",), "estimate": ("LitRobustness",),
-         "audit": ("LitRobustness",), "walk": ("LitRobustness",)}  # fmt: skip
+         "predict": ("LitPurification",), "test": ("LitRobustness",), "certify": ("LitCertification",),
+         "estimate": ("LitRobustness",), "audit": ("LitRobustness",), "walk": ("LitRobustness",)}  # fmt: skip

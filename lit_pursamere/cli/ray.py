@@ -1,4 +1,4 @@
-"""`lit-pursamere ray`: a `predict` or `test` on the machines of a Ray cluster, shard by shard.
+"""`lit-pursamere ray`: a `predict`, `test` or `certify` on the machines of a Ray cluster, shard by shard.
 
 lit-pursamere ray test --shards 64 --config cifar10/tables_1_2 --model.output /shared/table
 """
@@ -17,7 +17,7 @@ __all__ = ["ray"]
 
 
 def ray(
-    verb: Literal["predict", "test"],
+    verb: Literal["predict", "test", "certify"],
     *options: str,
     shards: int = 8,
     gpus: float | None = None,
@@ -25,7 +25,7 @@ def ray(
     retries: int = 10,
     address: str | None = None,
 ) -> None:
-    """Run a `predict` or `test` on a Ray cluster, shard by shard.
+    """Run a `predict`, `test` or `certify` on a Ray cluster, shard by shard.
 
     Ray finds free GPUs, starts the shards there, and starts those again whose process or machine is lost. All machines
     must see the folder of the configuration and that of the results under the same names.

@@ -1,4 +1,4 @@
-"""`lit-pursamere sbatch`: a `predict` or `test` as an array of SLURM jobs, one a shard.
+"""`lit-pursamere sbatch`: a `predict`, `test` or `certify` as an array of SLURM jobs, one a shard.
 
 lit-pursamere sbatch test --shards 64 --config cifar10/tables_1_2 --model.output runs/table
 lit-pursamere sbatch test --shards 64 --script array.sh --config cifar10/tables_1_2 --model.output runs/table
@@ -20,7 +20,7 @@ LIMIT = "#SBATCH --"
 
 
 def sbatch(
-    verb: Literal["predict", "test"],
+    verb: Literal["predict", "test", "certify"],
     *options: str,
     shards: int = 8,
     folder: Path = Path("runs/sbatch"),
@@ -32,7 +32,7 @@ def sbatch(
     at_once: int = 64,
     slurm: list[str] | None = None,
 ) -> None:
-    """Submit a `predict` or `test` to SLURM as an array of jobs, one a shard.
+    """Submit a `predict`, `test` or `certify` to SLURM as an array of jobs, one a shard.
 
     A job whose time is up, or whose place another one takes, is submitted again; its shard goes on where it stopped.
 

@@ -19,7 +19,7 @@ def commands(verb: str, options: Sequence[str], shards: int) -> list[list[str]]:
     """The words of the commands of a job, one a shard.
 
     Args:
-        verb: `predict` or `test`.
+        verb: `predict`, `test` or `certify`.
         options: Its options.
         shards: How many parts the job has.
 

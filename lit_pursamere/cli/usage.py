@@ -20,6 +20,7 @@ GROUPS = {  # by what one comes for
     "Is my classifier robust?": {
         "evaluate": Entry("evaluate", "attack an own classifier on own images, without a configuration"),
         "test": Entry("lightning", "attack the defence of a configuration, and print the table"),
+        "certify": Entry("lightning", "find the l2 ball around each image in which no attack can succeed"),
         "compare": Entry("compare", "`test` many purifiers, and print one table"),
         "audit": Entry("audit", "ask whether an attack could have broken a defence, or how many draws its EoT needs"),
         "walk": Entry("walk", "look at purifications on their way: confidence, pictures, reconstruction error"),
@@ -39,8 +40,8 @@ GROUPS = {  # by what one comes for
         "estimate": Entry("estimate", "say what a run, or a whole experiment, will cost"),
     },
     "Past one machine": {
-        "sbatch": Entry("sbatch", "a `predict` or `test` as an array of SLURM jobs"),
-        "ray": Entry("ray", "a `predict` or `test` on the machines of a Ray cluster"),
+        "sbatch": Entry("sbatch", "a `predict`, `test` or `certify` as an array of SLURM jobs"),
+        "ray": Entry("ray", "a `predict`, `test` or `certify` on the machines of a Ray cluster"),
     },
     "Look at results": {
         "report": Entry("report", "print the table of test runs again, as a page, CSV, LaTeX"),
@@ -57,7 +58,7 @@ GROUPS = {  # by what one comes for
 }
 VERBS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 LIGHTNING_VERBS = tuple(name for name, entry in VERBS.items() if entry.module == "lightning")
-SHARDED = ("predict", "test")  # verbs whose images may be shared by commands that know nothing of each other
+SHARDED = ("predict", "test", "certify")  # verbs whose images may be shared by commands that know nothing of each other
 
 
 def tell(command: str, verbs: Mapping[str, str], word: str) -> int:

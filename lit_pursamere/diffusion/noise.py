@@ -27,7 +27,8 @@ from lit_pursamere.host import onto
 
 __all__ = ["FreshNoise", "NoiseSource", "NoiseTables", "PartlySeededNoise", "SeededNoise"]
 
-STREAMS = ("level", "forward", "reverse", "guide")
+STREAMS = ("level", "forward", "reverse", "guide", "smoothing")
+GENERATED = 4  # so many of them can the 32 bits of a seed of torch's generator keep apart
 
 
 class NoiseSource(ABC):
@@ -57,9 +58,9 @@ class SeededNoise(NoiseSource):
     Sharing one draw between all images makes a purifier a function of the image alone: neither the position in a
     batch nor the batch size can matter.
 
-    Step k of stream number s is drawn by torch's CPU generator with seed k + 2^30 s for seed 0, and from 64-bit keys,
-    see `image_noise`, for all others: of a seed that generator uses 32 bits, too few to keep seeds, branches, streams
-    and steps apart.
+    Step k of stream number s < 4 is drawn by torch's CPU generator with seed k + 2^30 s for seed 0, and from 64-bit
+    keys, see `image_noise`, in all other cases: of a seed that generator uses 32 bits, too few to keep seeds, branches,
+    streams and steps apart.
 
     Args:
         seed: Number in [0, 2^30).
@@ -75,7 +76,7 @@ class SeededNoise(NoiseSource):
 
     def draw(self, stream: str, k: int, count: int, like: Tensor) -> Tensor:
         shape = like.shape[1:]
-        if self.seed or self.branch:
+        if self.seed or self.branch or check_stream(stream) >= GENERATED:
             one = torch.empty((1, *shape), device="cpu")
             noise = KeyedNoise(self.keys).draw(stream, k, count, one)
         else:

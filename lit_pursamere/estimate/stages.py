@@ -3,6 +3,7 @@
 training:      steps x batch x a call of the network with the gradients of its weights (once for each part of the
                loss; pairs: twice), and what attacks and purifications take that make the images, or the noise
 purification:  images x the calls of a purification
+certificate:   images x (n0 + n) x (purification + classifier), at every noise level
 clean verdict: images x evaluations x (purification + classifier)
 attack:        images x (queries for values and for gradients of its view, and verdicts on the last and worst iterate)
 
@@ -23,7 +24,7 @@ from lit_pursamere.data import ImageDataModule
 from lit_pursamere.estimate.asking import Asking, Cost, shape_of
 from lit_pursamere.estimate.calls import Queries, count_queries
 from lit_pursamere.estimate.prices import Price
-from lit_pursamere.tasks import LitClassifier, LitPurification, LitRobustness, LitScoreModel
+from lit_pursamere.tasks import LitCertification, LitClassifier, LitPurification, LitRobustness, LitScoreModel
 from lit_pursamere.tasks.adversarial import defended
 from lit_pursamere.tasks.score_model import BANDS
 
@@ -102,6 +103,8 @@ def stages_of(task: pl.LightningModule, data: ImageDataModule, settings: dict) -
         return [Stage("purification", images, data.eval_batch_size, Asking(task.purifier, data).purified() * images)]
     if isinstance(task, LitRobustness):
         return evaluation_stages(task, data, settings)
+    if isinstance(task, LitCertification):
+        return certification_stages(task, data, settings)
     raise ValueError(f"nothing is known of the cost of {type(task).__name__}")
 
 
@@ -129,6 +132,17 @@ def evaluation_stages(task: LitRobustness, data: ImageDataModule, settings: dict
             note = UNKNOWN if cost is None else note
             stages.append(Stage(f"{system}, {name}", images, data.eval_batch_size, cost, note=note))
     return stages
+
+
+def certification_stages(task: LitCertification, data: ImageDataModule, settings: dict) -> list[Stage]:
+    """Stages of a `certify`: the draws of every noise level, a batch of them for an image."""
+    images = limited(len(data.test_indices()), data.eval_batch_size, settings.get("limit_test_batches"))
+    size = task.slots or data.eval_batch_size
+    draws = images * size * -(-(task.certification.n0 + task.certification.n) // size)  # a last batch is filled up
+    return [
+        Stage(f"{name}, draws", draws, size, Asking(defense, data).verdict() * draws)
+        for name, defense in task.systems.items()
+    ]
 
 
 def training_stages(task: LitClassifier | LitScoreModel, data: ImageDataModule, settings: dict) -> list[Stage]:

@@ -14,6 +14,7 @@ from lit_pursamere.purifiers.langevin import Langevin
 from lit_pursamere.purifiers.likelihood import LikelihoodMaximisation
 from lit_pursamere.purifiers.malade import MALADE
 from lit_pursamere.purifiers.pursamere import PurSAMERE, Trajectory
+from lit_pursamere.purifiers.smoothing import DenoisedSmoothing
 
 __all__ = [
     "ADBM",
@@ -24,6 +25,7 @@ __all__ = [
     "DP_EDM",
     "GDMP",
     "MALADE",
+    "DenoisedSmoothing",
     "DiffPure",
     "DiffPureLD",
     "ExtraCorrector",

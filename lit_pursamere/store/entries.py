@@ -63,6 +63,7 @@ ATTACK = having(
 )
 ENTRIES: dict[str, Kind] = {
     "attacks": each(ATTACK),
+    "certification": having(sigmas=every(is_number), n0=is_count, n=is_count, alpha=is_number),
     "data": is_text,
     "defenses": each(having(purifier=is_mapping)),
     "dtype": is_text,

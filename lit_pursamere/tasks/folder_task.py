@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
-from lit_pursamere.data import ImageDataModule
+from lit_pursamere.data import ImageDataModule, ShardSampler
 from lit_pursamere.ending import ending
 from lit_pursamere.stopping import left_to_first
 from lit_pursamere.store import ResultsFolder
@@ -91,6 +92,22 @@ class FolderTask(pl.LightningModule, ABC):
         self.visible = bar is not None and self.trainer.is_global_zero
         if bar is not None and self.visible:  # Lightning's bar counts batches, and those of one process only
             bar.disable()
+
+    def require_whole_test(self) -> int:
+        """How many images this process is to test, if every image is tested once, and gradients can be taken.
+
+        Raises:
+            RuntimeError: If one of them does not hold.
+        """
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("attacks need gradients: use Trainer(inference_mode=False), as the command line does")
+        loader: Any = self.trainer.test_dataloaders
+        if (self.trainer.world_size > 1 or self.data.shard) and not isinstance(loader.sampler, ShardSampler):
+            raise RuntimeError(
+                "the test loader would repeat images to even out the processes, which falsifies accuracies: use "
+                "Trainer(use_distributed_sampler=False), as the command line does, and a loader with a ShardSampler"
+            )
+        return int(min(len(loader.sampler), self.trainer.num_test_batches[0] * self.data.eval_batch_size))
 
     def open_in_turn(self) -> None:
         """Open the folder on every process, the first one first: it writes the manifest that the others compare with.

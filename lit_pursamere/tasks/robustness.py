@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from lit_pursamere.attacks import Attack
-from lit_pursamere.data import ShardSampler
 from lit_pursamere.defense import ALONE, Defense
 from lit_pursamere.defense.detectors import Detector
 from lit_pursamere.defense.ensemble import Ensemble
@@ -164,18 +163,10 @@ class LitRobustness(FolderTask):
         self.detector.calibrate(images.to(self.device), data.eval_batch_size)
 
     def on_test_start(self) -> None:
-        if torch.is_inference_mode_enabled():
-            raise RuntimeError("attacks need gradients: use Trainer(inference_mode=False), as the command line does")
-        loader: Any = self.trainer.test_dataloaders
-        if (self.trainer.world_size > 1 or self.data.shard) and not isinstance(loader.sampler, ShardSampler):
-            raise RuntimeError(
-                "the test loader would repeat images to even out the processes, which falsifies accuracies: use "
-                "Trainer(use_distributed_sampler=False), as the command line does, and a loader with a ShardSampler"
-            )
+        images = self.require_whole_test()
         self.calibrate()
         self.open_in_turn()
         slots = self.data.eval_batch_size
-        images = int(min(len(loader.sampler), self.trainer.num_test_batches[0] * slots))
         name, systems = self.data.name, dict(self.systems.items())
         rows = images * len(systems) * (1 + len(self.attacks))
         self.evaluation = RecordedEvaluation(

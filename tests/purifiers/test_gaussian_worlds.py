@@ -28,6 +28,7 @@ from lit_pursamere.purifiers import (
     DP_EDM,
     GDMP,
     MALADE,
+    DenoisedSmoothing,
     DiffPure,
     DiffPureLD,
     ExtraCorrector,
@@ -154,6 +155,12 @@ def langevin(purifier: Langevin) -> Law:
             law = law.then(1 - step / (STD**2 + sigma**2), 0.0, 2 * step)
     last = purifier.sigmas[-1]
     return law.then(STD**2 / (STD**2 + last**2) if purifier.denoise else 1.0).then(1.0, MEAN)
+
+
+def one_step(purifier: DenoisedSmoothing) -> Law:
+    """The conditional mean of the clean image; what theory says of it is the same."""
+    keep = STD**2 / (STD**2 + purifier.sigma**2)
+    return Law().then(1.0, 0.0, purifier.sigma**2).then(keep, (1 - keep) * MEAN)
 
 
 def malade(purifier: MALADE) -> Law:
@@ -308,6 +315,7 @@ CASES = {
     "MALADE without noise": Case(
         lambda model: MALADE(model, 0.005, 1e-3, 0.0, 60), malade, lambda p: Law(0.0, MEAN, 0.0), 0.03
     ),
+    "DenoisedSmoothing": Case(lambda model: DenoisedSmoothing(model, 0.08), one_step, one_step, 1e-12),
     "DiffPureLD": Case(lambda model: DiffPureLD(model, eta=1.0, horizon=3.0), diffpure_ld, tied, 0.06),
 }
 NO_SAMPLERS = {Identity, ADP, PurSAMERE, LikelihoodMaximisation}  # the last one is below

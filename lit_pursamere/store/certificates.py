@@ -1,0 +1,121 @@
+"""Certificates of images: one JSON line per image and noise level, appended as the run proceeds.
+
+    FOLDER/manifest.json            what is certified, see `manifest`; its `certification` says how
+    FOLDER/certificates-RANK.jsonl  rows; a broken last line (a killed process) is dropped on reading
+
+A row is keyed by (sigma, index):
+
+    dataset, sigma, index, label    standard deviation of the noise in pixel units; position and class of the image
+    selected, count                 the class that n0 draws chose, and in how many of n others it was given
+    lower, radius                   lower bound of its probability; radius of the certificate in l2, null: it abstains
+    prediction                      what PREDICT answers; -1: it abstains
+    seconds, seed, run              time; what `seed_everything` was given; digest of the manifest
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lit_pursamere.store import durable
+from lit_pursamere.store.durable import Row
+from lit_pursamere.store.folder import ResultsFolder
+from lit_pursamere.store.manifest import check_manifest, is_stated, read_manifest, require_stated, run_of
+from lit_pursamere.store.records import check
+
+__all__ = ["Certificates", "is_certified", "read_certificates"]
+
+FILES = "certificates-*.jsonl"
+Key = tuple[float, int]
+
+
+def key_of(row: Row) -> Key:
+    """The key of a row.
+
+    Raises:
+        KeyError: If it lacks an entry.
+        ValueError: If an entry is none of those that a certification writes; the message names it.
+    """
+    check(row, "sigma", int, float, least=0)
+    for name in ("index", "label", "selected", "count"):
+        check(row, name, int, least=0)
+    check(row, "prediction", int, least=-1)
+    check(row, "lower", int, float, least=0, most=1)
+    check(row, "radius", int, float, None, least=0, most=1e9)
+    return row["sigma"], row["index"]
+
+
+def is_certified(folder: Path) -> bool:
+    """Whether a folder holds certificates."""
+    return any(folder.glob(FILES))
+
+
+def read_certificates(folder: Path) -> tuple[dict, list[Row]]:
+    """The manifest of a certification, and all its rows, one per key, sorted by key.
+
+    Raises:
+        FileNotFoundError: If the folder holds no certificates.
+        ValueError: If the manifest or a row is damaged, or they do not belong together.
+    """
+    manifest = read_manifest(folder)
+    if not is_certified(folder):
+        raise FileNotFoundError(f"no certificates in {folder}; run `lit-pursamere certify` first")
+    if manifest is None:
+        raise ValueError(f"{folder} has certificates, but no manifest.json that says of what; restore that file")
+    require_stated(folder, manifest, "data", "images.count", *(f"certification.{name}" for name in SETTINGS))
+    rows = _rows(folder, run_of(manifest))
+    if not rows:
+        raise ValueError(f"the certificates in {folder} are of another run than its manifest.json states")
+    stated = manifest["certification"]["sigmas"]
+    for row in rows.values():
+        if row["sigma"] not in stated or row["count"] > manifest["certification"]["n"]:
+            raise ValueError(f"{folder} has a row that its manifest does not state: sigma {row['sigma']!r}, "
+                             f"count {row['count']!r}")  # fmt: skip
+    return manifest, [rows[key] for key in sorted(rows)]
+
+
+SETTINGS = ("sigmas", "n0", "n", "alpha")  # of a certification, in its manifest
+
+
+def _rows(folder: Path, run: str | None) -> dict[Key, Row]:
+    rows: dict[Key, Row] = {}
+    for file in sorted(folder.glob(FILES)):
+        rows |= durable.read_rows(file, key_of, run)
+    return rows
+
+
+class Certificates(ResultsFolder):
+    """The folder of a certification as one process has it open: what is done already, and a file to append to.
+
+    Args:
+        folder: Where it lives.
+        manifest: JSON values that say what is certified. A manifest without rows, left by a run that failed, binds
+            nothing.
+        rank: Number of this process.
+        shard: Which part of the job the command does that this process belongs to.
+
+    Raises:
+        OSError: If another run is writing there.
+        ValueError: If the folder holds a certification with another manifest, or a damaged row; the message names it.
+    """
+
+    @staticmethod
+    def holds(folder: Path, manifest: dict) -> bool:
+        return is_stated(folder, manifest) and is_certified(folder) and check_manifest(folder, manifest)
+
+    def _mend(self, number: str) -> None:
+        super()._mend(number)
+        for file in self.folder.glob(f"certificates-{number}.jsonl"):
+            durable.cut_tail(file)
+
+    def _load(self) -> None:
+        self.name = f"certificates-{self.rank}.jsonl"
+        durable.cut_tail(self.folder / self.name)
+        self.rows = _rows(self.folder, self.run)
+
+    def append(self, rows: list[Row]) -> None:
+        """Add rows and force them to disk.
+
+        Raises:
+            OSError: If they cannot be written, with what to do about it.
+        """
+        self.rows.update((key_of(row), row) for row in self.append_rows(self.name, rows))
