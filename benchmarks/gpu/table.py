@@ -88,6 +88,7 @@ EVERY_FIFTH = {"sigma_max": 50.0, "sigma_min": 0.01, "count": 232, "first": 0.1,
 RIVALS = {
     "LikelihoodMaximisation": Rival("likelihood", fresh=False),
     "MagNet": Rival("magnet", fresh=False),
+    "DenoisedSmoothing": Rival("denoised_smoothing"),
     "ADBM": Rival("adbm"),
     "DP_DDIM": Rival("dp_ddim"),
     "ADP": Rival("adp", options={"model.ensemble": {"copies": 10, "average": "logits", "attacked": 1}}),

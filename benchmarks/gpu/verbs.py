@@ -173,6 +173,16 @@ def audit(place: Place) -> list[str]:
     return robustness(place, *checks, "--audit.images=2", f"--audit.output={place.folder}")
 
 
+def certify(place: Place) -> list[str]:
+    """Two images, a few draws at one level."""
+    few = ("--model.sigma=[0.25]", "--model.n0=4", "--model.n=12", "--data.test_size=2", "--data.eval_batch_size=2")
+    return place.trainer(config("certify"), *few, f"--model.output={place.folder}")
+
+
+def walk(place: Place) -> list[str]:
+    return robustness(place, f"--model.output={place.folder}")
+
+
 def with_known_noise(place: Place, name: str, *asked: str) -> list[str]:
     """An audit that compares fresh with known noise."""
     options = ("--model.purifier=configs/purifier/dp_ddim.yaml", "--model.purifier.steps=20",
@@ -253,6 +263,8 @@ RUNS: dict[str, Run] = {
     "directions": Run(
         "audit", lambda place: with_known_noise(place, "Directions", "--audit.tables=2", "--audit.points=3")
     ),
+    "certify": Run("certify", certify),
+    "walk": Run("walk", walk),
     "estimate": Run("estimate", estimate),
     "purify": Run("purify", purify),
     "reverify": Run("reverify", lambda place: [f"{place.earlier}/test", f"--device={place.device.type}"]),

@@ -31,15 +31,13 @@ GROUPS = {  # by what one comes for
         "predict": Entry("lightning", "purify a data set and keep the result"),
         "purified": Entry("purified", "look into what `predict` has made"),
     },
-    "Train": {
+    "Train, plan, and go past one machine": {
         "init": Entry("init", "write a small project of your own"),
         "fit": Entry("lightning", "train a score model or a classifier"),
         "validate": Entry("lightning", "run the validation of a training"),
         "sigmas": Entry("sigmas", "choose the noise levels for a data set"),
         "experiment": Entry("experiment", "run the stages of an experiment in order"),
         "estimate": Entry("estimate", "say what a run, or a whole experiment, will cost"),
-    },
-    "Past one machine": {
         "sbatch": Entry("sbatch", "a `predict`, `test` or `certify` as an array of SLURM jobs"),
         "ray": Entry("ray", "a `predict`, `test` or `certify` on the machines of a Ray cluster"),
     },

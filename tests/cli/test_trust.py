@@ -372,8 +372,8 @@ def test_what_the_configurations_of_tests_name_is_known():
     named = {name for file in (ROOT / "configs").rglob("*.yaml") for name in parts_in(yaml.safe_load(file.read_text()))}
     others = {name for name in named if not is_known(name)}
     training = re.compile(
-        r"pytorch_lightning\..*|torch\.optim\.Adam|"
-        r"lit_pursamere\.(tasks\.Lit(Classifier|ScoreModel|Purification)|diffusion\.\w+Objective)"
+        r"pytorch_lightning\..*|torch\.optim\.Adam|benchmarks\.variants\.Variant|"
+        r"lit_pursamere\.(tasks\.Lit(Certification|Classifier|ScoreModel|Purification)|diffusion\.\w+Objective)"
     )
     assert len(named) > 40 and all(training.fullmatch(name) for name in others), others
 

@@ -81,7 +81,7 @@ def test_nothing_is_missing_from_the_list(script, tmp_path):
     assert {run.verb for run in verbs.RUNS.values()} == VERBS.keys() - {"sbatch", "ray"}  # they start others elsewhere
     assert {f"{run}, 32-true" for run in verbs.RUNS} <= set(names)
     assert {name.removesuffix(", bf16-mixed") for name in names if name.endswith(", bf16-mixed")} == {
-        name for name, run in verbs.RUNS.items() if run.verb in ("fit", "validate", "predict", "test")
+        name for name, run in verbs.RUNS.items() if run.verb in ("fit", "validate", "predict", "test", "certify")
     }
 
 
