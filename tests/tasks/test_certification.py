@@ -45,7 +45,9 @@ def certify(folder, shard=WHOLE, limit=None, batch=3, **options):
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, inference_mode=False,
         default_root_dir=folder, limit_test_batches=limit,
     )  # fmt: skip
-    return trainer.test(task, data, verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PL_GLOBAL_SEED", "0")  # whatever other tests of this process have left there
+        return trainer.test(task, data, verbose=False)
 
 
 def told(folder):
