@@ -384,7 +384,6 @@ def test_comparisons_run_one_tiny_step(config, tmp_path, monkeypatch, capsys, ar
         names = [names[0], [*plan.purifiers][-1]]
         options += ["--data=lit_pursamere.data.NPZ", f"--data.path={arrays}/{images}.npz", "--data.val_size=4"]
         score = {"class_path": "lit_pursamere.diffusion.NCSNv2Score", "init_args": {"ngf": 2}}
-        score = shrunk(task["score_model"]) if images == "mnist" else score
         network = {"class_path": "lit_pursamere.networks.WideResNet", "init_args": SMALL_NET}
         small = "=" + json.dumps(network) if images == "cifar10" else ".checkpoint=null"
         options += [f"--model.classifier{small}", f"--model.score_model={json.dumps(score)}"]
