@@ -62,7 +62,7 @@ def read_certificates(folder: Path) -> tuple[dict, list[Row]]:
     if manifest is None:
         raise ValueError(f"{folder} has certificates, but no manifest.json that says of what; restore that file")
     require_stated(folder, manifest, "data", "images.count", *(f"certification.{name}" for name in SETTINGS))
-    rows = _rows(folder, run_of(manifest))
+    rows = durable.read_files(folder.glob(FILES), key_of, run_of(manifest))
     if not rows:
         raise ValueError(f"the certificates in {folder} are of another run than its manifest.json states")
     stated = manifest["certification"]["sigmas"]
@@ -74,13 +74,6 @@ def read_certificates(folder: Path) -> tuple[dict, list[Row]]:
 
 
 SETTINGS = ("sigmas", "n0", "n", "alpha")  # of a certification, in its manifest
-
-
-def _rows(folder: Path, run: str | None) -> dict[Key, Row]:
-    rows: dict[Key, Row] = {}
-    for file in sorted(folder.glob(FILES)):
-        rows |= durable.read_rows(file, key_of, run)
-    return rows
 
 
 class Certificates(ResultsFolder):
@@ -110,7 +103,7 @@ class Certificates(ResultsFolder):
     def _load(self) -> None:
         self.name = f"certificates-{self.rank}.jsonl"
         durable.cut_tail(self.folder / self.name)
-        self.rows = _rows(self.folder, self.run)
+        self.rows = durable.read_files(self.folder.glob(FILES), key_of, self.run)
 
     def append(self, rows: list[Row]) -> None:
         """Add rows and force them to disk.

@@ -107,10 +107,7 @@ def _rows(folder: Path, foreign: bool = False) -> dict[Key, Row]:
     """Rows by key: those of the run that the manifest states, or (`foreign`) of any."""
     manifest = None if foreign else read_manifest(folder)
     run = None if manifest is None else run_of(manifest)
-    rows: dict[Key, Row] = {}
-    for file in sorted(folder.glob(FILES)):
-        rows |= durable.read_rows(file, key_of, run)
-    return rows
+    return durable.read_files(folder.glob(FILES), key_of, run)
 
 
 class Records(ResultsFolder):
