@@ -105,3 +105,19 @@ def test_both_learn_to_denoise(name):
         loss.backward()
         optimiser.step()
     assert loss < 0.5 * 0.3**2
+
+
+def test_images_of_much_black_do_not_switch_the_network_off():
+    """From grey outputs on, this training ends in a network that is black for good."""
+    torch.manual_seed(0)
+    clean = torch.zeros(64, 1, 16, 16)
+    for image, (row, column) in zip(clean, torch.randint(2, 10, (64, 2)).tolist(), strict=True):
+        image[0, row : row + 4, column : column + 4] = 1
+    network = DenoisingAutoencoder(channels=1, width=32)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    for _ in range(60):
+        loss = (network(clean + 0.15**0.5 * torch.randn_like(clean)) - clean).square().sum((1, 2, 3)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 8  # of 16, the squared norm of an image: what black leaves
