@@ -40,8 +40,8 @@ def check_size(network: str, x: Tensor, factor: int) -> None:
 class DenoisingAutoencoder(nn.Module):
     """Two strided convolutions, two transposed ones and a last convolution, from images to images in (0, 1).
 
-    The mean of images in [0, 1] given a noisy one lies in [0, 1], so the last activation takes nothing away. Untrained, it
-    is dark: from grey on, the fastest way down on images of much black is to switch every feature off, for good.
+    The mean of images in [0, 1] given a noisy one lies in [0, 1], so the last activation takes nothing away. Untrained,
+    it is dark: from grey on, the fastest way down on images of much black is to switch every feature off, for good.
 
     Args:
         channels: Image channels.
@@ -59,7 +59,8 @@ class DenoisingAutoencoder(nn.Module):
         self.up1 = nn.ConvTranspose2d(2 * width, 2 * width, 3, stride=2, padding=1, output_padding=1)
         self.up2 = nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1)
         self.pixels = nn.Conv2d(width, channels, 3, padding=1)
-        nn.init.constant_(self.pixels.bias, DARK)
+        if self.pixels.bias is not None:
+            nn.init.constant_(self.pixels.bias, DARK)
 
     def forward(self, x: Tensor) -> Tensor:
         """Denoise images (B, C, H, W) with H and W multiples of 4; raises a ValueError for other sizes."""
