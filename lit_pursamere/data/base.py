@@ -138,6 +138,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         train_size: Images of the training split that are used beside those held out, chosen by `seed` (None: all).
         test_size: Images that `test` evaluates, the first ones (None: all of those that `evaluate` names). Of a set
             that lies class after class, as folders do, the first are those of the classes in turn.
+        test_start: Where the first ones begin: images before it, which a choice may have seen, are left out.
         test_seed: Take the `test_size` images at random with this seed instead of the first ones.
         test_generator: Which of NumPy's generators `test_seed` seeds: `default_rng`, or the old `RandomState`, whose
             choice without replacement published evaluations used (DiffPure; Lee and Kim, 512 images with seed 0).
@@ -170,6 +171,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         val_size: int = 0,
         train_size: int | None = None,
         test_size: int | None = None,
+        test_start: int = 0,
         test_seed: int | None = None,
         test_generator: Literal["default_rng", "RandomState"] = "default_rng",
         evaluate: Literal["test", "val", "train"] = "test",
@@ -195,6 +197,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             ("train_size", 1 if train_size is None else train_size, 1),
             ("test_size", 1 if test_size is None else test_size, 1),
             ("crop", crop, 0),
+            ("test_start", test_start, 0),
             ("test_seed", 0 if test_seed is None else test_seed, 0),
             ("seed", seed, 0),
         ):
@@ -204,7 +207,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         if test_generator not in ("default_rng", "RandomState"):
             raise ValueError(f"test_generator must be 'default_rng' or 'RandomState'; got {test_generator!r}")
         self.val_size, self.train_size, self.test_size, self.evaluate = val_size, train_size, test_size, evaluate
-        self.test_seed, self.test_generator = test_seed, test_generator
+        self.test_start, self.test_seed, self.test_generator = test_start, test_seed, test_generator
         self.crop, self.flip, self.purified, self.resident, self.seed = crop, flip, purified, resident, seed
         self.purified_by = purified_by
         self.sources: dict[str, Source] = {}
@@ -263,14 +266,16 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     def test_indices(self) -> list[int]:
         """Positions of the images that `test` evaluates, in their order: ascending, or the classes in turn."""
-        chosen = self.indices(self.evaluate)
-        size = len(chosen) if self.test_size is None else self.test_size
-        if size > len(chosen):
-            raise ValueError(f"test_size={size} exceeds the {len(chosen)} {self.evaluate} images of {self.name}")
+        turned = self._in_turn if self._class_after_class() else list
+        rest = turned(self.indices(self.evaluate))[self.test_start :]
+        size = max(len(rest), 1) if self.test_size is None else self.test_size
+        if size > len(rest):
+            of = f" from test_start={self.test_start} on" if self.test_start else ""
+            raise ValueError(f"test_size={size} exceeds the {len(rest)} {self.evaluate} images of {self.name}{of}")
         if self.test_seed is not None:
-            generator = getattr(np.random, self.test_generator)(self.test_seed)
-            chosen = sorted(chosen[position] for position in generator.permutation(len(chosen))[:size])
-        return (self._in_turn(chosen) if self._class_after_class() else chosen)[:size]
+            generator, left = getattr(np.random, self.test_generator)(self.test_seed), sorted(rest)
+            rest = turned(sorted(left[position] for position in generator.permutation(len(left))[:size]))
+        return rest[:size]
 
     def _evaluated_source(self) -> Source:
         return self.sources["test" if self.evaluate == "test" else "train"]

@@ -17,7 +17,7 @@ __all__ = ["card_of", "configuration_of", "deciding"]
 FREE = {
     "model": ("export", "compile", "psnr_at", "sample_every"),
     "data": ("root", "path", "download", "num_workers", "eval_batch_size", "resident", "purified", "evaluate",
-             "test_size", "test_seed", "test_generator"),
+             "test_size", "test_start", "test_seed", "test_generator"),
 }  # fmt: skip
 # Those settings of a trainer that do decide it; the number of processes does not, for they share every batch.
 DECIDING = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val",
