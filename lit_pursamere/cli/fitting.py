@@ -24,9 +24,9 @@ from lit_pursamere.preflight.memory import IMAGES, fitting_batch_size
 from lit_pursamere.seeding import forked_randomness
 from lit_pursamere.sharding import Shard
 from lit_pursamere.stopping import left_to_first
-from lit_pursamere.store.certificates import is_certified
+from lit_pursamere.store.certificates import Certificates
 from lit_pursamere.store.manifest import read_manifest
-from lit_pursamere.store.records import FILES
+from lit_pursamere.store.records import Records
 from lit_pursamere.tasks import LitPurification
 
 __all__ = ["FittingBatch", "evaluated", "for_everybody"]
@@ -114,7 +114,7 @@ def recorded(task: Any) -> int | None:
     if isinstance(task, LitPurification):
         return manifest.get("part")
     # A manifest without rows binds nothing.
-    return manifest.get("slots") if any(task.output.glob(FILES)) or is_certified(task.output) else None
+    return manifest.get("slots") if Records.has_rows(task.output) or Certificates.has_rows(task.output) else None
 
 
 def claimed(folder: Path, size: int) -> int:

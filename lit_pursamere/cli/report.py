@@ -14,7 +14,7 @@ from lit_pursamere.report.html import as_html
 from lit_pursamere.report.plots import save_plots
 from lit_pursamere.report.runs import labels_of
 from lit_pursamere.report.saving import save
-from lit_pursamere.store.certificates import is_certified
+from lit_pursamere.store.certificates import Certificates
 
 __all__ = ["report"]
 
@@ -52,7 +52,7 @@ def report(
         ValueError: If a file has no folder, runs are not comparable, or an option does not go with the format.
     """
     folder = output or (runs[0] if len(runs) == 1 else None)
-    if certified := [run for run in runs if is_certified(run)]:
+    if certified := [run for run in runs if Certificates.has_rows(run)]:
         return of_certificates(certified, [run for run in runs if run not in certified], format, interval, folder)
     if folder is None and (figures or format in FILES):
         what = f"report.{format}" if format in FILES else "the figures"

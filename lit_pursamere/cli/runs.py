@@ -16,7 +16,7 @@ MOST = 8  # runs whose settings fit side by side
 
 
 def runs(folders: list[Path]) -> None:
-    """List the test runs below folders: data, purifier, attacks, images, worst case, whether complete, date.
+    """List tests and certifications below folders: data, purifier, attacks, images, worst case, whether complete, date.
 
     Several folders are compared as well: a second table says which settings differ between the runs in them. Nothing
     that is found is built or imported.

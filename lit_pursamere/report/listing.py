@@ -12,10 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lit_pursamere.report.attached import starts
+from lit_pursamere.report.certified import Certified, read_certified
 from lit_pursamere.report.lines import lines_of
 from lit_pursamere.report.runs import Run, run_of
+from lit_pursamere.store.certificates import Certificates
 from lit_pursamere.store.manifest import NAME, differing, read_manifest
-from lit_pursamere.store.records import FILES
+from lit_pursamere.store.records import Records
 
 __all__ = ["HEAD", "Found", "differing_settings", "find_runs"]
 
@@ -25,11 +27,11 @@ WIDEST = 24  # letters of a value in a table of settings
 
 @dataclass(frozen=True)
 class Found:
-    """A folder with the manifest of a test.
+    """A folder with the manifest of a test or a certification.
 
     Args:
         row: A text for each of HEAD.
-        run: The run; None: it cannot be read.
+        run: The run; None: it cannot be read, or is a certification.
         problem: Why not.
     """
 
@@ -39,7 +41,7 @@ class Found:
 
 
 def find_runs(folder: Path) -> Iterator[Found]:
-    """The runs of tests in a folder and in those below it, by name; hidden folders and links are not followed.
+    """Tests and certifications in a folder and those below it, by name; hidden folders and links are not followed.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -55,11 +57,14 @@ def find_runs(folder: Path) -> Iterator[Found]:
 def _found(folder: Path) -> Iterator[Found]:
     try:
         manifest = read_manifest(folder)
-        if manifest is not None and {"systems", "attacks"} <= manifest.keys():  # of a test, not of images or an audit
+        known = set() if manifest is None else manifest.keys()  # those of images or an audit have others
+        if manifest is not None and {"systems", "attacks"} <= known:
             run = run_of(folder, str(folder), manifest)
             yield Found(_row(run), run)
+        elif "certification" in known and Certificates.has_rows(folder):
+            yield Found(_certified_row(read_certified(folder, str(folder))))
     except (OSError, ValueError) as error:
-        if any(folder.glob(FILES)):  # other programs call their files manifest.json, too
+        if Records.has_rows(folder) or Certificates.has_rows(folder):  # others call files so, too
             yield Found((str(folder), *[""] * (len(HEAD) - 3), "unreadable", ""), problem=str(error))
 
 
@@ -70,6 +75,17 @@ def _row(run: Run) -> tuple[str, ...]:
         worst = f"{worst} (clean)"
     attacks = ", ".join(run.attacks)
     return (run.label, run.data, run.system, attacks, str(run.images), worst, _completeness(run), _date(run))
+
+
+def _certified_row(run: Certified) -> tuple[str, ...]:
+    """What no attack can undo: the share that is certified at all, at the first noise level."""
+    system, sigma = next(iter(run.manifest.get("systems", {"": ""}))), run.sigmas[0]
+    missing = run.images * len(run.settings["sigmas"]) - len(run.rows)
+    return (
+        run.label, str(run.manifest["data"]), system, "certify, sigma " + ", ".join(f"{s:g}" for s in run.sigmas),
+        str(run.images), f"{run.accuracy(sigma, 0.0).text()} (certified)",
+        f"{missing} certificates missing" if missing else "yes", _written(Certificates.files(run.folder)),
+    )  # fmt: skip
 
 
 def _completeness(run: Run) -> str:
@@ -84,7 +100,12 @@ def _date(run: Run) -> str:
     told = [start["time"] for start in starts(run) if "time" in start]
     if told:
         return told[-1][:16].replace("T", " ")
-    times = [file.stat().st_mtime for file in run.folder.glob(FILES)]
+    return _written(Records.files(run.folder))
+
+
+def _written(files: Iterable[Path]) -> str:
+    """When files were written last."""
+    times = [file.stat().st_mtime for file in files]
     return datetime.fromtimestamp(max(times), UTC).strftime("%Y-%m-%d %H:%M") if times else ""
 
 

@@ -1,7 +1,7 @@
 """Certificates of images: one JSON line per image and noise level, appended as the run proceeds.
 
     FOLDER/manifest.json            what is certified, see `manifest`; its `certification` says how
-    FOLDER/certificates-RANK.jsonl  rows; a broken last line (a killed process) is dropped on reading
+    FOLDER/certificates-RANK.jsonl  rows, see `rows`
 
 A row is keyed by (sigma, index):
 
@@ -16,15 +16,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lit_pursamere.store import durable
 from lit_pursamere.store.durable import Row
-from lit_pursamere.store.folder import ResultsFolder
-from lit_pursamere.store.manifest import check_manifest, is_stated, read_manifest, require_stated, run_of
+from lit_pursamere.store.manifest import read_manifest, require_stated, run_of
 from lit_pursamere.store.records import check
+from lit_pursamere.store.rows import RowsFolder
 
-__all__ = ["Certificates", "is_certified", "read_certificates"]
+__all__ = ["Certificates", "read_certificates"]
 
-FILES = "certificates-*.jsonl"
 Key = tuple[float, int]
 
 
@@ -44,11 +42,6 @@ def key_of(row: Row) -> Key:
     return row["sigma"], row["index"]
 
 
-def is_certified(folder: Path) -> bool:
-    """Whether a folder holds certificates."""
-    return any(folder.glob(FILES))
-
-
 def read_certificates(folder: Path) -> tuple[dict, list[Row]]:
     """The manifest of a certification, and all its rows, one per key, sorted by key.
 
@@ -57,12 +50,12 @@ def read_certificates(folder: Path) -> tuple[dict, list[Row]]:
         ValueError: If the manifest or a row is damaged, or they do not belong together.
     """
     manifest = read_manifest(folder)
-    if not is_certified(folder):
+    if not Certificates.has_rows(folder):
         raise FileNotFoundError(f"no certificates in {folder}; run `lit-pursamere certify` first")
     if manifest is None:
         raise ValueError(f"{folder} has certificates, but no manifest.json that says of what; restore that file")
     require_stated(folder, manifest, "data", "images.count", *(f"certification.{name}" for name in SETTINGS))
-    rows = durable.read_files(folder.glob(FILES), key_of, run_of(manifest))
+    rows = Certificates.read(folder, run_of(manifest))
     if not rows:
         raise ValueError(f"the certificates in {folder} are of another run than its manifest.json states")
     stated = manifest["certification"]["sigmas"]
@@ -76,39 +69,7 @@ def read_certificates(folder: Path) -> tuple[dict, list[Row]]:
 SETTINGS = ("sigmas", "n0", "n", "alpha")  # of a certification, in its manifest
 
 
-class Certificates(ResultsFolder):
-    """The folder of a certification as one process has it open: what is done already, and a file to append to.
+class Certificates(RowsFolder):
+    """The folder of a certification as one process has it open."""
 
-    Args:
-        folder: Where it lives.
-        manifest: JSON values that say what is certified. A manifest without rows, left by a run that failed, binds
-            nothing.
-        rank: Number of this process.
-        shard: Which part of the job the command does that this process belongs to.
-
-    Raises:
-        OSError: If another run is writing there.
-        ValueError: If the folder holds a certification with another manifest, or a damaged row; the message names it.
-    """
-
-    @staticmethod
-    def holds(folder: Path, manifest: dict) -> bool:
-        return is_stated(folder, manifest) and is_certified(folder) and check_manifest(folder, manifest)
-
-    def _mend(self, number: str) -> None:
-        super()._mend(number)
-        for file in self.folder.glob(f"certificates-{number}.jsonl"):
-            durable.cut_tail(file)
-
-    def _load(self) -> None:
-        self.name = f"certificates-{self.rank}.jsonl"
-        durable.cut_tail(self.folder / self.name)
-        self.rows = durable.read_files(self.folder.glob(FILES), key_of, self.run)
-
-    def append(self, rows: list[Row]) -> None:
-        """Add rows and force them to disk.
-
-        Raises:
-            OSError: If they cannot be written, with what to do about it.
-        """
-        self.rows.update((key_of(row), row) for row in self.append_rows(self.name, rows))
+    kind, key_of = "certificates", staticmethod(key_of)

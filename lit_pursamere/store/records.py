@@ -1,7 +1,7 @@
 """Per-image results: one JSON line per image, system and attack, appended as the run proceeds.
 
     FOLDER/manifest.json        what is evaluated; a folder with rows never mixes two evaluations
-    FOLDER/records-RANK.jsonl   rows; a broken last line (a killed process) is dropped on reading
+    FOLDER/records-RANK.jsonl   rows, see `rows`
 
 A row is keyed by (system, attack, index), so restarts and several processes cannot count an image twice. LitRobustness
 writes these entries; those that end in `_any` are null where an attack does not see the purifier:
@@ -31,15 +31,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from lit_pursamere.store import durable
 from lit_pursamere.store.durable import Row
-from lit_pursamere.store.folder import ResultsFolder
-from lit_pursamere.store.manifest import check_manifest, is_stated, read_manifest, run_of
+from lit_pursamere.store.manifest import read_manifest, run_of
+from lit_pursamere.store.rows import RowsFolder
 
 __all__ = ["CLEAN", "Records", "Row", "read_rows"]
 
 CLEAN = "clean"  # the name under which records keep the verdict on the untouched image
-FILES, PICTURES = "records-*.jsonl", "pictures.npz"
+PICTURES = "pictures.npz"
 Key = tuple[str, str, int]
 
 
@@ -107,34 +106,18 @@ def _rows(folder: Path, foreign: bool = False) -> dict[Key, Row]:
     """Rows by key: those of the run that the manifest states, or (`foreign`) of any."""
     manifest = None if foreign else read_manifest(folder)
     run = None if manifest is None else run_of(manifest)
-    return durable.read_files(folder.glob(FILES), key_of, run)
+    return Records.read(folder, run)
 
 
-class Records(ResultsFolder):
-    """The folder of an evaluation as one process has it open: what is done already, and a file to append to.
+class Records(RowsFolder):
+    """The folder of an evaluation as one process has it open, with the images and pictures that belong to its rows."""
 
-    Args:
-        folder: Where the evaluation lives.
-        manifest: JSON values that say what is evaluated. A manifest without rows, left by a run that failed, binds
-            nothing.
-        rank: Number of this process.
-        shard: Which part of the job the command does that this process belongs to.
-
-    Raises:
-        OSError: If another run is writing there.
-        ValueError: If the folder holds an evaluation with another manifest, or a damaged row; the message names it.
-    """
-
-    @staticmethod
-    def holds(folder: Path, manifest: dict) -> bool:
-        return is_stated(folder, manifest) and any(folder.glob(FILES)) and check_manifest(folder, manifest)
+    kind, key_of = "records", staticmethod(key_of)
 
     def _mend(self, number: str) -> None:
         super()._mend(number)
-        for file in self.folder.glob(f"records-{number}.jsonl"):
-            durable.cut_tail(file)
         images = [*self.folder.glob(f"images-{number}.float*")]
-        if not any(self.folder.glob(FILES)):  # of a run that was killed before its first row, maybe of another one
+        if not self.has_rows(self.folder):  # of a run that was killed before its first row, maybe of another one
             shown = [*self.folder.glob(PICTURES)] if number in ("*", "0") else []
             for file in (*images, *shown):
                 file.unlink()
@@ -143,19 +126,6 @@ class Records(ResultsFolder):
 
             cut_unnamed(self.folder, _rows(self.folder).values(), images)
 
-    def _load(self) -> None:
-        self.file = self.folder / f"records-{self.rank}.jsonl"
-        durable.cut_tail(self.file)
-        self.rows = _rows(self.folder)
-
     def get(self, system: str, attack: str, index: int) -> Row | None:
         """The row of an image, if it was evaluated before."""
         return self.rows.get((system, attack, index))
-
-    def append(self, rows: list[Row]) -> None:
-        """Add rows and force them to disk.
-
-        Raises:
-            OSError: If they cannot be written, with what to do about it.
-        """
-        self.rows.update((key_of(row), row) for row in self.append_rows(self.file.name, rows))

@@ -319,7 +319,7 @@ def test_images_before_the_start_are_left_out():
     assert seen(ready("test", test_size=3, test_start=2).test_dataloader()) == [2, 3, 4]
     assert ready("test", test_start=4).test_indices() == list(range(4, TEST))
     assert min(ready("test", test_start=4, test_size=2, test_seed=1).test_indices()) >= 4
-    with pytest.raises(ValueError, match=f"test_size=3 exceeds the 2 test images of ramp from test_start={TEST - 2} on"):
+    with pytest.raises(ValueError, match="exceeds the 2 test images of ramp from test_start="):
         ready("test", test_start=TEST - 2, test_size=3).test_dataloader()
     with pytest.raises(ValueError, match="test_size=1 exceeds the 0 test images"):
         ready("test", test_start=TEST).test_dataloader()

@@ -124,3 +124,17 @@ def test_what_does_not_go_together_is_one_line(tmp_path, capsys):
     linf = written(tmp_path / "linf", rows, manifest, "records-0.jsonl")
     assert main(["report", str(run), str(linf)]) == 1
     assert "has no attack in l2" in capsys.readouterr().err
+
+
+def test_runs_lists_certifications(tmp_path, capsys):
+    written(tmp_path / "certified")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "manifest.json").write_text("{")
+    (tmp_path / "torn" / "certificates-0.jsonl").write_text("{}\n")
+    main(["runs", str(tmp_path)])
+    told = capsys.readouterr()
+    row = next(line for line in told.out.splitlines() if "test images" in line)
+    for cell in ("digits, test images", "certify, sigma 0.25", "4", "50.0 [15.0, 85.0] (certified)"):
+        assert cell in row, cell
+    assert "4 certificates missing" in row  # those at sigma 0.5
+    assert "unreadable" in told.out
