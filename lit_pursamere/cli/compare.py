@@ -27,6 +27,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from lit_pursamere.cli.errors import TRACEBACK, in_one_line, keep_traceback
 from lit_pursamere.cli.lightning import check_processes, command_line, examined
 from lit_pursamere.cli.plan import Plan, read_plan, refuse_own
+from lit_pursamere.cli.spelling import check_words
 from lit_pursamere.ending import command, ending
 from lit_pursamere.evaluation.cost import known_cost, measure_cost
 from lit_pursamere.report import FORMATS, Report, Run, as_markdown, read_comparison
@@ -131,8 +132,10 @@ def reported(folder: Path) -> bool:
 
 
 def build(plan: Plan, name: str, options: Sequence[str]) -> LightningCLI:
-    """What `lit-pursamere test` would build for a purifier."""
-    return command_line(plan.arguments(name, options), run=False)
+    """What `lit-pursamere test` would build for a purifier; a mistyped setting is named as there."""
+    arguments = plan.arguments(name, options)
+    check_words("test", arguments)
+    return command_line(arguments, run=False)
 
 
 def only_defense(cli: LightningCLI) -> Defense:
