@@ -366,7 +366,7 @@ def test_purifiers_of_comparisons_are_complete(config, name, tmp_path):
 # Others have rows like theirs; eighteen attacks take minutes however short they are.
 LARGE = (
     "cifar10_coup", "cifar10_nfe", "cifar10_two_cores", "cifar10_two_cores_choice", "digits_adbm", "digits_addt",
-    "digits_coup", "digits_hoang", "digits_liu", "mnist_malade", "mnist_malade_choice",
+    "digits_coup", "digits_hoang", "digits_liu", "mnist_adversarial", "mnist_malade", "mnist_malade_choice",
 )  # fmt: skip
 WHOLE = [  # others are their base's
     path for path in COMPARISONS if path.stem not in LARGE and "base" not in yaml.safe_load((ROOT / path).read_text())
