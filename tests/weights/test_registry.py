@@ -78,7 +78,6 @@ def test_purifiers_have_the_score_models_of_their_papers():
     without = {
         "identity",
         "malade",
-        "malade_mnist",
         "magnet",
         "malade_digits",
         "magnet_digits",
