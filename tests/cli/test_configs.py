@@ -127,9 +127,9 @@ def tiny_run(config: Path, folder: Path, arrays: Path, overlay: Path | None = No
         args += ["--model.score_model.checkpoint=null", "--model.classifier.checkpoint=null"]
         return [*args, "--model.n0=2", "--model.n=10", f"--model.output={folder}/out"]
     channels, size = SHAPES[name]
-    save_weights(NCSNv2Score(ngf=2, channels=channels, image_size=size), folder / "score.safetensors")
-    args += ["--model.score_model.ngf=2"]
-    args += [f"--model.score_model.checkpoint={folder}/score.safetensors"]
+    if "denoiser" not in str(content["model"]["init_args"].get("score_model")):  # shipped, and small as it is
+        save_weights(NCSNv2Score(ngf=2, channels=channels, image_size=size), folder / "score.safetensors")
+        args += ["--model.score_model.ngf=2", f"--model.score_model.checkpoint={folder}/score.safetensors"]
     args += [f"--model.output={folder}/out"]
     purifier = str(content["model"]["init_args"].get("purifier"))
     if "malade" not in purifier and "smoothing" not in purifier:  # these have no levels
@@ -386,7 +386,9 @@ def test_comparisons_run_one_tiny_step(config, tmp_path, monkeypatch, capsys, ar
     if images != "digits":  # neither images nor weights are here, and the last rows are the paper's
         names = [names[0], [*plan.purifiers][-1]]
         options += ["--data=lit_pursamere.data.NPZ", f"--data.path={arrays}/{images}.npz", "--data.val_size=4"]
-        score = {"class_path": "lit_pursamere.diffusion.NCSNv2Score", "init_args": {"ngf": 2}}
+        channels, size = SHAPES[images]
+        told = {"ngf": 2, "channels": channels, "image_size": size}
+        score = {"class_path": "lit_pursamere.diffusion.NCSNv2Score", "init_args": told}
         network = {"class_path": "lit_pursamere.networks.WideResNet", "init_args": SMALL_NET}
         small = "=" + json.dumps(network) if images == "cifar10" else ".checkpoint=null"
         options += [f"--model.classifier{small}", f"--model.score_model={json.dumps(score)}"]
