@@ -126,7 +126,7 @@ def evaluate(plan: Plan, names: Sequence[str], options: Sequence[str]) -> dict[s
 
 def reported(folder: Path) -> bool:
     """Whether a run came to its end: its report is there, and no older than its records."""
-    newest = max((file.stat().st_mtime_ns for file in folder.glob("records-*.jsonl")), default=0)
+    newest = max((file.stat().st_mtime_ns for file in Records.files(folder)), default=0)
     reports = [folder / f"report.{suffix}" for suffix, _ in FORMATS.values()]
     return all(file.is_file() and file.stat().st_mtime_ns >= newest for file in reports)
 

@@ -59,8 +59,7 @@ class DenoisingAutoencoder(nn.Module):
         self.up1 = nn.ConvTranspose2d(2 * width, 2 * width, 3, stride=2, padding=1, output_padding=1)
         self.up2 = nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1)
         self.pixels = nn.Conv2d(width, channels, 3, padding=1)
-        if self.pixels.bias is not None:
-            nn.init.constant_(self.pixels.bias, DARK)
+        nn.init.constant_(self.pixels.get_parameter("bias"), DARK)
 
     def forward(self, x: Tensor) -> Tensor:
         """Denoise images (B, C, H, W) with H and W multiples of 4; raises a ValueError for other sizes."""

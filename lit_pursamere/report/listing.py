@@ -56,12 +56,11 @@ def find_runs(folder: Path) -> Iterator[Found]:
 
 def _found(folder: Path) -> Iterator[Found]:
     try:
-        manifest = read_manifest(folder)
-        known = set() if manifest is None else manifest.keys()  # those of images or an audit have others
-        if manifest is not None and {"systems", "attacks"} <= known:
+        manifest = read_manifest(folder) or {}
+        if {"systems", "attacks"} <= manifest.keys():  # of a test, not of images or an audit
             run = run_of(folder, str(folder), manifest)
             yield Found(_row(run), run)
-        elif "certification" in known and Certificates.has_rows(folder):
+        elif "certification" in manifest and Certificates.has_rows(folder):
             yield Found(_certified_row(read_certified(folder, str(folder))))
     except (OSError, ValueError) as error:
         if Records.has_rows(folder) or Certificates.has_rows(folder):  # others call files so, too
@@ -79,10 +78,11 @@ def _row(run: Run) -> tuple[str, ...]:
 
 def _certified_row(run: Certified) -> tuple[str, ...]:
     """What no attack can undo: the share that is certified at all, at the first noise level."""
-    system, sigma = next(iter(run.manifest.get("systems", {"": ""}))), run.sigmas[0]
+    system, sigma = next(iter(run.manifest.get("systems", {}).values()), ""), run.sigmas[0]
     missing = run.images * len(run.settings["sigmas"]) - len(run.rows)
     return (
-        run.label, str(run.manifest["data"]), system, "certify, sigma " + ", ".join(f"{s:g}" for s in run.sigmas),
+        run.label, str(run.manifest["data"]), system.partition("(")[0],
+        "certify, sigma " + ", ".join(f"{s:g}" for s in run.sigmas),
         str(run.images), f"{run.accuracy(sigma, 0.0).text()} (certified)",
         f"{missing} certificates missing" if missing else "yes", _written(Certificates.files(run.folder)),
     )  # fmt: skip

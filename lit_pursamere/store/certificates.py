@@ -26,22 +26,6 @@ __all__ = ["Certificates", "read_certificates"]
 Key = tuple[float, int]
 
 
-def key_of(row: Row) -> Key:
-    """The key of a row.
-
-    Raises:
-        KeyError: If it lacks an entry.
-        ValueError: If an entry is none of those that a certification writes; the message names it.
-    """
-    check(row, "sigma", int, float, least=0)
-    for name in ("index", "label", "selected", "count"):
-        check(row, name, int, least=0)
-    check(row, "prediction", int, least=-1)
-    check(row, "lower", int, float, least=0, most=1)
-    check(row, "radius", int, float, None, least=0, most=1e9)
-    return row["sigma"], row["index"]
-
-
 def read_certificates(folder: Path) -> tuple[dict, list[Row]]:
     """The manifest of a certification, and all its rows, one per key, sorted by key.
 
@@ -72,4 +56,20 @@ SETTINGS = ("sigmas", "n0", "n", "alpha")  # of a certification, in its manifest
 class Certificates(RowsFolder):
     """The folder of a certification as one process has it open."""
 
-    kind, key_of = "certificates", staticmethod(key_of)
+    kind = "certificates"
+
+    @staticmethod
+    def key_of(row: Row) -> Key:
+        """The key of a row.
+
+        Raises:
+            KeyError: If it lacks an entry.
+            ValueError: If an entry is none of those that a certification writes; the message names it.
+        """
+        check(row, "sigma", int, float, least=0)
+        for name in ("index", "label", "selected", "count"):
+            check(row, name, int, least=0)
+        check(row, "prediction", int, least=-1)
+        check(row, "lower", int, float, least=0, most=1)
+        check(row, "radius", int, float, None, least=0, most=1e9)
+        return row["sigma"], row["index"]

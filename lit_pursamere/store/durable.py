@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from lit_pursamere.store.atomic import sync_folder
 from lit_pursamere.store.locks import require_held
 
-__all__ = ["Key", "Row", "append", "append_rows", "cut_tail", "end_line", "read_files", "read_rows"]
+__all__ = ["Key", "Row", "append", "append_rows", "cut_tail", "end_line", "read_rows"]
 
 Row = dict[str, Any]  # JSON values by name
 Key = TypeVar("Key", bound=Hashable)
@@ -78,14 +78,6 @@ def read_rows(path: Path, key_of: Callable[[Row], Key], run: str | None = None) 
             rows[key] = row
     if foreign:
         warnings.warn(f"{path} holds {foreign} rows of another run; they are left out", stacklevel=2)
-    return rows
-
-
-def read_files(files: Iterable[Path], key_of: Callable[[Row], Key], run: str | None = None) -> dict[Key, Row]:
-    """The rows of several files, in the order of their names, as `read_rows` has those of one."""
-    rows: dict[Key, Row] = {}
-    for file in sorted(files):
-        rows |= read_rows(file, key_of, run)
     return rows
 
 

@@ -46,31 +46,6 @@ COUNTS, NUMBERS = ("label", "first_success", "seed"), ("seconds", "linf", "l2", 
 PREDICTIONS = ("prediction_clean", "prediction_last", "prediction_any")
 
 
-def key_of(row: Row) -> Key:
-    """The key of a row.
-
-    Raises:
-        KeyError: If it lacks an entry that every row has.
-        ValueError: If an entry is none of those that an evaluation writes; the message names it.
-    """
-    check(row, "system", str)
-    check(row, "attack", str)
-    check(row, "index", int, least=0)
-    check(row, "evaluations", int, least=1)
-    for name in row.keys() & {"votes_last", "votes_any", "unfooled_last", "unfooled_any"}:
-        check(row, name, int, None, least=0, most=row["evaluations"])
-    if row.get("statistic_last") is not None:
-        check(row, "statistic_last", int, float)
-        check(row, "rejected_last", bool)
-    for name in row.keys() & {*COUNTS, *NUMBERS, *PREDICTIONS}:
-        check(row, name, int, None, *([float] if name in NUMBERS else []), least=-1 if name == "first_success" else 0)
-    if "stored" in row:
-        check(row, "stored", list, None)
-        if row["stored"] is not None and not is_place(row["stored"]):
-            raise ValueError(f"stored: {row['stored']!r} is no [rank, position]")
-    return row["system"], row["attack"], row["index"]
-
-
 def check(row: Row, name: str, *kinds: type | None, least: float = -math.inf, most: float = math.inf) -> None:
     """Raise ValueError unless an entry of a row is of one of these kinds (None: null), and no other number."""
     value = row[name]
@@ -112,7 +87,34 @@ def _rows(folder: Path, foreign: bool = False) -> dict[Key, Row]:
 class Records(RowsFolder):
     """The folder of an evaluation as one process has it open, with the images and pictures that belong to its rows."""
 
-    kind, key_of = "records", staticmethod(key_of)
+    kind = "records"
+
+    @staticmethod
+    def key_of(row: Row) -> Key:
+        """The key of a row.
+
+        Raises:
+            KeyError: If it lacks an entry that every row has.
+            ValueError: If an entry is none of those that an evaluation writes; the message names it.
+        """
+        check(row, "system", str)
+        check(row, "attack", str)
+        check(row, "index", int, least=0)
+        check(row, "evaluations", int, least=1)
+        for name in row.keys() & {"votes_last", "votes_any", "unfooled_last", "unfooled_any"}:
+            check(row, name, int, None, least=0, most=row["evaluations"])
+        if row.get("statistic_last") is not None:
+            check(row, "statistic_last", int, float)
+            check(row, "rejected_last", bool)
+        for name in row.keys() & {*COUNTS, *NUMBERS, *PREDICTIONS}:
+            check(
+                row, name, int, None, *([float] if name in NUMBERS else []), least=-1 if name == "first_success" else 0
+            )
+        if "stored" in row:
+            check(row, "stored", list, None)
+            if row["stored"] is not None and not is_place(row["stored"]):
+                raise ValueError(f"stored: {row['stored']!r} is no [rank, position]")
+        return row["system"], row["attack"], row["index"]
 
     def _mend(self, number: str) -> None:
         super()._mend(number)

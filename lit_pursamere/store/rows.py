@@ -49,13 +49,16 @@ class RowsFolder(ResultsFolder):
 
     @classmethod
     def files(cls, folder: Path, number: str = "*") -> list[Path]:
-        """The files of all processes, or of one."""
+        """The files of all processes, or of one, by name."""
         return sorted(folder.glob(f"{cls.kind}-{number}.jsonl"))
 
     @classmethod
     def read(cls, folder: Path, run: str | None = None) -> dict[Any, Row]:
         """Rows by key: those of a run, or (None) of any; see `durable.read_rows`."""
-        return durable.read_files(cls.files(folder), cls.key_of, run)
+        rows: dict[Any, Row] = {}
+        for file in cls.files(folder):
+            rows |= durable.read_rows(file, cls.key_of, run)
+        return rows
 
     @classmethod
     def holds(cls, folder: Path, manifest: dict) -> bool:
